@@ -1,0 +1,1 @@
+"""The contributor node, and the sovereign build on top of a consensus release."""

@@ -1,0 +1,1 @@
+"""What crosses a boundary: message dataclasses and file formats."""

@@ -1,0 +1,1 @@
+"""The aggregator: plans rounds, admits contributions, converges the consensus model."""

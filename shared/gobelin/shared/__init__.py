@@ -1,0 +1,1 @@
+"""What both sides compute: parameter vectors, model, objective, data, evaluation, checkpoints."""

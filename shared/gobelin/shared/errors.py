@@ -1,0 +1,129 @@
+"""The errors an operator can meet: each says what was found, where, and how to mend it.
+
+Every class has a stable `code` (for logs and `--json`) and its own process exit code.
+"""
+
+from __future__ import annotations
+
+
+class GobelinError(Exception):
+    """An error with a cause and a remedy, printed as one line and never as a traceback."""
+
+    code = "gobelin"
+    exit_code = 1
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what} → {self.remedy}" if self.remedy else self.what
+
+
+class ConfigError(GobelinError):
+    """A configuration file, recipe or setting is not valid."""
+
+    code, exit_code = "config", 10
+
+
+class StateError(GobelinError):
+    """A home folder is missing, already in use, or not what the command expects."""
+
+    code, exit_code = "state", 11
+
+
+class DataError(GobelinError):
+    """A data source is missing, empty, unreadable or not what the recipe expects."""
+
+    code, exit_code = "data", 12
+
+
+class DatasetError(GobelinError):
+    """A public data set the demo or a bench needs cannot be found or is not the pinned one."""
+
+    code, exit_code = "dataset", 13
+
+
+class VectorError(GobelinError):
+    """Tensors do not make up the parameter vector that a schema defines."""
+
+    code, exit_code = "vector", 20
+
+
+class NotFiniteError(VectorError):
+    """A parameter is NaN or infinite."""
+
+    code = "vector.not_finite"
+
+
+class DtypeError(VectorError):
+    """A tensor is not float32."""
+
+    code = "vector.dtype"
+
+
+class ShapeError(VectorError):
+    """A tensor has another shape than the schema says."""
+
+    code = "vector.shape"
+
+
+class NamesError(VectorError):
+    """Tensors are missing, or there are some the schema does not list."""
+
+    code = "vector.names"
+
+
+class SchemaMismatchError(VectorError):
+    """Two vectors of different schemas met."""
+
+    code = "vector.schema"
+
+
+class CheckpointError(GobelinError):
+    """A checkpoint or release is missing, damaged, or does not match its manifest."""
+
+    code, exit_code = "checkpoint", 21
+
+
+class ContributionError(GobelinError):
+    """A message of a round is malformed."""
+
+    code, exit_code = "contribution", 22
+
+
+class RoundError(GobelinError):
+    """A round cannot be completed."""
+
+    code, exit_code = "round", 23
+
+
+class UnreachableError(GobelinError):
+    """The aggregator does not answer."""
+
+    code, exit_code = "unreachable", 30
+
+
+class PortInUseError(GobelinError):
+    """A port the aggregator needs is taken."""
+
+    code, exit_code = "port_in_use", 31
+
+
+class WrongCAError(GobelinError):
+    """The aggregator's certificate is not signed by the federation's CA."""
+
+    code, exit_code = "wrong_ca", 32
+
+
+class UnknownNodeError(GobelinError):
+    """The aggregator does not know this node's key."""
+
+    code, exit_code = "unknown_node", 33
+
+
+class EngineError(GobelinError):
+    """A process of the Flower engine failed."""
+
+    code, exit_code = "engine", 34

@@ -1,0 +1,100 @@
+"""Files that survive a kill: written whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gobelin.shared.errors import StateError
+
+PRIVATE = 0o600
+PUBLIC = 0o644
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename in it outlives a power cut."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_atomic(path: Path, data: bytes, mode: int = PUBLIC) -> None:
+    """Write `data` to `path` by tmp + fsync + rename + fsync of the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        os.fchmod(fd, mode)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(tmp).replace(path)
+    except BaseException:
+        Path(tmp).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Mapping[str, Any], mode: int = PUBLIC) -> None:
+    """Write `value` as indented JSON with sorted keys, atomically."""
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    write_atomic(path, text.encode() + b"\n", mode)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object written by `write_json`; raises StateError when it is damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise StateError(f"{path} does not exist", "create it with the matching `init`") from None
+    except (ValueError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not valid JSON"
+        raise StateError(f"{path} cannot be read: {reason}", "restore it from a backup") from None
+    if not isinstance(value, dict):
+        raise StateError(f"{path} is not a JSON object", "restore it from a backup")
+    return value
+
+
+@contextmanager
+def folder_atomic(path: Path) -> Iterator[Path]:
+    """Fill the yielded folder; it becomes `path` (replacing an older one) on a clean exit only."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    tmp.chmod(0o755)
+    try:
+        yield tmp
+        for file in tmp.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        sync_folder(tmp)
+        if path.exists():
+            shutil.rmtree(path)
+        tmp.replace(path)
+    except BaseException:
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise
+    sync_folder(path.parent)
+
+
+@contextmanager
+def sole_owner(home: Path) -> Iterator[None]:
+    """Hold the lock of a home folder; raises StateError when another process holds it."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StateError(
+                f"another process is already running on {home}",
+                "stop it first, or give this one its own --home",
+            ) from None
+        yield

@@ -1,0 +1,82 @@
+"""TOML settings: read, validated, and refused with the nearest known key when a key is unknown."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import TypeVar, get_args
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from gobelin.shared.errors import ConfigError
+from gobelin.shared.files import write_atomic
+
+
+class Settings(BaseModel):
+    """Base of every settings class: frozen, unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def read_settings(kind: type[S], path: Path) -> S:
+    """Read the TOML file at `path` as `kind`; raises ConfigError naming file, key and remedy."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist", "create it with the matching `init`") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    return parse_settings(kind, text, where=str(path))
+
+
+def parse_settings(kind: type[S], text: str, where: str) -> S:
+    """Parse TOML `text` as `kind`; `where` names it in errors."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where} is not valid TOML: {error}", "mend that line") from None
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(kind, error)}") from None
+
+
+def write_settings(path: Path, settings: Settings) -> None:
+    """Write `settings` as TOML, atomically."""
+    write_atomic(path, to_toml(settings).encode())
+
+
+def to_toml(settings: Settings) -> str:
+    """The TOML text of `settings` (unset options are left out)."""
+    return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))
+
+
+def _explain(kind: type[BaseModel], error: ValidationError) -> str:
+    """The first problem of a validation error in one line, with a did-you-mean."""
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+    if problem["type"] != "extra_forbidden":
+        return f"{key}: {problem['msg']} (found {problem['input']!r})"
+    known = _keys_beside(kind, problem["loc"])
+    near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+    return f"unknown key {key!r}; {hint}"
+
+
+def _keys_beside(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """The keys allowed in the table that holds the unknown key at `loc`."""
+    model: type[BaseModel] = kind
+    for part in loc[:-1]:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            continue
+        options = [field.annotation, *get_args(field.annotation)]
+        nested = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        if nested:
+            model = nested[0]
+    return list(model.model_fields)
