@@ -20,6 +20,15 @@ class GobelinError(Exception):
     def __str__(self) -> str:
         return f"{self.what} → {self.remedy}" if self.remedy else self.what
 
+    def facts(self) -> dict[str, str | int]:
+        """The error as plain data, for logs and `--json`."""
+        return {
+            "error": self.code,
+            "what": self.what,
+            "remedy": self.remedy,
+            "exit_code": self.exit_code,
+        }
+
 
 class ConfigError(GobelinError):
     """A configuration file, recipe or setting is not valid."""

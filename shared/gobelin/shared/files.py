@@ -7,10 +7,11 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gobelin.shared.errors import StateError
 
@@ -72,7 +73,7 @@ def folder_atomic(path: Path) -> Iterator[Path]:
     tmp.chmod(0o755)
     try:
         yield tmp
-        for file in tmp.iterdir():
+        for file in (path for path in tmp.rglob("*") if path.is_file()):
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
         sync_folder(tmp)
@@ -86,15 +87,32 @@ def folder_atomic(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def sole_owner(home: Path) -> Iterator[None]:
-    """Hold the lock of a home folder; raises StateError when another process holds it."""
+def sole_owner(home: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a folder; raises StateError when another process still holds it then."""
     home.mkdir(parents=True, exist_ok=True)
+    give_up = time.monotonic() + wait_s
     with (home / ".lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StateError(
-                f"another process is already running on {home}",
-                "stop it first, or give this one its own --home",
-            ) from None
+        while not _try_lock(lock):
+            if time.monotonic() >= give_up:
+                raise StateError(
+                    f"another process is already running on {home}",
+                    "stop it first, or give this one its own --home",
+                )
+            time.sleep(0.1)
         yield
+
+
+def is_owned(home: Path) -> bool:
+    """Whether a process holds the lock of a folder right now."""
+    if not (home / ".lock").exists():
+        return False
+    with (home / ".lock").open("a+") as lock:
+        return not _try_lock(lock)
+
+
+def _try_lock(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -146,13 +146,17 @@ class Recipe(Settings):
 def builtin_recipes() -> list[str]:
     """Names of the recipes that ship with Gobelin."""
     folder = resources.files("gobelin.shared.recipes")
-    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+    return sorted(
+        p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")
+    )
 
 
 def load_recipe(name_or_path: str) -> Recipe:
     """A built-in recipe by name, or one from a TOML file; raises ConfigError."""
     if name_or_path in builtin_recipes():
-        text = resources.files("gobelin.shared.recipes").joinpath(f"{name_or_path}.toml").read_text()
+        text = (
+            resources.files("gobelin.shared.recipes").joinpath(f"{name_or_path}.toml").read_text()
+        )
         return parse_settings(Recipe, text, where=f"recipe {name_or_path}")
     path = Path(name_or_path)
     if path.suffix == ".toml" and path.exists():

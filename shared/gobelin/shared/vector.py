@@ -1,4 +1,4 @@
-"""The parameter vector: the one ordered list of numbers that is a model, and all that leaves a node.
+"""The parameter vector: one ordered list of numbers that is a model, and all that leaves a node.
 
 A `ParameterSchema` fixes names, shapes and order; a `ParameterVector` holds the values.
 Canonical order is by name, canonical bytes are little-endian fp32, the digest is SHA-256.
@@ -26,6 +26,7 @@ from gobelin.shared.errors import (
 )
 
 DTYPE = "float32"
+SEGMENT = 1 << 20  # scalars of the pieces in which a vector travels (4 MiB)
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,16 @@ class ParameterSchema:
             offsets[spec.name] = (start, start + spec.numel)
             start += spec.numel
         return offsets
+
+    @cached_property
+    def segments(self) -> dict[str, tuple[int, int]]:
+        """Start and end of the pieces in which the vector travels, by name, in order.
+
+        Pieces of equal size instead of tensors: a transport pays per piece, and a model has
+        hundreds of small tensors.
+        """
+        starts = range(0, self.size, SEGMENT)
+        return {f"{start:012d}": (start, min(start + SEGMENT, self.size)) for start in starts}
 
     @cached_property
     def digest(self) -> str:
@@ -155,21 +166,39 @@ class ParameterVector:
         return cls(schema, values)
 
     @classmethod
-    def of_bytes(cls, schema: ParameterSchema, data: bytes | bytearray) -> ParameterVector:
-        """The vector whose canonical bytes are `data`."""
-        if len(data) != 4 * schema.size:
-            raise ShapeError(f"{len(data)} bytes, the schema says {4 * schema.size}")
-        return cls(schema, tensor_of_bytes(data))
+    def of_segments(
+        cls, schema: ParameterSchema, segments: Mapping[str, bytes | bytearray]
+    ) -> ParameterVector:
+        """The vector that travelled as `segments`; raises NamesError or ShapeError."""
+        if set(segments) != set(schema.segments):
+            raise NamesError(
+                f"{len(segments)} segments, the schema says {len(schema.segments)}",
+                "use the same recipe",
+            )
+        values = torch.empty(schema.size)
+        for name, (start, end) in schema.segments.items():
+            if len(segments[name]) != 4 * (end - start):
+                found = len(segments[name])
+                raise ShapeError(f"segment {name} has {found} bytes, not {4 * (end - start)}")
+            values[start:end] = tensor_of_bytes(segments[name])
+        return cls(schema, values)
+
+    def segments(self) -> dict[str, bytes]:
+        """Canonical bytes of each of the schema's segments."""
+        return {
+            name: bytes(bytes_of_tensor(self.values[start:end]))
+            for name, (start, end) in self.schema.segments.items()
+        }
 
     @property
-    def bytes(self) -> memoryview:
-        """Canonical bytes: little-endian fp32 in canonical order (a view, no copy)."""
+    def canonical_bytes(self) -> memoryview:
+        """Little-endian fp32 in canonical order (a view, no copy)."""
         return bytes_of_tensor(self.values)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical bytes."""
-        return hashlib.sha256(self.bytes).hexdigest()
+        return hashlib.sha256(self.canonical_bytes).hexdigest()
 
     def tensors(self) -> dict[str, Tensor]:
         """Named views into the flat vector, in canonical order."""
@@ -210,7 +239,7 @@ class ParameterVector:
 def bytes_of_tensor(tensor: Tensor) -> memoryview:
     """Canonical little-endian fp32 bytes of a CPU tensor (a view where the machine allows)."""
     flat = tensor.detach().contiguous().reshape(-1).numpy().astype("<f4", copy=False)
-    return memoryview(flat).cast("B") if flat.size else memoryview(b"")
+    return flat.data.cast("B") if flat.size else memoryview(b"")
 
 
 def tensor_of_bytes(data: bytes | bytearray) -> Tensor:

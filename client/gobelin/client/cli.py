@@ -1,0 +1,79 @@
+"""`gobelin node …`: found a contributor node and run it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Contribute to a federation from private data.")
+
+Home = Annotated[Path, typer.Option(help="The node's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
+DEFAULT_HOME = Path("node")
+
+
+@app.command()
+def init(
+    member: Annotated[str, typer.Option(help="The institution this node belongs to.")],
+    aggregator: Annotated[str, typer.Option(help="host:port of the aggregator.")],
+    ca: Annotated[Path, typer.Option(help="The federation's ca.pem, from its operator.")],
+    data: Annotated[Path, typer.Option(help="Private data: images, Parquet or IDX.")],
+    node: Annotated[str, typer.Option(help="Name of this node; the member's if left out.")] = "",
+    home: Home = DEFAULT_HOME,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for all.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Make this node's key and settings; nothing is sent anywhere."""
+    from gobelin.client.founding import found_from_options
+
+    founded = found_from_options(
+        home,
+        ca,
+        {
+            "member": member,
+            "node": node or member,
+            "aggregator": aggregator,
+            "data": {"path": str(data.resolve())},
+            "compute": {"device": device, "precision": precision, "threads": threads},
+        },
+    )
+    if as_json:
+        print(json.dumps(founded))
+        return
+    print(f"Founded node {founded['node']!r} in {home} on {founded['data']}.")
+    print(f"Send {founded['public_key']} to the aggregator's operator; then:")
+    print(f"  gobelin node run --home {home}")
+
+
+@app.command()
+def run(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Take part in rounds until stopped; stop and start it at any time."""
+    from gobelin.client.home import NodeHome
+    from gobelin.client.progress import Progress
+    from gobelin.shared.files import sole_owner
+    from gobelin.shared.signals import Stopped, stop_on_signals
+
+    place = NodeHome(home)
+    settings = place.settings()
+    with Progress(settings.node, as_json) as progress, sole_owner(home), stop_on_signals():
+        try:
+            progress.say(f"node {settings.node!r} of member {settings.member!r}: starting")
+            from gobelin.client.link import serve
+
+            serve(place, progress.on_status)
+        except Stopped:
+            progress.say(f"Stopped. `gobelin node run --home {home}` continues.")
+
+
+@app.command()
+def status(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Show what the node is doing."""
+    from gobelin.client.home import NodeHome
+    from gobelin.client.progress import print_status
+
+    print_status(NodeHome(home), as_json)

@@ -1,0 +1,180 @@
+"""The contributor: turns a round plan and its base into a contribution from private data."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from pydantic import ValidationError
+
+from gobelin.client.home import ComputeSettings, NodeHome, NodeStatus
+from gobelin.client.spool import Spool, Spooled
+from gobelin.client.trainer import LocalSteps, LocalTrainer, StepReport, TrainingReport
+from gobelin.protocols.messages import Contribution, RoundPlan
+from gobelin.shared.data import BatchStream, open_source
+from gobelin.shared.errors import ConfigError, ContributionError
+from gobelin.shared.model import Jepa
+from gobelin.shared.recipe import Recipe
+from gobelin.shared.seeds import derive_seed
+from gobelin.shared.vector import ParameterSchema, ParameterVector
+
+
+class Contributor:
+    """Long-lived: the model, the data and the inner optimizer stay warm between rounds."""
+
+    def __init__(self, home: NodeHome, on_status: Callable[[NodeStatus], None]) -> None:
+        self._settings = home.settings()
+        self._home = home
+        self._on_status = on_status
+        self._spool = Spool(home.spool)
+        self._trainer: LocalTrainer | None = None
+        self._trained = 0  # the round after which the trainer's inner state stands
+        self._recipe_digest = ""
+
+    def contribute(self, plan: RoundPlan, segments: Mapping[str, bytes]) -> Spooled:
+        """Train the plan's local steps, or take the result from the spool if they are done.
+
+        `segments` are the base's. Raises ContributionError when plan and base do not belong
+        together, StateError when the plan is of another federation.
+        """
+        base = self._base(plan, segments)
+        done = self._spool.find(plan.digest, plan.round, base.schema)
+        if done is not None:
+            return done
+        started = time.monotonic()
+        trainer = self._warm_trainer(plan)
+        local = LocalSteps(
+            first_step=(plan.round - 1) * plan.local_steps,
+            steps=plan.local_steps,
+            total_steps=plan.rounds * plan.local_steps,
+            seed=plan.seed,
+            node_seed=self._node_seed(plan),
+        )
+        trained, report = trainer.train(base, local, lambda step: self._show(plan, step))
+        delta = trained - base
+        contribution = Contribution(
+            federation=plan.federation,
+            round=plan.round,
+            plan_digest=plan.digest,
+            base_digest=plan.base_digest,
+            delta_digest=delta.digest,
+            local_steps=plan.local_steps,
+            images=report.images,
+            seconds=time.monotonic() - started,
+            metrics=_metrics(report),
+        )
+        self._spool.put(contribution, delta, trainer.state())
+        self._trained = plan.round
+        return Spooled(contribution, delta)
+
+    def _base(self, plan: RoundPlan, segments: Mapping[str, bytes]) -> ParameterVector:
+        """The base vector, known to be the one the plan names."""
+        self._home.pin("federation", plan.federation)
+        schema = schema_of(parse_recipe(plan.recipe))
+        if schema.digest != plan.schema_digest:
+            raise ContributionError("the plan's recipe builds another schema here")
+        base = ParameterVector.of_segments(schema, segments)
+        if base.digest != plan.base_digest:
+            raise ContributionError("the base is not the one the plan names")
+        return base
+
+    def _warm_trainer(self, plan: RoundPlan) -> LocalTrainer:
+        """The trainer with its inner state after the round before the plan's."""
+        recipe = parse_recipe(plan.recipe)
+        before, inner = self._spool.inner_before(plan.round)
+        anew = self._trained > 0 and before == 0  # the federation went back to its first round
+        if self._trainer is None or recipe.digest != self._recipe_digest or anew:
+            self._trainer = self._build(plan, recipe)
+            self._recipe_digest = recipe.digest
+            self._trained = 0
+        if before != self._trained:
+            self._trainer.load_state(inner)
+            self._trained = before
+        return self._trainer
+
+    def _build(self, plan: RoundPlan, recipe: Recipe) -> LocalTrainer:
+        compute, data = self._settings.compute, self._settings.data
+        if compute.threads:
+            torch.set_num_threads(compute.threads)
+        source = open_source(
+            data.path,
+            image_size=recipe.tokenizer.image_size,
+            channels=recipe.tokenizer.channels,
+            on_bad_image=data.on_bad_image,
+            memory=data.cache_mb * 2**20,
+        )
+        stream = BatchStream(source, recipe.inner.batch_size, self._node_seed(plan))
+        device = pick_device(compute)
+        return LocalTrainer(
+            recipe, stream.batch, device, pick_precision(compute, device), compute.compile
+        )
+
+    def _node_seed(self, plan: RoundPlan) -> int:
+        """This node's own stream of data order and augmentation, from the federation's seed."""
+        return derive_seed(plan.seed, "node", self._settings.node)
+
+    def _show(self, plan: RoundPlan, step: StepReport) -> None:
+        self._on_status(
+            NodeStatus(
+                "training",
+                plan.round,
+                plan.rounds,
+                step.done,
+                plan.local_steps,
+                step.images_per_second,
+                step.loss,
+                step.effective_rank,
+                step.seconds_left,
+            )
+        )
+
+
+def _metrics(report: TrainingReport) -> dict[str, float]:
+    """The declared scalars that leave with a contribution; nothing else about the data does."""
+    return {
+        "loss": report.loss,
+        "prediction": report.prediction,
+        "anti_collapse": report.anti_collapse,
+        "effective_rank": report.health.effective_rank,
+    }
+
+
+def parse_recipe(text: str) -> Recipe:
+    """The recipe inside a plan; raises ContributionError when it is none."""
+    try:
+        return Recipe.model_validate(json.loads(text))
+    except (ValueError, ValidationError):
+        raise ContributionError("the plan's recipe is not valid", "update gobelin") from None
+
+
+@functools.lru_cache(maxsize=4)
+def schema_of(recipe: Recipe) -> ParameterSchema:
+    """The schema a recipe builds, without allocating its tensors."""
+    with torch.device("meta"):
+        return ParameterSchema.of(Jepa(recipe))
+
+
+def pick_device(compute: ComputeSettings) -> str:
+    """The torch device of the settings; raises ConfigError when this machine lacks it."""
+    wanted = compute.device
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError, ValueError):
+        raise ConfigError(
+            f"compute.device = {wanted!r} is not usable on this machine",
+            "use cpu or auto, or install a torch build for that device",
+        ) from None
+    return wanted
+
+
+def pick_precision(compute: ComputeSettings, device: str) -> Literal["fp32", "bf16"]:
+    """bf16 where asked for, or by itself on a GPU that has it."""
+    if compute.precision != "auto":
+        return compute.precision
+    return "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"

@@ -1,0 +1,121 @@
+"""A contributor node's home folder: its settings, its key, its spool."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from gobelin.shared.errors import ConfigError, StateError
+from gobelin.shared.files import PRIVATE, folder_atomic, read_json, write_atomic, write_json
+from gobelin.shared.keys import load_private_key, make_key, private_pem, public_pem
+from gobelin.shared.settings import Settings, read_settings, write_settings
+
+Name = Annotated[str, Field(min_length=1, max_length=48, pattern=r"^[A-Za-z0-9][\w.-]*$")]
+
+
+class DataSettings(Settings):
+    """Where the private data lie; they never leave this machine."""
+
+    path: Path
+    on_bad_image: Literal["refuse", "skip"] = "refuse"
+    cache_mb: Annotated[int, Field(gt=0)] = 256  # decoded images kept in memory, at most
+
+
+class ComputeSettings(Settings):
+    """What the node trains on."""
+
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps …
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it
+    compile: bool = False
+    threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as the machine offers
+
+
+class NodeSettings(Settings):
+    """`node.toml`."""
+
+    member: Name
+    node: Name
+    aggregator: Annotated[str, Field(pattern=r"^\S+:\d+$")]  # host:port
+    data: DataSettings
+    compute: ComputeSettings = ComputeSettings()
+
+
+class NodeHome:
+    """Paths and files under one `--home`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings_file = folder / "node.toml"
+        self.ca_file = folder / "ca.pem"  # the pinned CA of the federation
+        self.key_file = folder / "node.key"
+        self.public_key_file = folder / "node.pub"
+        self.spool = folder / "spool"
+        self.pins_file = folder / "pins.json"  # what this node has bound itself to
+        self.status_file = folder / "status.json"
+
+    def settings(self) -> NodeSettings:
+        """The node's settings; raises StateError unless `gobelin node init` has been here."""
+        if not self.settings_file.exists():
+            raise StateError(f"{self.folder} is no node home", "run `gobelin node init` first")
+        return read_settings(NodeSettings, self.settings_file)
+
+    def pin(self, name: str, value: Any) -> None:
+        """Bind this node to `value` for ever; raises StateError when it is bound to another."""
+        pins = read_json(self.pins_file) if self.pins_file.exists() else {}
+        if pins.setdefault(name, value) != value:
+            raise StateError(
+                f"this node is bound to {name} {pins[name]!r}, the aggregator offers {value!r}",
+                "use another --home to take part in another federation",
+            )
+        write_json(self.pins_file, pins)
+
+    def pinned(self, name: str) -> Any:
+        """What this node is bound to, or None."""
+        return read_json(self.pins_file).get(name) if self.pins_file.exists() else None
+
+
+def found_node(folder: Path, settings: NodeSettings, ca: Path) -> NodeHome:
+    """Write a new node home with a key made here, whole or not at all."""
+    home = NodeHome(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise StateError(f"{folder} is not empty", "choose an empty or new --home")
+    try:
+        pem = ca.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{ca} cannot be read: {error.strerror}", "ask the aggregator's operator for ca.pem"
+        ) from None
+    if b"BEGIN CERTIFICATE" not in pem:
+        raise ConfigError(f"{ca} is no certificate", "ask the aggregator's operator for ca.pem")
+    key = make_key()
+    with folder_atomic(folder) as tmp:
+        place = NodeHome(tmp)
+        write_atomic(place.key_file, private_pem(key), PRIVATE)
+        write_atomic(place.public_key_file, public_pem(key.public_key()))
+        write_atomic(place.ca_file, pem)
+        write_settings(place.settings_file, settings)
+    load_private_key(home.key_file)
+    return home
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """What a node is doing, for its terminal view and `status.json`."""
+
+    state: str  # idle, waiting, training, sending, finished
+    round: int = 0
+    rounds: int = 0
+    step: int = 0
+    steps: int = 0
+    images_per_second: float = 0.0
+    loss: float = 0.0
+    effective_rank: float = 0.0
+    time_left_s: float = 0.0
+    note: str = ""
+
+    def facts(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)

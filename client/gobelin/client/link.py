@@ -1,0 +1,400 @@
+"""Flower, on the node's side: our own loop over its gRPC Fleet connection, and the ClientApp.
+
+The only module here that imports flwr. The node runs installed code only: it pulls messages,
+calls the ClientApp below in this process and pushes the reply; the run's bundle is never fetched.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported: it reads them once
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+
+import contextlib
+import functools
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import grpc
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, RecordDict
+from flwr.app.message import remove_content_from_message
+from flwr.client.grpc_rere_client.node_auth_client_interceptor import NodeAuthClientInterceptor
+from flwr.clientapp import ClientApp
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.fleet_pb2_grpc import FleetStub
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.grpc import create_channel
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+)
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_confirm_message_received_fn_protobuf,
+    make_pull_object_fn_protobuf,
+    make_push_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
+    inflate_object_from_contents,
+    pull_objects,
+    push_objects,
+)
+from flwr.supercore.interceptors import RuntimeVersionClientInterceptor
+from flwr.supercore.retry import RetryInvoker, exponential, wrap_stub
+
+from gobelin.client.contributor import Contributor
+from gobelin.client.home import NodeHome, NodeStatus
+from gobelin.client.spool import Spooled
+from gobelin.protocols.messages import (
+    BASE,
+    DELTA,
+    ENCODING,
+    HEADER,
+    PAYLOAD,
+    Farewell,
+    MalformedMessageError,
+    RoundPlan,
+)
+from gobelin.shared.errors import (
+    ContributionError,
+    GobelinError,
+    UnknownNodeError,
+    UnreachableError,
+    WrongCAError,
+)
+from gobelin.shared.files import write_json
+from gobelin.shared.keys import load_private_key, public_pem
+from gobelin.shared.vector import DTYPE
+
+POLL_S = 0.5
+HEARTBEAT_INTERVAL_S = 10.0  # the SuperLink calls a node offline after twice this
+HEARTBEAT_EVERY_S = 4.0
+BACKOFF_MAX_S = 15
+HOME_KEY = "home"
+OUR_ERROR = 100  # Flower error code of replies that carry one of our codes
+
+Say = Callable[[NodeStatus], None]
+
+# ---------------------------------------------------------------- the ClientApp
+
+app = ClientApp()
+_watchers: dict[str, Say] = {}  # home → who wants to see its contributor's progress
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Answer a round plan with a contribution, or with an error code and nothing else."""
+    try:
+        plan, base = _read_plan(message.content)
+        spooled = _contributor(str(context.node_config[HOME_KEY])).contribute(plan, base)
+    except GobelinError as error:
+        return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
+    return Message(_write_contribution(spooled), reply_to=message)
+
+
+@app.query()
+def hear_farewell(message: Message, context: Context) -> Message:
+    """Acknowledge that the federation has finished."""
+    return Message(RecordDict(), reply_to=message)
+
+
+@functools.cache
+def _contributor(home: str) -> Contributor:
+    """The one contributor of a home in this process, kept warm between rounds."""
+    return Contributor(NodeHome(Path(home)), lambda status: _watchers.get(home, _ignore)(status))
+
+
+def _ignore(status: NodeStatus) -> None:
+    """Nobody watches."""
+
+
+def _read_plan(content: RecordDict) -> tuple[RoundPlan, dict[str, bytes]]:
+    """Plan and base segments of a message; raises ContributionError when it is malformed."""
+    try:
+        plan = RoundPlan.from_bytes(content[HEADER][PAYLOAD])
+        arrays: Mapping[str, Array] = content[BASE]
+        if any(a.stype != ENCODING or a.dtype != DTYPE for a in arrays.values()):
+            raise ContributionError("the base has an encoding this node does not know")
+        return plan, {name: array.data for name, array in arrays.items()}
+    except (MalformedMessageError, KeyError, TypeError, AttributeError):
+        raise ContributionError("the aggregator's message is malformed", "update gobelin") from None
+
+
+def _write_contribution(spooled: Spooled) -> RecordDict:
+    arrays = ArrayRecord(
+        {
+            name: Array(DTYPE, (len(data) // 4,), ENCODING, data)
+            for name, data in spooled.delta.segments().items()
+        }
+    )
+    header = ConfigRecord({PAYLOAD: spooled.contribution.to_bytes()})
+    return RecordDict({HEADER: header, DELTA: arrays})
+
+
+# ---------------------------------------------------------------- the Fleet connection
+
+
+class FleetConnection:
+    """An authenticated session with the SuperLink's Fleet API; a context manager."""
+
+    def __init__(self, home: NodeHome, say: Say) -> None:
+        settings = home.settings()
+        key = load_private_key(home.key_file)
+        self._home = home
+        self._say = say
+        self._public_key = public_pem(key.public_key())
+        self._channel = create_channel(
+            settings.aggregator,
+            insecure=False,
+            root_certificates=home.ca_file.read_bytes(),
+            interceptors=[
+                RuntimeVersionClientInterceptor(component_name="SuperNode"),
+                NodeAuthClientInterceptor(key, key.public_key()),
+            ],
+        )
+        self._plain = FleetStub(self._channel)
+        self._stub = FleetStub(self._channel)
+        wrap_stub(self._stub, self._retry(settings.aggregator))
+        self._node = Node(node_id=0)
+        self._closing = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def _retry(self, address: str) -> RetryInvoker:
+        """Retry for as long as the aggregator is unreachable, and say so."""
+        return RetryInvoker(
+            wait_gen_factory=lambda: exponential(max_delay=BACKOFF_MAX_S),
+            recoverable_exceptions=grpc.RpcError,
+            max_tries=None,
+            max_time=None,
+            on_backoff=lambda state: self._say(
+                NodeStatus(
+                    "waiting",
+                    note=f"no answer from {address}, trying again in {state.actual_wait:.0f} s",
+                )
+            ),
+            should_giveup=lambda error: not _is_unavailable(error),
+        )
+
+    def __enter__(self) -> FleetConnection:
+        with contextlib.suppress(grpc.RpcError):
+            # A killed node is still online for the SuperLink until heartbeats are missed:
+            # end that session, so that the key can be activated again at once.
+            if old := self._home.pinned("flower_node_id"):
+                self._plain.DeactivateNode(DeactivateNodeRequest(node_id=int(old)), timeout=10)
+        try:
+            response = self._stub.ActivateNode(
+                ActivateNodeRequest(
+                    public_key=self._public_key, heartbeat_interval=HEARTBEAT_INTERVAL_S
+                )
+            )
+        except grpc.RpcError:
+            self._channel.close()
+            raise UnknownNodeError(
+                "the aggregator does not know this node's key",
+                f"send {self._home.public_key_file} to its operator, who runs "
+                "`gobelin aggregator admit`; then run this again",
+            ) from None
+        self._node = Node(node_id=response.node_id)
+        self._home.pin("flower_node_id", str(response.node_id))
+        self._heart.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._closing.set()
+        with contextlib.suppress(grpc.RpcError):
+            self._plain.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id), timeout=3)
+        self._channel.close()
+
+    @property
+    def node_id(self) -> int:
+        """Flower's id of this node."""
+        return int(self._node.node_id)
+
+    def receive(self) -> Message | None:
+        """The next message with its content, or None when there is none."""
+        try:
+            response = self._stub.PullMessages(PullMessagesRequest(node=self._node))
+        except grpc.RpcError:
+            raise UnknownNodeError(
+                "the aggregator no longer accepts this node's key",
+                "ask its operator whether the node was removed from the roster",
+            ) from None
+        if not response.messages_list:
+            return None
+        message = message_from_proto(response.messages_list[0])
+        run_id, message_id = message.metadata.run_id, message.metadata.message_id
+        tree = response.message_object_trees[0]
+        try:
+            contents = pull_objects(
+                [node.object_id for node in iterate_object_tree(tree)],
+                make_pull_object_fn_protobuf(self._stub.PullObject, self._node, run_id),
+                initial_backoff=0.1,
+            )
+            make_confirm_message_received_fn_protobuf(
+                self._stub.ConfirmMessageReceived, self._node, run_id
+            )(message_id)
+        except (grpc.RpcError, ObjectPullError):
+            return None  # its run has ended meanwhile; the next run offers the round again
+        inflated = inflate_object_from_contents(message_id, contents)
+        inflated.metadata.__dict__["_message_id"] = message_id
+        return inflated
+
+    def send(self, reply: Message, seconds: float) -> bool:
+        """Push a reply; False when the run it answers has ended meanwhile."""
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        run_id = reply.metadata.run_id
+        request = PushMessagesRequest(
+            node=self._node,
+            messages_list=[message_to_proto(remove_content_from_message(reply))],
+            message_object_trees=[get_object_tree(reply)],
+            clientapp_runtime_list=[seconds],
+        )
+        try:
+            response = self._stub.PushMessages(request)
+            push_objects(
+                get_all_nested_objects(reply),
+                make_push_object_fn_protobuf(
+                    self._stub.PushObject, self._node, run_id, response.session_id
+                ),
+                object_ids_to_push=set(response.objects_to_push),
+            )
+        except (grpc.RpcError, ObjectPushError):
+            return False
+        return True
+
+    def _beat(self) -> None:
+        request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_INTERVAL_S)
+        while not self._closing.wait(HEARTBEAT_EVERY_S):
+            with contextlib.suppress(grpc.RpcError):
+                self._plain.SendNodeHeartbeat(request, timeout=HEARTBEAT_EVERY_S)
+
+
+def serve(home: NodeHome, say: Say) -> None:
+    """Take part in rounds until the last: pull a plan, train, push the contribution.
+
+    Raises WrongCAError, UnknownNodeError; waits with backoff while the aggregator is unreachable.
+    """
+    key = str(home.folder)
+    say = _recording(home, say)
+    _watchers[key] = say
+    context_config: dict[str, Any] = {HOME_KEY: key}
+    wait_reachable(home, say)
+    with FleetConnection(home, say) as link:
+        say(NodeStatus("idle", note="connected; waiting for a round"))
+        for message in _messages(link):
+            context = Context(
+                message.metadata.run_id, link.node_id, context_config, RecordDict(), {}
+            )
+            started = time.monotonic()
+            reply = app(message, context)
+            say(NodeStatus("sending"))
+            sent = link.send(reply, time.monotonic() - started)
+            if message.metadata.message_type == MessageType.QUERY:
+                say(_finished(message))
+                return
+            say(_after(reply, sent))
+
+
+def _messages(link: FleetConnection) -> Iterator[Message]:
+    while True:
+        message = link.receive()
+        if message is None:
+            time.sleep(POLL_S)
+        else:
+            yield message
+
+
+def _after(reply: Message, sent: bool) -> NodeStatus:
+    if reply.has_error():
+        return NodeStatus("idle", note=f"could not contribute: {reply.error.reason}")
+    if not sent:
+        return NodeStatus("idle", note="the aggregator restarted; the contribution stays spooled")
+    return NodeStatus("idle", note="contribution sent; waiting for the next round")
+
+
+def _finished(message: Message) -> NodeStatus:
+    try:
+        farewell = Farewell.from_bytes(message.content[HEADER][PAYLOAD])
+    except (MalformedMessageError, KeyError, TypeError):
+        return NodeStatus("finished", note="the aggregator says the federation has finished")
+    consensus = farewell.vector_digest[:12]
+    return NodeStatus("finished", note=f"{farewell.rounds} rounds; the consensus is {consensus}")
+
+
+def _recording(home: NodeHome, say: Say) -> Say:
+    """`say`, with the status kept in a file as well (at most once a second while training)."""
+    written = 0.0
+
+    def record(status: NodeStatus) -> None:
+        nonlocal written
+        now = time.monotonic()
+        if status.state != "training" or now - written >= 1.0:
+            write_json(home.status_file, status.facts())
+            written = now
+        say(status)
+
+    return record
+
+
+def wait_reachable(home: NodeHome, say: Say, give_up_s: float | None = None) -> None:
+    """Wait until the aggregator answers with a certificate of the pinned CA.
+
+    Raises WrongCAError at once when it answers with another, UnreachableError after `give_up_s`.
+    """
+    address = home.settings().aggregator
+    host, _, port = address.rpartition(":")
+    try:
+        tls = ssl.create_default_context(cafile=str(home.ca_file))
+    except (ssl.SSLError, OSError):
+        raise WrongCAError(
+            f"{home.ca_file} is no certificate", "ask the aggregator's operator for ca.pem"
+        ) from None
+    tls.set_alpn_protocols(["h2"])
+    started = time.monotonic()
+    for delay in exponential(max_delay=BACKOFF_MAX_S):
+        try:
+            with (
+                socket.create_connection((host, int(port)), timeout=10) as raw,
+                tls.wrap_socket(raw, server_hostname=host),
+            ):
+                return
+        except ssl.SSLCertVerificationError as error:
+            raise WrongCAError(
+                f"{address} is not this federation's aggregator: {error.verify_message}",
+                "check the address, and ask its operator for the ca.pem of today",
+            ) from None
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            if give_up_s is not None and time.monotonic() - started >= give_up_s:
+                raise UnreachableError(
+                    f"{address} does not answer ({reason})",
+                    "check the address and the network, and that the aggregator is up",
+                ) from None
+            say(NodeStatus("waiting", note=f"{address}: {reason}; trying again in {delay:.0f} s"))
+            time.sleep(delay)
+
+
+def _is_unavailable(error: BaseException) -> bool:
+    codes = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    return isinstance(error, grpc.Call) and error.code() in codes

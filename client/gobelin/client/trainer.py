@@ -1,0 +1,298 @@
+"""Local training: a node's long-lived inner loop, from a base vector to a trained one.
+
+Whatever is random derives from seeds and the global step, and no loader has state: with the
+inner optimizer's state at hand, local steps can be repeated to the byte after a kill.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gobelin.shared.augment import MultiCrop, normalise
+from gobelin.shared.errors import DataError, GobelinError, NamesError, ShapeError
+from gobelin.shared.health import Health, effective_rank, measure_health
+from gobelin.shared.model import build_jepa
+from gobelin.shared.objective import build_objective
+from gobelin.shared.recipe import InnerRecipe, Recipe
+from gobelin.shared.seeds import derive_seed, generator_of
+from gobelin.shared.vector import ParameterSchema, ParameterVector
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's two, as PyTorch names them
+RANK_EVERY = 20  # steps between two measurements of the effective rank
+HEALTH_SAMPLES = 256  # images the closing health check looks at
+
+Batches = Callable[[int], Tensor]  # global step → uint8 images (B, C, H, W)
+
+
+class DivergedError(GobelinError):
+    """Training reached a loss or gradient that is not finite."""
+
+    code, exit_code = "diverged", 24
+
+
+@dataclass(frozen=True)
+class LocalSteps:
+    """What one call trains: H steps of the federation's schedule, and the seeds they use."""
+
+    first_step: int  # global step at which they start
+    steps: int  # H
+    total_steps: int  # of the whole federation; warm-up and cosine run over these
+    seed: int  # the federation's: slices derive from it and the step, equal on all nodes
+    node_seed: int  # this node's own: augmentation derives from it and the step
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Progress after one step."""
+
+    step: int  # global step just done
+    done: int  # of `steps`
+    steps: int
+    loss: float
+    effective_rank: float  # of the features of the latest batch it was measured on
+    images_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What the local steps did, means over them; scalars only."""
+
+    loss: float
+    prediction: float
+    anti_collapse: float
+    collapse: float
+    gradient_norm: float  # before clipping
+    health: Health  # of the trained model on some of the batches, without augmentation
+    images: int
+    seconds: float
+
+
+class LocalTrainer:
+    """Trains a recipe; model, compiled graph and inner optimizer stay warm between calls.
+
+    `batches` gives the images of a global step and must be a pure function of it; it is called
+    from another thread, one step ahead.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        batches: Batches,
+        device: str = "cpu",
+        precision: Literal["fp32", "bf16"] = "fp32",
+        compile: bool = False,
+    ) -> None:
+        self.recipe = recipe
+        self.batches = batches
+        self.device = torch.device(device)
+        self.precision = precision
+        if self.device.type == "cuda":
+            # cuBLAS reads it when its first handle is made; without it, results vary by run.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        self.model = build_jepa(recipe, seed=0).to(self.device)
+        for parameter in self.model.parameters():
+            if parameter.ndim == 4:  # convolutions are faster so
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        self.schema = ParameterSchema.of(self.model)
+        self.objective = build_objective(recipe.objective)
+        self.multi_crop = MultiCrop(recipe.views, recipe.tokenizer.image_size)
+        self.optimizer = _adamw(self.model, recipe.inner)
+        embed = self.model.embed_views
+        self._embed = torch.compile(embed) if compile else embed
+
+    def train(
+        self,
+        base: ParameterVector,
+        local: LocalSteps,
+        on_step: Callable[[StepReport], None] | None = None,
+    ) -> tuple[ParameterVector, TrainingReport]:
+        """Train from `base`; returns the trained vector (delta = it − base) and a report.
+
+        The inner optimizer goes on from where the last call left it. If anything fails, also in
+        `on_step`, it is put back to where this call found it, and the call can be repeated.
+        Raises DivergedError if the loss stops being finite, DataError on unusable batches.
+        """
+        before = self.state()
+        base.load_into(self.model)
+        try:
+            with _deterministic():
+                return self._train(local, on_step)
+        except BaseException:
+            self.load_state(before)
+            raise
+
+    def state(self) -> dict[str, Tensor]:
+        """The inner optimizer's state by flat names, on the CPU: a copy, ready for safetensors."""
+        tensors = {"step": torch.zeros(())}
+        for name, parameter in self.model.named_parameters():
+            kept = self.optimizer.state[parameter]
+            tensors["step"] = kept["step"].to("cpu", copy=True)
+            for moment in MOMENTS:
+                tensors[f"{moment}.{name}"] = kept[moment].to(
+                    "cpu", copy=True, memory_format=torch.contiguous_format
+                )
+        return tensors
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put the inner optimizer where `state()` was taken; raises NamesError or ShapeError."""
+        remedy = "use the state of the same recipe, or start the inner optimizer anew"
+        expected = {name: t.shape for name, t in self.state().items()}
+        if set(state) != set(expected):
+            odd = ", ".join(sorted(set(state) ^ set(expected))[:3])
+            raise NamesError(f"inner optimizer state does not fit the model: {odd}", remedy)
+        for name, shape in expected.items():
+            if state[name].shape != shape:
+                found = tuple(state[name].shape)
+                raise ShapeError(f"{name} is {found}, the model needs {tuple(shape)}", remedy)
+        for name, parameter in self.model.named_parameters():
+            kept = self.optimizer.state[parameter]
+            kept["step"].copy_(state["step"])
+            for moment in MOMENTS:
+                kept[moment].copy_(state[f"{moment}.{name}"])
+
+    def _train(
+        self, local: LocalSteps, on_step: Callable[[StepReport], None] | None
+    ) -> tuple[ParameterVector, TrainingReport]:
+        self.model.train()
+        started = time.perf_counter()
+        sums = torch.zeros(5, dtype=torch.float64)
+        images, rank = 0, float("nan")
+        for done, (step, batch) in enumerate(_ahead(self.batches, local), start=1):
+            features, numbers = self._step(step, self._images(batch), local)
+            sums += torch.tensor(numbers, dtype=torch.float64)
+            images += len(batch)
+            if on_step is None:
+                continue
+            if done % RANK_EVERY == 1:
+                rank = effective_rank(features)
+            rate = images / (time.perf_counter() - started)
+            left = (local.steps - done) * images / done / rate
+            on_step(StepReport(step, done, local.steps, numbers[0], rank, rate, left))
+        trained = ParameterVector.of(self.model, self.schema)
+        health = self._health(local)
+        loss, prediction, anti_collapse, collapse, norm = (sums / local.steps).tolist()
+        seconds = time.perf_counter() - started
+        return trained, TrainingReport(
+            loss, prediction, anti_collapse, collapse, norm, health, images, seconds
+        )
+
+    def _step(self, step: int, images: Tensor, local: LocalSteps) -> tuple[Tensor, list[float]]:
+        """One update; features (B, D) of the first view, and loss parts with the gradient norm."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, local.total_steps, self.recipe.inner)
+        views = self.multi_crop(images, generator_of(local.node_seed, "views", step))
+        with self._autocast():
+            features, projections = self._embed(views)
+        slices_seed = derive_seed(local.seed, "slices", step)
+        parts = self.objective(projections, self.recipe.views.global_views, slices_seed)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts.total.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.inner.clip_norm)
+        # One transfer from the device a step, before the update can spoil the moments.
+        numbers: list[float] = torch.stack(
+            [parts.total.detach(), parts.prediction, parts.anti_collapse, parts.collapse, norm]
+        ).tolist()
+        if not all(map(math.isfinite, numbers)):
+            raise DivergedError(
+                f"training diverged at step {step}: the loss is {numbers[0]}",
+                "lower inner.lr in the recipe",
+            )
+        self.optimizer.step()
+        return features[0].detach(), numbers
+
+    @torch.no_grad()
+    def _health(self, local: LocalSteps) -> Health:
+        """Health of the model as it is now, on the first batches of these local steps."""
+        features, projections, images = [], [], 0
+        for step in range(local.first_step, local.first_step + local.steps):
+            if images >= HEALTH_SAMPLES:
+                break
+            batch = self._images(self.batches(step))
+            with self._autocast():
+                features.append(self.model.features(normalise(batch)).float())
+                projections.append(self.model.projector(features[-1]).float())
+            images += len(batch)
+        seed = derive_seed(local.seed, "health", local.first_step)
+        return measure_health(
+            torch.cat(features), torch.cat(projections), self.recipe.objective, seed
+        )
+
+    def _images(self, batch: Tensor) -> Tensor:
+        """A batch on the device; raises DataError unless it is uint8 (B, C, H, W), B ≥ 2."""
+        channels = self.recipe.tokenizer.channels
+        if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[1] != channels:
+            found = f"{batch.dtype} {tuple(batch.shape)}"
+            raise DataError(f"a batch is {found}, the recipe needs uint8 (B, {channels}, H, W)")
+        if len(batch) < 2:
+            raise DataError("a batch of one image has no batch statistics", "use larger batches")
+        return batch.to(self.device, non_blocking=True)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+        )
+
+
+def learning_rate(step: int, total_steps: int, inner: InnerRecipe) -> float:
+    """Linear warm-up, then a cosine from lr to final_lr, over the federation's whole schedule."""
+    warmup = max(1, round(inner.warmup * total_steps))
+    if step < warmup:
+        return inner.lr * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+    return inner.final_lr + (inner.lr - inner.final_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _adamw(model: torch.nn.Module, inner: InnerRecipe) -> torch.optim.AdamW:
+    """AdamW (arXiv:1711.05101) with decay on matrices only, its state made at once, all zero."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]  # biases and norms
+    groups = [
+        {"params": matrices, "weight_decay": inner.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=inner.lr, betas=inner.betas, fused=True)
+    for parameter in model.parameters():
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), device=parameter.device),
+            **{moment: torch.zeros_like(parameter) for moment in MOMENTS},
+        }
+    return optimizer
+
+
+def _ahead(batches: Batches, local: LocalSteps) -> Iterator[tuple[int, Tensor]]:
+    """Each global step with its batch; the next batch is read while the caller trains."""
+    steps = range(local.first_step, local.first_step + local.steps)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as reader:
+        coming = reader.submit(batches, steps[0])
+        for step in steps:
+            batch = coming.result()
+            if step != steps[-1]:
+                coming = reader.submit(batches, step + 1)
+            yield step, batch
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Ask PyTorch for deterministic kernels where it has them, for the time of a block."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = False  # a debugging aid that costs a pass over memory
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        memory.fill_uninitialized_memory = fill

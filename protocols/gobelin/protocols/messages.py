@@ -1,0 +1,122 @@
+"""The messages of a federation: round plans, the contributions they earn, and the farewell.
+
+Each is a frozen dataclass with one canonical byte form (JSON, sorted keys, no whitespace), over
+which its digest is taken. Parameter vectors travel beside them as tensors, bound by digest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+MAX_BYTES = 1 << 20  # of one message without its tensors
+HEADER = "gobelin"  # name of the record that carries a message
+BASE = "base"  # name of the record that carries the plan's base vector
+DELTA = "delta"  # name of the record that carries the contribution's delta
+PAYLOAD = "message"  # key of the canonical bytes inside HEADER
+ENCODING = "gobelin.fp32"  # of a tensor's bytes: little-endian fp32, canonical order
+
+
+class MalformedMessageError(ValueError):
+    """Bytes that are not the message they should be; the text never quotes their content."""
+
+
+M = TypeVar("M", bound="Message")
+
+
+@dataclass(frozen=True)
+class Message:
+    """Base of the messages: canonical bytes and back."""
+
+    def to_bytes(self) -> bytes:
+        """Canonical bytes; raises ValueError when a number is not finite."""
+        values = {"kind": type(self).__name__, **dataclasses.asdict(self)}
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return text.encode()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical bytes."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @classmethod
+    def from_bytes(cls: type[M], data: bytes) -> M:
+        """Parse canonical bytes; raises MalformedMessageError on anything else."""
+        if len(data) > MAX_BYTES:
+            raise MalformedMessageError(f"{len(data)} bytes, at most {MAX_BYTES} are allowed")
+        try:
+            values = json.loads(data, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            raise MalformedMessageError("not canonical JSON") from None
+        if not isinstance(values, dict) or values.pop("kind", None) != cls.__name__:
+            raise MalformedMessageError(f"not a {cls.__name__}")
+        kinds = typing.get_type_hints(cls)
+        if set(values) != set(kinds):
+            raise MalformedMessageError(f"not the fields of a {cls.__name__}")
+        return cls(**{name: _typed(name, values[name], kind) for name, kind in kinds.items()})
+
+
+@dataclass(frozen=True)
+class RoundPlan(Message):
+    """What one round asks of every node; the base vector it names travels beside it."""
+
+    federation: str
+    round: int  # counted from 1
+    rounds: int  # of the whole federation; the learning-rate schedule spans them
+    recipe: str  # canonical JSON of the recipe
+    schema_digest: str
+    base_digest: str
+    local_steps: int  # H
+    seed: int
+    deadline_s: float  # seconds from the offer after which contributions are late
+
+
+@dataclass(frozen=True)
+class Contribution(Message):
+    """What a node returns for a plan; the delta it names travels beside it."""
+
+    federation: str
+    round: int
+    plan_digest: str
+    base_digest: str
+    delta_digest: str
+    local_steps: int
+    images: int
+    seconds: float
+    metrics: Mapping[str, float] = field(default_factory=dict)  # declared scalars, never a weight
+
+
+@dataclass(frozen=True)
+class Farewell(Message):
+    """What the aggregator says when the last round is sealed: nodes may go."""
+
+    federation: str
+    rounds: int
+    vector_digest: str
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """`value` as `kind`; raises MalformedMessageError when it is of another type."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value) if abs(value) < 1 << 53 else math.inf
+    if typing.get_origin(kind) is not None:  # the metrics
+        if not isinstance(value, dict):
+            raise MalformedMessageError(f"{name} is not a table")
+        return {key: _typed(name, item, float) for key, item in value.items()}
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise MalformedMessageError(f"{name} is not a {kind.__name__}")
+    if kind is float and not math.isfinite(value):
+        raise MalformedMessageError(f"{name} is not finite")
+    if kind is int and not 0 <= value < 1 << 63:
+        raise MalformedMessageError(f"{name} is out of range")
+    return value

@@ -1,0 +1,93 @@
+"""`gobelin aggregator …`: found a federation, admit nodes, run rounds, see how it stands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Found a federation and run its rounds.")
+
+Home = Annotated[Path, typer.Option(help="The aggregator's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
+DEFAULT_HOME = Path("aggregator")
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Option(help="Name of the federation.")],
+    home: Home = DEFAULT_HOME,
+    recipe: Annotated[str, typer.Option(help="Built-in recipe, or a path to a .toml.")] = "tiny",
+    address: Annotated[
+        str, typer.Option(help="host:port that nodes connect to; port 0 picks a free one.")
+    ] = "127.0.0.1:9092",
+    rounds: Annotated[int, typer.Option(min=1)] = 100,
+    local_steps: Annotated[int, typer.Option(min=1, help="H, a node's steps a round.")] = 500,
+    min_members: Annotated[int, typer.Option(min=1)] = 2,
+    outer: Annotated[str, typer.Option(help="Outer optimizer: sgd or nesterov.")] = "sgd",
+    outer_lr: Annotated[float, typer.Option(min=0)] = 1.0,
+    outer_momentum: Annotated[float, typer.Option(min=0)] = 0.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Found a federation: CA, server certificate, federation.toml, recipe.toml, initial model."""
+    from gobelin.server.founding import Charter, found
+
+    charter = Charter(
+        name=name,
+        recipe=recipe,
+        address=address,
+        seed=seed,
+        rounds={"rounds": rounds, "local_steps": local_steps, "min_members": min_members},
+        outer={"kind": outer, "lr": outer_lr, "momentum": outer_momentum},
+    )
+    founded = found(home, charter)
+    if as_json:
+        print(json.dumps(founded))
+        return
+    print(f"Founded {name!r} in {home} (seed {seed}, {founded['parameters']:,} parameters).")
+    print(f"Give members {founded['ca']} and the address {founded['address']}; then:")
+    print(f"  gobelin aggregator admit --home {home} --member NAME node.pub")
+    print(f"  gobelin aggregator up --home {home}")
+
+
+@app.command()
+def admit(
+    key: Annotated[Path, typer.Argument(help="The node's public key, node.pub.")],
+    member: Annotated[str, typer.Option(help="The institution that owns the node.")],
+    node: Annotated[str, typer.Option(help="Name of the node.")] = "",
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Put a node on the roster (also while the aggregator is up)."""
+    from gobelin.server.founding import admit_node
+
+    entry = admit_node(home, key, member, node or member)
+    print(f"Admitted node {entry.name!r} of member {entry.member!r}: {entry.id[:16]}…")
+
+
+@app.command()
+def up(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Run the federation's rounds until the last is sealed; stop and start it at any time."""
+    from gobelin.server.home import AggregatorHome
+    from gobelin.server.progress import Progress
+    from gobelin.server.supervisor import Supervisor
+    from gobelin.shared.signals import Stopped
+
+    place = AggregatorHome(home)
+    place.require()
+    with Progress(place, as_json) as progress:
+        try:
+            Supervisor(place, progress.on_event).run()
+        except Stopped:
+            progress.say(f"Stopped. `gobelin aggregator up --home {home}` continues.")
+
+
+@app.command()
+def status(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Show where the federation stands."""
+    from gobelin.server.home import AggregatorHome
+    from gobelin.server.progress import print_status
+
+    print_status(AggregatorHome(home), as_json)

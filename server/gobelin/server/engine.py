@@ -1,0 +1,247 @@
+"""Flower, on the aggregator's side: the ServerApp, the courier over its Grid, and the SuperLink.
+
+The only module here that imports flwr. What `gobelin aggregator up` starts: a SuperLink whose
+Fleet gRPC port is published and whose Control and Runtime APIs stay on loopback, a superexec of
+its own (so that a run outlives a killed SuperLink), and one run whose bundle names this module.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported: it reads them once
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.cli.build import build_fab_from_files
+from flwr.common.serde import fab_to_proto, user_config_to_proto
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    StopRunRequest,
+    UnregisterNodeRequest,
+)
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.fab import Fab
+
+from gobelin.protocols.messages import BASE, DELTA, ENCODING, HEADER, PAYLOAD, Farewell, RoundPlan
+from gobelin.server.admission import WireArray
+from gobelin.server.home import AggregatorHome
+from gobelin.server.roster import Roster
+from gobelin.server.rounds import NodeState, Reply, RoundEngine
+from gobelin.shared.errors import EngineError, GobelinError, RoundError
+from gobelin.shared.files import sole_owner
+from gobelin.shared.keys import fingerprint
+from gobelin.shared.vector import DTYPE, ParameterVector
+
+HOME_VARIABLE = "GOBELIN_AGGREGATOR_HOME"  # how the ServerApp learns its home (never via the run)
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """The ServerApp: run the rounds that are not sealed yet."""
+    home = AggregatorHome(Path(os.environ[HOME_VARIABLE]))
+    with sole_owner(home.rounds, wait_s=60):  # the ServerApp of a killed supervisor may linger
+        try:
+            RoundEngine(home, GridCourier(grid)).run()
+        except GobelinError as error:
+            home.record({"event": "failed", **error.facts()})
+            raise RoundError(error.code) from None  # no path or value leaves in Flower's record
+
+
+class GridCourier:
+    """A courier over Flower's Grid: one message a node, replies pulled one at a time."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._pending: dict[str, str] = {}  # message id → fingerprint of the node
+        self._flower_ids: dict[str, int] = {}  # fingerprint → Flower's node id
+
+    def nodes(self) -> list[NodeState]:
+        """The nodes registered with the SuperLink."""
+        states = []
+        for info in self._grid.get_nodes():
+            node = fingerprint(info.public_key)
+            self._flower_ids[node] = info.node_id
+            states.append(NodeState(node, info.status == "online", info.last_activated_at))
+        return states
+
+    def send(
+        self, nodes: Iterable[str], message: RoundPlan | Farewell, base: ParameterVector | None
+    ) -> None:
+        """Push a message to nodes; the SuperLink stores the base once for all of them."""
+        content = RecordDict({HEADER: ConfigRecord({PAYLOAD: message.to_bytes()})})
+        if base is not None:
+            content[BASE] = ArrayRecord(
+                {
+                    name: Array(DTYPE, (len(data) // 4,), ENCODING, data)
+                    for name, data in base.segments().items()
+                }
+            )
+        kind = MessageType.TRAIN if isinstance(message, RoundPlan) else MessageType.QUERY
+        for node in nodes:
+            pushed = self._grid.push_messages([Message(content, self._flower_ids[node], kind)])
+            for message_id in pushed:
+                if message_id:  # '' when the node has just left
+                    self._pending[message_id] = node
+
+    def replies(self) -> Iterator[Reply]:
+        """Pull what has arrived, one message at a time, so that memory holds one reply."""
+        for message_id, node in list(self._pending.items()):
+            for message in self._grid.pull_messages([message_id]):
+                self._pending.pop(message_id, None)
+                yield _reply(node, message)
+
+
+def _reply(node: str, message: Message) -> Reply:
+    """A Flower message as a reply; anything unexpected becomes an error code."""
+    if message.has_error():
+        reason = message.error.reason or ""
+        code = reason if reason.startswith("gobelin:") else f"flower:{message.error.code}"
+        return Reply(node, error=code[:80])
+    try:
+        if not message.content:  # a node's answer to the farewell
+            return Reply(node)
+        header = message.content[HEADER][PAYLOAD]
+        arrays = {
+            name: WireArray(array.dtype, tuple(array.shape), array.stype, array.data)
+            for name, array in message.content[DELTA].items()
+        }
+    except (KeyError, AttributeError, TypeError):
+        return Reply(node, error="gobelin:malformed")
+    return Reply(node, header if isinstance(header, bytes) else b"", arrays)
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where the SuperLink listens: the published Fleet address and the loopback port."""
+
+    fleet: str  # host:port
+    control: int  # on 127.0.0.1
+
+
+def superlink_command(home: AggregatorHome, ports: Ports) -> list[str]:
+    """Command line of the SuperLink."""
+    tls = home.tls
+    return [
+        _tool("flower-superlink"),
+        *("--isolation", "process"),
+        *("--superexec-auth-secret-file", str(home.flower / "superexec.secret")),
+        *("--database", str(home.flower / "link.db")),
+        *("--ssl-ca-certfile", str(tls / "ca.pem")),
+        *("--ssl-certfile", str(tls / "server.pem")),
+        *("--ssl-keyfile", str(tls / "server.key")),
+        "--enable-supernode-auth",
+        "--disable-runtime-dependency-installation",
+        *("--fleet-api-address", ports.fleet),
+        *("--host", "127.0.0.1", "--port", str(ports.control)),
+    ]
+
+
+def superexec_command(home: AggregatorHome, ports: Ports) -> list[str]:
+    """Command line of the superexec, which starts the ServerApp process."""
+    return [
+        _tool("flower-superexec"),
+        *("--runtime-api-address", f"127.0.0.1:{ports.control}"),
+        *("--root-certificates", str(home.tls / "ca.pem")),
+        *("--superexec-auth-secret-file", str(home.flower / "superexec.secret")),
+        *("--parent-pid", str(os.getpid())),
+    ]
+
+
+def child_environment(home: AggregatorHome) -> dict[str, str]:
+    """Environment of the engine's processes: no phone-home, Flower's files under our home."""
+    tools = str(Path(sys.executable).parent)
+    return {
+        **os.environ,
+        "PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', '')}",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_HOME": str(home.flower.resolve()),
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
+        HOME_VARIABLE: str(home.folder.resolve()),
+    }
+
+
+def _tool(name: str) -> str:
+    path = Path(sys.executable).parent / name
+    if not path.exists():
+        raise EngineError(f"{name} is not installed beside {sys.executable}", "pip install gobelin")
+    return str(path)
+
+
+class Control:
+    """The SuperLink's Control API, on loopback: register nodes, start and watch the run."""
+
+    def __init__(self, home: AggregatorHome, ports: Ports) -> None:
+        self._client = ControlHttpClient.from_server_address(
+            f"127.0.0.1:{ports.control}", False, (home.tls / "ca.pem").read_bytes(), interceptors=[]
+        )
+
+    def sync_roster(self, roster: Roster) -> list[str]:
+        """Make the SuperLink's registered nodes those of the roster; names of the changed ones."""
+        wanted = roster.by_id()
+        registered = {
+            fingerprint(info.public_key): info.node_id
+            for info in self._client.ListNodes(ListNodesRequest()).nodes_info
+        }
+        changed = []
+        for node in wanted.keys() - registered.keys():
+            entry = wanted[node]
+            key = entry.public_key.encode()
+            self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=entry.name))
+            changed.append(entry.name)
+        for node in registered.keys() - wanted.keys():
+            self._client.UnregisterNode(UnregisterNodeRequest(node_id=registered[node]))
+            changed.append(node[:12])
+        return sorted(changed)
+
+    def start_run(self) -> int:
+        """Stop runs an earlier supervisor left behind and start a fresh one; returns its id."""
+        for run_id, run in self._client.ListRuns(ListRunsRequest()).run_dict.items():
+            if run.status.status != "finished":
+                self._client.StopRun(StopRunRequest(run_id=run_id))
+        content = pointer_bundle()
+        fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
+        request = StartRunRequest(fab=fab_to_proto(fab), override_config=user_config_to_proto({}))
+        return int(self._client.StartRun(request).run_id)
+
+    def run_status(self, run_id: int) -> tuple[str, str]:
+        """Status and sub-status of a run, such as ("finished", "completed")."""
+        runs = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict
+        status = runs[run_id].status
+        return status.status, status.sub_status
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+def pointer_bundle() -> bytes:
+    """The bundle Flower wants of a run: no code, it only names our installed apps."""
+    pyproject = """
+[project]
+name = "gobelin-pointer"
+version = "1.0.0"
+description = "Names the installed Gobelin apps; carries no code."
+license = "Apache-2.0"
+
+[tool.flwr.app]
+publisher = "gobelin"
+
+[tool.flwr.app.components]
+serverapp = "gobelin.server.engine:app"
+clientapp = "gobelin.client.link:app"
+"""
+    content: bytes = build_fab_from_files({"pyproject.toml": pyproject.encode()})[0]
+    return content

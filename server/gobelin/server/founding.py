@@ -1,0 +1,109 @@
+"""Founding a federation and admitting nodes to its roster."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from gobelin.server.home import AggregatorHome, FederationSettings
+from gobelin.server.roster import NodeEntry
+from gobelin.shared.checkpoint import write_checkpoint
+from gobelin.shared.errors import ConfigError, StateError
+from gobelin.shared.files import folder_atomic, read_json, write_json
+from gobelin.shared.keys import fingerprint, write_authority
+from gobelin.shared.recipe import load_recipe
+from gobelin.shared.settings import write_settings
+from gobelin.shared.vector import ParameterVector
+
+
+@dataclass(frozen=True)
+class Charter:
+    """What a founder decides."""
+
+    name: str
+    recipe: str
+    address: str
+    seed: int = 0
+    rounds: Mapping[str, Any] = field(default_factory=dict)
+    outer: Mapping[str, Any] = field(default_factory=dict)
+
+
+def found(folder: Path, charter: Charter) -> dict[str, Any]:
+    """Write a new aggregator home, whole or not at all; raises StateError when one is there."""
+    from gobelin.shared.model import build_jepa  # torch: only when a model is really built
+
+    home = AggregatorHome(folder)
+    if home.settings_file.exists():
+        raise StateError(f"{folder} is an aggregator home already", "choose another --home")
+    if folder.exists() and any(folder.iterdir()):
+        raise StateError(f"{folder} is not empty", "choose an empty or new --home")
+    host, port = parse_address(charter.address)
+    recipe = load_recipe(charter.recipe)
+    settings = _settings(charter, host, port)
+    vector = ParameterVector.of(build_jepa(recipe, charter.seed))
+    with folder_atomic(folder) as tmp:
+        place = AggregatorHome(tmp)
+        write_authority(place.tls, charter.name, {host, "localhost", "127.0.0.1"})
+        write_settings(place.recipe_file, recipe)
+        facts = {"federation": charter.name, "round": 0, "seed": charter.seed}
+        write_checkpoint(place.round_folder(0), recipe, vector, facts)
+        write_json(place.roster_file, {"nodes": []})
+        write_settings(place.settings_file, settings)
+    return {
+        "home": str(folder),
+        "ca": str(home.tls / "ca.pem"),
+        "address": f"{host}:{port}",
+        "recipe_digest": recipe.digest,
+        "vector_digest": vector.digest,
+        "parameters": vector.schema.size,
+        "seed": charter.seed,
+    }
+
+
+def admit_node(folder: Path, key: Path, member: str, node: str) -> NodeEntry:
+    """Add a node to the roster; idempotent."""
+    home = AggregatorHome(folder)
+    home.require()
+    try:
+        pem = key.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{key} cannot be read: {error.strerror}", "pass the node.pub") from None
+    if key.suffix == ".json" or pem.lstrip().startswith(b"{"):
+        pem = str(read_json(key).get("public_key", "")).encode()
+    fingerprint(pem, str(key))  # refuses what is no key
+    entry = NodeEntry(member=member, name=node, public_key=pem.decode())
+    home.write_roster(home.roster().admit(entry))
+    return entry
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """host and port; port 0 becomes one that is free on this machine now."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"{address!r} is no address", "write it as host:port")
+    if int(port):
+        return host, int(port)
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return host, int(probe.getsockname()[1])
+
+
+def _settings(charter: Charter, host: str, port: int) -> FederationSettings:
+    values = {
+        "name": charter.name,
+        "seed": charter.seed,
+        "network": {"host": host, "port": port},
+        "rounds": dict(charter.rounds),
+        "outer": dict(charter.outer),
+    }
+    try:
+        return FederationSettings.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise ConfigError(f"{key}: {problem['msg']} (found {problem['input']!r})") from None

@@ -1,0 +1,133 @@
+"""The aggregator's home folder: its settings, its roster, its keys and every round so far."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from gobelin.server.roster import NodeEntry, Roster
+from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
+from gobelin.shared.errors import StateError
+from gobelin.shared.files import read_json, write_json
+from gobelin.shared.recipe import Recipe
+from gobelin.shared.settings import Settings, read_settings
+
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class OuterSettings(Settings):
+    """The outer optimizer; `sgd` with lr 1 is plain averaging."""
+
+    kind: Literal["sgd", "nesterov"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class RoundSettings(Settings):
+    """How many rounds there are and what bounds each of them."""
+
+    rounds: Positive = 100
+    local_steps: Positive = 500
+    min_members: Positive = 2
+    deadline_s: Seconds = 3600.0  # of one round, from its offer
+    wait_for_members_s: Seconds = 86400.0  # for min_members to be online
+    attempts: Positive = 3  # of a round that misses its minimum, before giving up
+    release_every: Positive = 10
+
+
+class NetworkSettings(Settings):
+    """Where nodes reach the aggregator: the one published port."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(gt=0, lt=65536)] = 9092
+
+
+class FederationSettings(Settings):
+    """`federation.toml`."""
+
+    name: Annotated[str, Field(min_length=1, max_length=48, pattern=r"^[A-Za-z0-9][\w.-]*$")]
+    seed: Annotated[int, Field(ge=0)] = 0
+    network: NetworkSettings = NetworkSettings()
+    rounds: RoundSettings = RoundSettings()
+    outer: OuterSettings = OuterSettings()
+
+
+class AggregatorHome:
+    """Paths and files under one `--home`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings_file = folder / "federation.toml"
+        self.recipe_file = folder / "recipe.toml"
+        self.roster_file = folder / "roster.json"
+        self.tls = folder / "tls"
+        self.rounds = folder / "rounds"
+        self.releases = folder / "releases"
+        self.flower = folder / "flower"  # everything that is Flower's
+        self.events_file = folder / "events.jsonl"
+
+    def require(self) -> None:
+        """Raise StateError unless `gobelin aggregator init` has been here."""
+        if not self.settings_file.exists():
+            raise StateError(
+                f"{self.folder} is no aggregator home", "run `gobelin aggregator init` first"
+            )
+
+    def settings(self) -> FederationSettings:
+        """The federation's settings."""
+        self.require()
+        return read_settings(FederationSettings, self.settings_file)
+
+    def recipe(self) -> Recipe:
+        """The federation's recipe."""
+        return read_settings(Recipe, self.recipe_file)
+
+    def roster(self) -> Roster:
+        """The roster as it is on disk now."""
+        rows = read_json(self.roster_file)["nodes"] if self.roster_file.exists() else []
+        return Roster(tuple(NodeEntry(**row) for row in rows))
+
+    def write_roster(self, roster: Roster) -> None:
+        """Replace the roster on disk."""
+        write_json(self.roster_file, {"nodes": [vars(node) for node in roster.nodes]})
+
+    def round_folder(self, number: int) -> Path:
+        """Folder of the checkpoint that round `number` sealed (0 is the initial model)."""
+        return self.rounds / f"round-{number:05d}"
+
+    def sealed_rounds(self) -> list[int]:
+        """Numbers of the sealed rounds, ascending."""
+        folders = self.rounds.glob("round-[0-9]*") if self.rounds.exists() else []
+        return sorted(int(folder.name.removeprefix("round-")) for folder in folders)
+
+    def latest(self) -> tuple[int, Checkpoint]:
+        """The last sealed round and its verified checkpoint."""
+        sealed = self.sealed_rounds()
+        if not sealed:
+            raise StateError(f"{self.rounds} holds no checkpoint", "restore it from a backup")
+        return sealed[-1], read_checkpoint(self.round_folder(sealed[-1]))
+
+    def record(self, event: Mapping[str, Any]) -> None:
+        """Append one event to the event log and flush it to disk."""
+        line = json.dumps(event, sort_keys=True) + "\n"
+        with self.events_file.open("a", encoding="utf-8") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def events(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """Complete events from byte `offset` on, and the offset behind them."""
+        if not self.events_file.exists():
+            return [], offset
+        with self.events_file.open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        rows = [json.loads(line) for line in whole.splitlines() if line.strip()]
+        return rows, offset + len(whole)

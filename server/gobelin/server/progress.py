@@ -1,0 +1,122 @@
+"""What an operator sees of the rounds: live on a terminal, plain lines elsewhere, or JSON."""
+
+from __future__ import annotations
+
+import json
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gobelin.server.home import AggregatorHome
+from gobelin.shared.files import is_owned
+
+
+class Progress:
+    """Prints events as they happen; on a terminal a status line says what is awaited."""
+
+    def __init__(self, home: AggregatorHome, as_json: bool) -> None:
+        self._as_json = as_json
+        self._console = Console(highlight=False)
+        self._rounds = home.settings().rounds.rounds
+        self._status = self._console.status("starting the engine")
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal and not self._as_json:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._status.stop()
+
+    def say(self, line: str) -> None:
+        """Print one line."""
+        if not self._as_json:
+            self._console.print(line, markup=False, soft_wrap=True)
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        """Show one event."""
+        if self._as_json:
+            print(json.dumps(event, sort_keys=True), flush=True)
+            return
+        line = describe(event, self._rounds)
+        if event["event"] in ("waiting", "round_opened"):
+            self._status.update(line)
+        self.say(line)
+
+
+def describe(event: dict[str, Any], rounds: int) -> str:
+    """One line for one event."""
+    kind = event["event"]
+    number = f"round {event['round']}/{rounds}" if "round" in event else ""
+    if kind == "up":
+        return f"up: nodes reach the aggregator at {event['address']}"
+    if kind == "round_opened":
+        again = f" (attempt {event['attempt']})" if event["attempt"] > 1 else ""
+        return f"{number}: opened on base {event['base_digest'][:12]}{again}"
+    if kind == "contribution":
+        loss = event["metrics"].get("loss", float("nan"))
+        rank = event["metrics"].get("effective_rank", float("nan"))
+        return (
+            f"{number}: {event['node']} contributed {event['images']:,} images in "
+            f"{event['seconds']:.1f} s (loss {loss:.3f}, effective rank {rank:.1f})"
+        )
+    if kind == "refused":
+        return f"{number}: refused {event['node']}: {event['reason']} ({event.get('found', '')})"
+    if kind == "round_sealed":
+        return (
+            f"{number}: sealed {event['vector_digest'][:12]} in {event['seconds']:.1f} s "
+            f"(overhead {event['overhead_s']:.1f} s, retained norm {event['retained_norm']:.2f})"
+        )
+    if kind == "round_void":
+        return f"{number}: void, base unchanged: {event['reason']}"
+    if kind == "release":
+        return f"{number}: released {event['folder']}"
+    if kind == "waiting":
+        return str(event["reason"])
+    if kind == "finished":
+        return f"finished: consensus {event['vector_digest'][:12]} after {event['round']} rounds"
+    return " ".join(str(value) for value in event.values())
+
+
+def print_status(home: AggregatorHome, as_json: bool) -> None:
+    """Print where a federation stands, from its files alone."""
+    settings = home.settings()
+    sealed = home.sealed_rounds()
+    events, _ = home.events()
+    roster = home.roster()
+    last = {row["node"]: row for row in events if row["event"] == "contribution"}
+    facts = {
+        "federation": settings.name,
+        "running": is_owned(home.folder),
+        "address": f"{settings.network.host}:{settings.network.port}",
+        "sealed": sealed[-1] if sealed else None,
+        "rounds": settings.rounds.rounds,
+        "members": roster.members,
+        "nodes": {
+            node.name: {"member": node.member, "last_round": last.get(node.name, {}).get("round")}
+            for node in roster.nodes
+        },
+        "last_event": events[-1] if events else None,
+        "releases": sorted(p.name for p in home.releases.glob("release-*")),
+    }
+    if as_json:
+        print(json.dumps(facts, sort_keys=True))
+        return
+    console = Console(highlight=False)
+    state = "up" if facts["running"] else "not running"
+    console.print(f"{settings.name}: {state}, {facts['sealed']} of {facts['rounds']} rounds sealed")
+    table = Table("member", "node", "last contribution")
+    for node in roster.nodes:
+        row = last.get(node.name)
+        when = f"round {row['round']}, {row['seconds']:.1f} s" if row else "none yet"
+        table.add_row(node.member, node.name, when)
+    console.print(table)
+    if events:
+        console.print(f"last: {describe(events[-1], settings.rounds.rounds)}", markup=False)

@@ -1,0 +1,352 @@
+"""The rounds: plan → contributions → weighted mean → outer step → sealed checkpoint → release.
+
+State on disk is the only truth: a round exists once its checkpoint folder does, so a killed
+aggregator opens the same round again with the same plan, and nodes send what they already have.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Protocol
+
+from gobelin.protocols.messages import Farewell, RoundPlan
+from gobelin.server.admission import Admitted, Refusal, WireArray, admit
+from gobelin.server.aggregation import WeightedMean
+from gobelin.server.home import AggregatorHome, FederationSettings
+from gobelin.server.outer import OuterState, make_outer
+from gobelin.server.policy import equal_member_weights
+from gobelin.server.roster import NodeEntry, Roster
+from gobelin.shared.checkpoint import write_checkpoint
+from gobelin.shared.errors import RoundError
+from gobelin.shared.recipe import Recipe
+from gobelin.shared.vector import ParameterVector
+
+POLL_S = 0.2
+NODES_EVERY_S = 1.0  # how often to look who is online
+FAREWELL_S = 10.0  # for nodes to hear that the federation has finished
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """What the engine knows of a node: is it online, and since when this time."""
+
+    id: str  # fingerprint of its key
+    online: bool
+    activated_at: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back from a node for an offered plan: a contribution, or an error code."""
+
+    node: str
+    header: bytes = b""
+    arrays: Mapping[str, WireArray] = field(default_factory=dict)
+    error: str = ""
+
+
+class Courier(Protocol):
+    """Carries plans to nodes and replies back."""
+
+    def nodes(self) -> list[NodeState]:
+        """The nodes the engine knows."""
+        ...
+
+    def send(
+        self, nodes: Iterable[str], message: RoundPlan | Farewell, base: ParameterVector | None
+    ) -> None:
+        """Send a message, and the base of a plan, to nodes by id."""
+        ...
+
+    def replies(self) -> Iterable[Reply]:
+        """Replies that have arrived, pulled one at a time."""
+        ...
+
+
+@dataclass
+class Collection:
+    """What one round has gathered so far."""
+
+    mean: WeightedMean
+    weights: Mapping[str, Fraction]
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)  # counted, by node id
+    refused: dict[str, Refusal] = field(default_factory=dict)
+    offered: dict[str, str] = field(default_factory=dict)  # node id → its activated_at then
+
+    def members(self, roster: Roster) -> set[str]:
+        """Members with at least one counted contribution."""
+        return {node.member for node in roster.nodes if node.id in self.rows}
+
+
+class RoundEngine:
+    """Runs a federation's rounds from the last sealed one to the last planned one."""
+
+    def __init__(
+        self,
+        home: AggregatorHome,
+        courier: Courier,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._home = home
+        self._courier = courier
+        self._clock = clock
+        self._sleep = sleep
+        self._settings: FederationSettings = home.settings()
+        self._recipe: Recipe = home.recipe()
+        outer = self._settings.outer
+        self._outer = make_outer(outer.kind, outer.lr, outer.momentum)
+        self._waiting_for = ""
+
+    def run(self) -> None:
+        """Run every round that is not sealed yet; raises RoundError when one cannot be."""
+        last, checkpoint = self._home.latest()
+        base = checkpoint.vector
+        state: OuterState = dict(checkpoint.extra.get("outer", {}))
+        for number in range(last + 1, self._settings.rounds.rounds + 1):
+            base, state = self._round(number, base, state)
+        rounds = self._settings.rounds.rounds
+        self._event("finished", round=rounds, vector_digest=base.digest)
+        self._farewell(Farewell(self._settings.name, rounds, base.digest))
+
+    def _round(
+        self, number: int, base: ParameterVector, state: OuterState
+    ) -> tuple[ParameterVector, OuterState]:
+        plan = self._plan(number, base)
+        attempts = self._settings.rounds.attempts
+        for attempt in range(1, attempts + 1):
+            self._wait_for_members()
+            opened = self._clock()
+            self._event("round_opened", round=number, attempt=attempt, base_digest=base.digest)
+            collection = self._collect(plan, base)
+            missing = self._missing(collection)
+            if not missing:
+                return self._seal(plan, base, state, collection, opened)
+            self._event("round_void", round=number, attempt=attempt, reason=missing)
+        raise RoundError(
+            f"round {number} had too few contributions {attempts} times: {missing}",
+            "see `gobelin aggregator status`, then run `gobelin aggregator up` again",
+        )
+
+    def _farewell(self, farewell: Farewell) -> None:
+        """Tell the nodes that are online; those that are not will find the aggregator gone."""
+        waiting = set(self._online(self._home.roster()))
+        self._courier.send(waiting, farewell, None)
+        give_up = self._clock() + FAREWELL_S
+        while waiting and self._clock() < give_up:
+            waiting -= {reply.node for reply in self._courier.replies()}
+            self._sleep(POLL_S)
+
+    def _plan(self, number: int, base: ParameterVector) -> RoundPlan:
+        rounds = self._settings.rounds
+        return RoundPlan(
+            federation=self._settings.name,
+            round=number,
+            rounds=rounds.rounds,
+            recipe=self._recipe.canonical(),
+            schema_digest=base.schema.digest,
+            base_digest=base.digest,
+            local_steps=rounds.local_steps,
+            seed=self._settings.seed,
+            deadline_s=rounds.deadline_s,
+        )
+
+    def _wait_for_members(self) -> None:
+        """Wait, for a bounded time, until enough members are online; say whom we wait for."""
+        needed = self._settings.rounds.min_members
+        give_up = self._clock() + self._settings.rounds.wait_for_members_s
+        while True:
+            roster = self._home.roster()
+            online = {state.id for state in self._courier.nodes() if state.online}
+            here = {node.member for node in roster.nodes if node.id in online}
+            if len(here) >= needed:
+                self._waiting_for = ""
+                return
+            absent = (
+                ", ".join(m for m in roster.members if m not in here) or "members to be admitted"
+            )
+            self._say_waiting(f"{len(here)} of {needed} members are online; waiting for {absent}")
+            if self._clock() >= give_up:
+                raise RoundError(
+                    f"only {len(here)} of {needed} members came online",
+                    f"waited for {absent}; start their nodes or lower rounds.min_members",
+                )
+            self._sleep(NODES_EVERY_S)
+
+    def _collect(self, plan: RoundPlan, base: ParameterVector) -> Collection:
+        """Offer the plan and gather contributions until all are in or the deadline is over."""
+        collection = Collection(
+            WeightedMean(base.schema), equal_member_weights(self._home.roster())
+        )
+        deadline = self._clock() + plan.deadline_s
+        look_again = self._clock()
+        online: dict[str, NodeState] = {}
+        while self._clock() < deadline:
+            if self._clock() >= look_again:
+                roster = self._home.roster()
+                online = self._online(roster)
+                self._offer(plan, base, collection, online)
+                look_again = self._clock() + NODES_EVERY_S
+            for reply in self._courier.replies():
+                self._take(plan, base, collection, reply, roster)
+            if self._complete(collection, online):
+                break
+            self._sleep(POLL_S)
+        return collection
+
+    def _online(self, roster: Roster) -> dict[str, NodeState]:
+        known = roster.by_id()
+        return {s.id: s for s in self._courier.nodes() if s.online and s.id in known}
+
+    def _offer(
+        self,
+        plan: RoundPlan,
+        base: ParameterVector,
+        collection: Collection,
+        online: Mapping[str, NodeState],
+    ) -> None:
+        """Offer to nodes that lack the plan: new ones, and ones that restarted since the offer."""
+        lacking = [
+            node
+            for node, state in online.items()
+            if node not in collection.rows
+            and node in collection.weights
+            and collection.offered.get(node) != state.activated_at
+        ]
+        if lacking:
+            self._courier.send(lacking, plan, base)
+            collection.offered |= {node: online[node].activated_at for node in lacking}
+            for node in lacking:
+                collection.refused.pop(node, None)
+
+    def _take(
+        self,
+        plan: RoundPlan,
+        base: ParameterVector,
+        collection: Collection,
+        reply: Reply,
+        roster: Roster,
+    ) -> None:
+        """Admit and add one reply, or record why not."""
+        entry = roster.by_id().get(reply.node)
+        if entry is None or reply.node not in collection.weights:
+            self._event("refused", round=plan.round, node=reply.node[:12], reason="not_on_roster")
+            return
+        outcome = self._judge(plan, base, collection, reply)
+        if isinstance(outcome, Refusal):
+            if reply.node not in collection.rows:
+                collection.refused[reply.node] = outcome
+            self._event("refused", round=plan.round, node=entry.name, **vars(outcome))
+            return
+        collection.mean.add(outcome.delta, collection.weights[reply.node])
+        row = self._row(entry, collection.weights[reply.node], outcome)
+        collection.rows[reply.node] = row
+        self._event("contribution", round=plan.round, **row)
+
+    @staticmethod
+    def _judge(
+        plan: RoundPlan, base: ParameterVector, collection: Collection, reply: Reply
+    ) -> Admitted | Refusal:
+        if reply.error:
+            return Refusal("node_error", reply.error)
+        if reply.node in collection.rows:
+            return Refusal("duplicate", "this node's contribution is already counted")
+        return admit(plan, base.schema, reply.header, reply.arrays)
+
+    @staticmethod
+    def _row(entry: NodeEntry, weight: Fraction, admitted: Admitted) -> dict[str, Any]:
+        made = admitted.contribution
+        return {
+            "member": entry.member,
+            "node": entry.name,
+            "weight": str(weight),
+            "delta_digest": made.delta_digest,
+            "delta_norm": admitted.delta.norm(),
+            "images": made.images,
+            "seconds": made.seconds,
+            "metrics": dict(made.metrics),
+        }
+
+    def _complete(self, collection: Collection, online: Mapping[str, NodeState]) -> bool:
+        """Whether nobody who is online still owes an answer, and enough members have given one.
+
+        A refused node owes none until it restarts; where members are missing, the deadline decides.
+        """
+        answered = set(collection.rows) | set(collection.refused)
+        if set(online) & set(collection.weights) - answered:
+            return False
+        missing = self._missing(collection)
+        if missing:
+            self._say_waiting(missing)
+        return not missing
+
+    def _missing(self, collection: Collection) -> str:
+        """What keeps a round from being sealed, or the empty string."""
+        roster = self._home.roster()
+        here = collection.members(roster)
+        needed = self._settings.rounds.min_members
+        if len(here) >= needed:
+            return ""
+        absent = [m for m in roster.members if m not in here]
+        return f"{len(here)} of {needed} members contributed, none yet from {', '.join(absent)}"
+
+    def _seal(
+        self,
+        plan: RoundPlan,
+        base: ParameterVector,
+        state: OuterState,
+        collection: Collection,
+        opened: float,
+    ) -> tuple[ParameterVector, OuterState]:
+        mean = collection.mean.mean()
+        values, state = self._outer.step(base.values, mean.values, state)
+        consensus = ParameterVector(base.schema, values)
+        rows = sorted(collection.rows.values(), key=lambda row: str(row["node"]))
+        elapsed = self._clock() - opened
+        facts: dict[str, Any] = {
+            "federation": plan.federation,
+            "round": plan.round,
+            "rounds": plan.rounds,
+            "base_digest": plan.base_digest,
+            "plan_digest": plan.digest,
+            "contributions": rows,
+            "outer": self._settings.outer.model_dump(),
+            "retained_norm": _retained(mean, rows),
+            "seconds": elapsed,
+        }
+        extra = {"outer": dict(state)} if state else {}
+        folder = self._home.round_folder(plan.round)
+        write_checkpoint(folder, self._recipe, consensus, facts, extra)
+        last = plan.round == plan.rounds
+        if last or plan.round % self._settings.rounds.release_every == 0:
+            release = self._home.releases / f"release-{plan.round:05d}"
+            write_checkpoint(release, self._recipe, consensus, facts)
+            self._event("release", round=plan.round, folder=release.name)
+        self._event(
+            "round_sealed",
+            round=plan.round,
+            vector_digest=consensus.digest,
+            retained_norm=facts["retained_norm"],
+            seconds=self._clock() - opened,
+            overhead_s=self._clock() - opened - max(float(row["seconds"]) for row in rows),
+        )
+        return consensus, state
+
+    def _say_waiting(self, what: str) -> None:
+        if what != self._waiting_for:
+            self._waiting_for = what
+            self._event("waiting", reason=what)
+
+    def _event(self, event: str, **facts: Any) -> None:
+        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        self._home.record({"at": at, "event": event, **facts})
+
+
+def _retained(mean: ParameterVector, rows: list[dict[str, Any]]) -> float:
+    """‖mean δ‖ / mean ‖δ‖: 1 when members agree, 1/√n when their deltas are orthogonal."""
+    average = sum(float(row["delta_norm"]) for row in rows) / len(rows)
+    return mean.norm() / average if average else 0.0

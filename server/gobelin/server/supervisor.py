@@ -1,0 +1,216 @@
+"""`gobelin aggregator up`: keeps the engine's processes alive until the last round is sealed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from gobelin.server.engine import (
+    Control,
+    Ports,
+    child_environment,
+    superexec_command,
+    superlink_command,
+)
+from gobelin.server.home import AggregatorHome
+from gobelin.shared.errors import EngineError, GobelinError, PortInUseError
+from gobelin.shared.files import PRIVATE, sole_owner, write_atomic
+from gobelin.shared.signals import stop_on_signals
+
+READY_S = 60.0  # for the SuperLink to answer
+TICK_S = 0.5
+RESTARTS = 5  # of children within RESTART_WINDOW_S before the supervisor gives up
+RESTART_WINDOW_S = 300.0
+
+
+class Child:
+    """One process of the engine: started, watched, restarted, ended by its own process id."""
+
+    def __init__(self, name: str, command: list[str], home: AggregatorHome) -> None:
+        self.name = name
+        self._command = command
+        self._home = home
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started: list[float] = []
+
+    @property
+    def log(self) -> Path:
+        """Where its output goes."""
+        return self._home.flower / f"{self.name}.log"
+
+    def start(self) -> None:
+        """Start it; raises EngineError when it has died too often of late."""
+        now = time.monotonic()
+        self._started = [t for t in self._started if now - t < RESTART_WINDOW_S] + [now]
+        if len(self._started) > RESTARTS:
+            raise EngineError(f"{self.name} died {RESTARTS} times", f"see {self.log}")
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=child_environment(self._home),
+                start_new_session=True,  # a terminal's Ctrl-C reaches the supervisor alone
+                preexec_fn=_die_with_parent,
+            )
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id, or None when it does not run."""
+        alive = self._process is not None and self._process.poll() is None
+        return self._process.pid if alive and self._process else None
+
+    def stop(self, grace_s: float = 5.0) -> None:
+        """Ask it to end, then end it."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Supervisor:
+    """Runs a federation's engine: SuperLink, superexec, and the run whose ServerApp is ours."""
+
+    def __init__(self, home: AggregatorHome, on_event: Callable[[dict[str, Any]], None]) -> None:
+        network = home.settings().network
+        self._home = home
+        self._on_event = on_event
+        require_free(network.host, network.port)
+        self._ports = Ports(f"{network.host}:{network.port}", free_port())
+        self._superlink = Child("superlink", superlink_command(home, self._ports), home)
+        self._superexec = Child("superexec", superexec_command(home, self._ports), home)
+        self._offset = home.events()[1]  # events from before this start are history
+        self._failure: dict[str, Any] | None = None
+        self._roster_seen = 0
+
+    def run(self) -> None:
+        """Supervise until the federation's last round is sealed; raises GobelinError or Stopped."""
+        home = self._home
+        home.flower.mkdir(parents=True, exist_ok=True)
+        with sole_owner(home.folder), stop_on_signals():
+            secret = home.flower / "superexec.secret"
+            write_atomic(secret, secrets.token_hex(32).encode(), PRIVATE)
+            try:
+                self._superlink.start()
+                self._superexec.start()
+                control = self._wait_ready()
+                with contextlib.closing(control):
+                    self._watch(control)
+            finally:
+                self._superexec.stop()
+                self._superlink.stop()
+                self._pass_on_events()
+
+    def _wait_ready(self) -> Control:
+        give_up = time.monotonic() + READY_S
+        while time.monotonic() < give_up:
+            if self._superlink.pid is None:
+                raise EngineError("the SuperLink did not start", f"see {self._superlink.log}")
+            try:
+                with socket.create_connection(("127.0.0.1", self._ports.control), 1):
+                    return Control(self._home, self._ports)
+            except OSError:
+                time.sleep(0.1)
+        raise EngineError("the SuperLink did not answer", f"see {self._superlink.log}")
+
+    def _watch(self, control: Control) -> None:
+        self._sync_roster(control)
+        run_id = self._start_run(control)
+        pids = {child.name: child.pid for child in (self._superlink, self._superexec)}
+        self._on_event({"event": "up", "address": self._ports.fleet, **pids})
+        while True:
+            self._pass_on_events()
+            for child in (self._superlink, self._superexec):
+                if child.pid is None:
+                    self._on_event({"event": "restarting", "process": child.name})
+                    child.start()
+            with contextlib.suppress(httpx.HTTPError):  # the SuperLink is being restarted
+                self._sync_roster(control)
+                status, sub_status = control.run_status(run_id)
+                if status == "finished":
+                    self._pass_on_events()
+                    if sub_status == "completed":
+                        return
+                    run_id = self._restart_run(control, sub_status)
+            time.sleep(TICK_S)
+
+    def _start_run(self, control: Control) -> int:
+        give_up = time.monotonic() + READY_S
+        while True:
+            try:
+                return control.start_run()
+            except httpx.HTTPError as error:
+                if time.monotonic() >= give_up:
+                    raise EngineError(
+                        f"the SuperLink refused the run ({type(error).__name__})",
+                        f"see {self._superlink.log}",
+                    ) from None
+                time.sleep(TICK_S)
+
+    def _restart_run(self, control: Control, sub_status: str) -> int:
+        """Start the run again after its ServerApp died; raises what the ServerApp reported."""
+        if self._failure is not None:
+            error = GobelinError(str(self._failure["what"]), str(self._failure["remedy"]))
+            error.code, error.exit_code = self._failure["error"], self._failure["exit_code"]
+            raise error
+        self._on_event({"event": "restarting", "process": "serverapp", "reason": sub_status})
+        return self._start_run(control)
+
+    def _sync_roster(self, control: Control) -> None:
+        """Register newly admitted nodes while running; a look at the file's time is enough."""
+        file = self._home.roster_file
+        changed = file.stat().st_mtime_ns if file.exists() else 0
+        if changed != self._roster_seen:
+            control.sync_roster(self._home.roster())
+            self._roster_seen = changed
+
+    def _pass_on_events(self) -> None:
+        events, self._offset = self._home.events(self._offset)
+        for event in events:
+            if event["event"] == "failed":
+                self._failure = event
+            self._on_event(event)
+
+
+def free_port() -> int:
+    """A TCP port that is free on loopback right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def require_free(host: str, port: int) -> None:
+    """Raise PortInUseError unless `host:port` can be bound."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise PortInUseError(
+                f"cannot listen on {host}:{port}: {error.strerror}",
+                "stop what uses it, or change network.host / network.port in federation.toml",
+            ) from None
+
+
+def _die_with_parent() -> None:
+    """In the child, before exec: end when the supervisor is killed (Linux; elsewhere no-op)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

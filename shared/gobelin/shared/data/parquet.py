@@ -1,0 +1,208 @@
+"""Parquet and Arrow files with a column of images, streamed by row group."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gobelin.shared.data.decode import ImageFormat
+from gobelin.shared.data.encoded import EncodedImages, open_encoded
+from gobelin.shared.data.memory import MemorySource
+from gobelin.shared.data.row_groups import SUFFIXES, RowGroups, open_row_groups, pyarrow
+from gobelin.shared.errors import DataError
+
+IMAGE_COLUMNS = ("image", "img", "images", "picture", "pixels")
+LABEL_COLUMNS = ("label", "labels", "class", "fine_label")
+SPLIT = re.compile(r"(train|test|validation|valid|val|dev)(?![a-z])")
+LAYOUT = 'a binary column, a {"bytes", "path"} struct or a fixed-size list of uint8'
+
+Indices = npt.NDArray[np.int64]
+
+
+def finds(path: Path) -> bool:
+    """Whether `path` is a Parquet or Arrow file, or a folder with some."""
+    return bool(_files(path))
+
+
+def open_parquet(
+    path: Path, form: ImageFormat, memory: int, skip_bad: bool
+) -> MemorySource | EncodedImages | RawImages:
+    """Open Parquet/Arrow files, in memory when all images decoded fit into `memory` bytes.
+
+    The image column holds encoded images (binary, or the {"bytes", "path"} struct of Hugging Face
+    datasets) or raw pixels (a fixed-size list of H * W * C uint8). Raises DataError.
+    """
+    pa = pyarrow()
+    files = _files(path)
+    splits = sorted({found[1] for f in files if (found := SPLIT.match(f.name.lower()))})
+    if len(splits) > 1:
+        what = f"{path} holds the splits {', '.join(splits)}"
+        raise DataError(what, "point at a file of one of them, or give each its own folder")
+    table = ImageTable(path, open_row_groups(files, memory))
+    if not pa.types.is_fixed_size_list(table.type):
+        return open_encoded(table, form, memory, skip_bad)
+    raw = RawImages(table, form)
+    return raw.in_memory() if len(raw) * form.bytes <= memory else raw
+
+
+class ImageTable:
+    """The rows of the image column, and their labels: a store of encoded images."""
+
+    def __init__(self, path: Path, groups: RowGroups) -> None:
+        self.where, self._groups = path, groups
+        self._column = _image_column(path, groups.schema)
+        self._starts = np.cumsum([0, *groups.sizes])
+        if not self._starts[-1]:
+            raise DataError(f"{path} holds no rows", "point at a file with images")
+        self.type = groups.schema.field(self._column).type
+        self.block: int | None = max(groups.sizes)
+        self.labels = _labels(path, groups)
+        self.class_names = _class_names(groups.schema)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def name(self, index: int) -> str:
+        """File or folder, and row."""
+        return f"{self.where.name}, row {index}"
+
+    def fetch(self, indices: Indices) -> Sequence[bytes]:
+        """The encoded images at `indices`; a missing one is empty, hence unreadable."""
+        encoded: list[bytes] = [b""] * len(indices)
+        for rows, column in self.pieces(indices):
+            values = column.field("bytes") if _is_struct(column.type) else column
+            for row, value in zip(rows, values.to_pylist(), strict=True):
+                encoded[row] = value or b""
+        return encoded
+
+    def pieces(self, indices: Indices) -> Sequence[tuple[Indices, Any]]:
+        """(positions in `indices`, their rows as one Arrow array), one pair a row group.
+
+        Row groups come in the order of the batch, so that those of a past window go first.
+        """
+        import pyarrow as pa
+
+        owner = np.searchsorted(self._starts, indices, side="right") - 1
+        pieces = []
+        for group in dict.fromkeys(owner.tolist()):
+            rows = np.flatnonzero(owner == group)
+            offsets = pa.array(indices[rows] - self._starts[group])
+            pieces.append((rows, self._groups.read(group, self._column).take(offsets)))
+        return pieces
+
+
+class RawImages:
+    """Images stored as raw pixels in the rows of a table."""
+
+    def __init__(self, table: ImageTable, form: ImageFormat) -> None:
+        self._table, self._form = table, form
+        self.labels, self.class_names, self.block = table.labels, table.class_names, table.block
+        if table.type.list_size != form.bytes:
+            found = table.type.list_size
+            raise DataError(
+                f"{table.where} holds images of {found} bytes, the recipe expects {form}",
+                "use a recipe of that image_size and channels",
+            )
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def read(self, indices: Indices) -> Tensor:
+        """The images at `indices` (B,): uint8 (B, C, H, W); raises DataError on a missing one."""
+        size, channels = self._form.size, self._form.channels
+        images = np.empty((len(indices), channels, size, size), dtype=np.uint8)
+        for rows, column in self._table.pieces(indices):
+            if column.null_count:
+                raise DataError(f"{self._table.where} has rows without an image", "drop them")
+            pixels = column.flatten().to_numpy(zero_copy_only=False)
+            images[rows] = pixels.reshape(-1, size, size, channels).transpose(0, 3, 1, 2)
+        return torch.from_numpy(images)
+
+    def in_memory(self) -> MemorySource:
+        """Every image, in memory."""
+        images = np.empty((len(self), *self._form.shape), dtype=np.uint8)
+        step = self.block or len(self)
+        for start in range(0, len(self), step):
+            indices = np.arange(start, min(start + step, len(self)))
+            images[indices] = self.read(indices).numpy()
+        return MemorySource(images, self.labels, self.class_names)
+
+
+def _image_column(path: Path, schema: Any) -> str:
+    """The column that holds images: by its usual name, or the only one of a fitting type."""
+    fitting = [field.name for field in schema if _holds_images(field.type)]
+    named = [name for name in IMAGE_COLUMNS if name in fitting]
+    if named:
+        return named[0]
+    if len(fitting) == 1:
+        return str(fitting[0])
+    found = "none" if not fitting else f"{', '.join(fitting)}"
+    columns = ", ".join(schema.names)
+    raise DataError(
+        f"{path} has no image column: of its columns ({columns}) {found} can be one",
+        f"name it 'image' and make it {LAYOUT}",
+    )
+
+
+def _holds_images(type_: Any) -> bool:
+    import pyarrow as pa
+
+    if _is_struct(type_):
+        names = [type_.field(i).name for i in range(type_.num_fields)]
+        return "bytes" in names and _is_binary(type_.field("bytes").type)
+    raw = pa.types.is_fixed_size_list(type_) and type_.value_type == pa.uint8()
+    return raw or _is_binary(type_)
+
+
+def _is_struct(type_: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_struct(type_))
+
+
+def _is_binary(type_: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_))
+
+
+def _labels(path: Path, groups: RowGroups) -> Tensor | None:
+    """The integer label column (N,), or None when there is none."""
+    import pyarrow as pa
+
+    names = [name for name in LABEL_COLUMNS if name in groups.schema.names]
+    if not names or not pa.types.is_integer(groups.schema.field(names[0]).type):
+        return None
+    parts = []
+    for column in groups.every(names[0]):
+        if column.null_count:
+            raise DataError(f"{path} has rows without a label", "fill or drop them")
+        parts.append(column.to_numpy(zero_copy_only=False).astype(np.int64))
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def _class_names(schema: Any) -> tuple[str, ...] | None:
+    """Class names as Hugging Face datasets record them, or None."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        columns = [features[name] for name in LABEL_COLUMNS if name in features]
+        return tuple(str(name) for name in columns[0]["names"])
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+
+
+def _files(path: Path) -> list[Path]:
+    """The Parquet and Arrow files at `path`: it, or those in it."""
+    if path.is_file():
+        return [path] if path.suffix in SUFFIXES else []
+    if not path.is_dir():
+        return []
+    return sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file())

@@ -1,0 +1,105 @@
+"""Embedding: images of a source as the frozen features of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from gobelin.shared.augment import normalise
+from gobelin.shared.data import ImageSource
+from gobelin.shared.errors import DataError
+from gobelin.shared.seeds import derive_seed
+
+BATCH = 256
+
+
+class Encoder(Protocol):
+    """What can be embedded with: float images (B, C, H, W) → tokens (B, T, D)."""
+
+    def tokens(self, images: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Features of N labelled images."""
+
+    tokens: Tensor  # (N, T * D) fp32: where in the image things are is kept
+    pooled: Tensor  # (N, D) fp32: the mean over tokens
+    labels: Tensor  # (N,)
+
+
+def embed(
+    model: Encoder,
+    source: ImageSource,
+    indices: npt.NDArray[np.int64] | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    batch: int = BATCH,
+) -> Embedding:
+    """Embed the labelled images at `indices` (all of them by default), on `device`.
+
+    The result holds 4 * T * D bytes an image. Raises DataError on a source without labels.
+    """
+    labels = require_labels(source)
+    chosen = np.arange(len(source)) if indices is None else indices
+    if not len(chosen):
+        raise DataError("there are no images to embed", "give labelled images")
+    tokens, pooled = [], []
+    with at_rest(model), torch.no_grad():
+        for start in range(0, len(chosen), batch):
+            images = source.read(chosen[start : start + batch]).to(device)
+            out = model.tokens(normalise(images)).float()  # (b, T, D)
+            tokens.append(out.flatten(1))
+            pooled.append(out.mean(dim=1))
+    of_chosen = labels[torch.from_numpy(chosen)].to(device)
+    return Embedding(torch.cat(tokens), torch.cat(pooled), of_chosen)
+
+
+def pixels(
+    source: ImageSource,
+    indices: npt.NDArray[np.int64] | None = None,
+    *,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, Tensor]:
+    """The images themselves as features (N, C * H * W) in [-1, 1], and their labels (N,)."""
+    labels = require_labels(source)
+    chosen = np.arange(len(source)) if indices is None else indices
+    flat = normalise(source.read(chosen).to(device)).flatten(1)
+    return flat, labels[torch.from_numpy(chosen)].to(device)
+
+
+def draw(source: ImageSource, count: int, seed: int, purpose: str) -> npt.NDArray[np.int64]:
+    """`count` random images of a source (all if it has fewer), sorted to be cheap to read."""
+    rng = np.random.default_rng(derive_seed(seed, purpose))
+    return np.sort(rng.permutation(len(source))[:count])
+
+
+def require_labels(source: ImageSource) -> Tensor:
+    """The labels (N,) of a source; raises DataError where it has none."""
+    if source.labels is None:
+        raise DataError(
+            "the images have no labels",
+            "give a labels file, a `label` column, or one sub-folder a class",
+        )
+    return source.labels
+
+
+@contextmanager
+def at_rest(model: Encoder) -> Iterator[None]:
+    """The model in evaluation mode, and afterwards as it was."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

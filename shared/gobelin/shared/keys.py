@@ -1,0 +1,140 @@
+"""Keys and certificates: a node's own EC key, and the federation's CA with its server certificate.
+
+All primitives are `cryptography`'s. Private keys are written 0600 and never leave their folder.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import ipaddress
+from collections.abc import Iterable
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from gobelin.shared.errors import ConfigError
+from gobelin.shared.files import PRIVATE, PUBLIC, write_atomic
+
+CA_DAYS = 3650
+SERVER_DAYS = 397
+
+
+def make_key() -> ec.EllipticCurvePrivateKey:
+    """A fresh private key on P-384 (Flower's node authentication takes NIST curves)."""
+    return ec.generate_private_key(ec.SECP384R1())
+
+
+def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """PKCS #8 PEM of a private key, unencrypted."""
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def public_pem(key: ec.EllipticCurvePublicKey) -> bytes:
+    """SubjectPublicKeyInfo PEM of a public key."""
+    return key.public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def load_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Read a private key; raises ConfigError when the file is not one."""
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError):
+        raise ConfigError(f"{path} holds no readable private key", "run `init` again") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"{path} is not an elliptic-curve key", "run `init` again")
+    return key
+
+
+def parse_public_key(pem: bytes, where: str) -> ec.EllipticCurvePublicKey:
+    """Parse a public key; raises ConfigError naming `where`."""
+    try:
+        key = serialization.load_pem_public_key(pem)
+    except ValueError:
+        raise ConfigError(f"{where} holds no public key", "ask for the node's node.pub") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ConfigError(f"{where} is not an elliptic-curve key", "ask for the node's node.pub")
+    return key
+
+
+def fingerprint(pem: bytes, where: str = "key") -> str:
+    """SHA-256 over the key's DER form, as 64 hex digits: the identity of a node."""
+    key = parse_public_key(pem, where)
+    der = key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(der).hexdigest()
+
+
+def write_authority(folder: Path, federation: str, hosts: Iterable[str]) -> None:
+    """Found the federation's CA in `folder` and sign a server certificate for `hosts`.
+
+    Writes ca.pem, ca.key, server.pem, server.key.
+    """
+    ca_key = make_key()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{federation} CA"[:64])])
+    ca = (
+        _certificate(name, name, ca_key.public_key(), CA_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .sign(ca_key, hashes.SHA384())
+    )
+    key = make_key()
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{federation} aggregator"[:64])])
+    server = (
+        _certificate(subject, name, key.public_key(), SERVER_DAYS)
+        .add_extension(x509.SubjectAlternativeName([_name(h) for h in hosts]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(ca_key, hashes.SHA384())
+    )
+    write_atomic(folder / "ca.key", private_pem(ca_key), PRIVATE)
+    write_atomic(folder / "server.key", private_pem(key), PRIVATE)
+    write_atomic(folder / "server.pem", server.public_bytes(serialization.Encoding.PEM), PUBLIC)
+    write_atomic(folder / "ca.pem", ca.public_bytes(serialization.Encoding.PEM), PUBLIC)
+
+
+def _certificate(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))  # clocks differ a little
+        .not_valid_after(now + datetime.timedelta(days=days))
+    )
+
+
+def _usage(signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)

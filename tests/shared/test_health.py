@@ -1,0 +1,65 @@
+"""Health figures have their known values where those are known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from gobelin.shared.health import deviations, effective_rank, measure_health, rankme
+from gobelin.shared.recipe import ObjectiveRecipe
+
+
+def gaussian(samples: int = 4000, dim: int = 16) -> Tensor:
+    return torch.randn(samples, dim, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_white_gaussian_has_full_rank() -> None:
+    assert effective_rank(gaussian()) == pytest.approx(16, rel=0.01)
+    assert rankme(gaussian()) == pytest.approx(16, rel=0.01)
+
+
+def test_a_line_has_rank_one() -> None:
+    line = gaussian(dim=1) @ torch.ones(1, 16)
+    assert effective_rank(line) == pytest.approx(1, abs=1e-3)
+
+
+def test_one_point_has_rank_zero_even_far_from_the_origin() -> None:
+    assert effective_rank(torch.full((100, 16), 0.1)) == 0
+    assert rankme(torch.zeros(100, 16)) == 0
+
+
+def test_ranks_ignore_offset_scale_and_rotation() -> None:
+    skewed = gaussian() * torch.linspace(0.1, 2, 16)
+    rotation = torch.linalg.qr(gaussian(16)).Q
+    moved = 3 * skewed @ rotation + 5
+    assert effective_rank(moved) == pytest.approx(effective_rank(skewed), rel=1e-4)
+    assert rankme(moved) == pytest.approx(rankme(skewed), rel=1e-4)
+
+
+def test_the_effective_rank_is_the_stricter_one() -> None:
+    skewed = gaussian() * torch.linspace(0.01, 2, 16)
+    assert effective_rank(skewed) < rankme(skewed) < 16
+
+
+def test_fewer_samples_than_dimensions_give_the_rank_of_the_samples() -> None:
+    wide = gaussian(samples=8, dim=64)
+    assert effective_rank(wide) <= 7
+    both_ways = torch.linalg.svdvals((wide - wide.mean(dim=0)).double()).square()
+    shares = both_ways[both_ways > 1e-9] / both_ways.sum()
+    assert effective_rank(wide) == pytest.approx(float((-shares * shares.log()).sum().exp()))
+
+
+def test_deviations_are_per_dimension() -> None:
+    scaled = gaussian(dim=3) * torch.tensor([0.0, 1.0, 2.0])
+    torch.testing.assert_close(deviations(scaled), torch.tensor([0.0, 1.0, 2.0]), rtol=0.05, atol=0)
+
+
+def test_health_tells_a_gaussian_from_a_collapsed_model() -> None:
+    objective = ObjectiveRecipe(slices=64)
+    alive = measure_health(gaussian(256), gaussian(256, 8), objective, seed=0)
+    dead = measure_health(torch.zeros(256, 16), torch.zeros(256, 8), objective, seed=0)
+    assert alive.collapse < 0.02
+    assert dead.collapse == pytest.approx(0.402, rel=0.01)
+    assert (alive.dim, alive.samples) == (16, 256)
+    assert dead.effective_rank == dead.deviation_mean == dead.deviation_min == 0
