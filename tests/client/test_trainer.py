@@ -213,3 +213,12 @@ def test_matrices_decay_and_biases_and_norms_do_not(toy: Recipe) -> None:
     assert all(p.ndim >= 2 for p in decaying["params"])
     assert all(p.ndim == 1 for p in still["params"])
     assert (decaying["weight_decay"], still["weight_decay"]) == (0.05, 0.0)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_as_the_plain_one(toy: Recipe, base: ParameterVector) -> None:
+    """By the loss: Adam makes full-size steps of gradients that are zero but for rounding."""
+    _, plain = LocalTrainer(toy, batches).train(base, FIRST)
+    _, compiled = LocalTrainer(toy, batches, compile=True).train(base, FIRST)
+    assert compiled.loss == pytest.approx(plain.loss, rel=1e-4)
+    assert compiled.gradient_norm == pytest.approx(plain.gradient_norm, rel=1e-3)

@@ -57,6 +57,14 @@ def test_recipes_have_the_sizes_of_their_vits(name: str, millions: int) -> None:
     assert sum(p.numel() for p in encoder) / 1e6 == pytest.approx(millions, rel=0.02)
 
 
+def test_a_new_trunk_is_near_the_identity() -> None:
+    model = build_jepa(load_recipe("tiny"), seed=0)
+    tokens = model.tokenizer(torch.randn(4, 1, 28, 28))
+    encoded, plain = model.trunk(tokens), model.trunk.norm(tokens)
+    cosine = torch.nn.functional.cosine_similarity(encoded, plain, dim=-1)
+    assert cosine.mean() > 0.5
+
+
 def test_the_trunk_has_no_batchnorm(toy: Recipe) -> None:
     model = build_jepa(toy, seed=0)
     assert not any(isinstance(m, nn.BatchNorm1d) for m in model.trunk.modules())

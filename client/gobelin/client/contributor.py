@@ -121,14 +121,14 @@ class Contributor:
         self._on_status(
             NodeStatus(
                 "training",
-                plan.round,
-                plan.rounds,
-                step.done,
-                plan.local_steps,
-                step.images_per_second,
-                step.loss,
-                step.effective_rank,
-                step.seconds_left,
+                round=plan.round,
+                rounds=plan.rounds,
+                step=step.done,
+                steps=plan.local_steps,
+                images_per_second=step.images_per_second,
+                loss=step.loss,
+                effective_rank=step.effective_rank,
+                time_left_s=step.seconds_left,
             )
         )
 

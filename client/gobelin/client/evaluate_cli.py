@@ -25,7 +25,6 @@ def evaluate(
     # Late, so that --help need not wait for torch.
     from gobelin.shared.checkpoint import read_checkpoint
     from gobelin.shared.data import open_source
-    from gobelin.shared.device import require_device
     from gobelin.shared.evaluation import (
         Results,
         Row,
@@ -33,6 +32,7 @@ def evaluate(
         evaluate_pixels,
         print_results,
     )
+    from gobelin.shared.evaluation.embed import require_device
     from gobelin.shared.evaluation.held_out_loss import held_out_loss
     from gobelin.shared.model import build_jepa
 
@@ -56,5 +56,7 @@ def evaluate(
         print(json.dumps({"vector_digest": found.vector.digest, "seed": seed, **facts}, indent=2))
         return
     rows = [Row("pixels", pixels), Row(checkpoint.name, evaluation, highlight=True)]
-    note = f"{evaluation.train_images:,} labels, {evaluation.test_images:,} test images, seed {seed}"
+    note = (
+        f"{evaluation.train_images:,} labels, {evaluation.test_images:,} test images, seed {seed}"
+    )
     print_results(Results(rows, notes=[note]))

@@ -13,17 +13,29 @@ os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 import contextlib
 import functools
+import resource
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import grpc
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MessageType,
+    RecordDict,
+)
 from flwr.app.message import remove_content_from_message
 from flwr.client.grpc_rere_client.node_auth_client_interceptor import NodeAuthClientInterceptor
 from flwr.clientapp import ClientApp
@@ -86,6 +98,8 @@ POLL_S = 0.5
 HEARTBEAT_INTERVAL_S = 10.0  # the SuperLink calls a node offline after twice this
 HEARTBEAT_EVERY_S = 4.0
 BACKOFF_MAX_S = 15
+UNKNOWN_GRACE_S = 10.0  # a starting aggregator answers before it has read its roster
+PEAK_PER_MB = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
 HOME_KEY = "home"
 OUR_ERROR = 100  # Flower error code of replies that carry one of our codes
 
@@ -198,22 +212,33 @@ class FleetConnection:
             if old := self._home.pinned("flower_node_id"):
                 self._plain.DeactivateNode(DeactivateNodeRequest(node_id=int(old)), timeout=10)
         try:
-            response = self._stub.ActivateNode(
-                ActivateNodeRequest(
-                    public_key=self._public_key, heartbeat_interval=HEARTBEAT_INTERVAL_S
-                )
-            )
-        except grpc.RpcError:
+            response = self._activate()
+        except GobelinError:
             self._channel.close()
-            raise UnknownNodeError(
-                "the aggregator does not know this node's key",
-                f"send {self._home.public_key_file} to its operator, who runs "
-                "`gobelin aggregator admit`; then run this again",
-            ) from None
+            raise
         self._node = Node(node_id=response.node_id)
         self._home.pin("flower_node_id", str(response.node_id))
         self._heart.start()
         return self
+
+    def _activate(self) -> Any:
+        """Activate this node's key; raises UnknownNodeError when it stays unknown."""
+        request = ActivateNodeRequest(
+            public_key=self._public_key, heartbeat_interval=HEARTBEAT_INTERVAL_S
+        )
+        give_up = time.monotonic() + UNKNOWN_GRACE_S
+        while True:
+            try:
+                return self._stub.ActivateNode(request)
+            except grpc.RpcError:
+                if time.monotonic() >= give_up:
+                    raise UnknownNodeError(
+                        "the aggregator does not know this node's key",
+                        f"send {self._home.public_key_file} to its operator, who runs "
+                        "`gobelin aggregator admit`; then run this again",
+                    ) from None
+                self._say(NodeStatus("waiting", note="not known to the aggregator yet"))
+                time.sleep(1.0)
 
     def __exit__(
         self,
@@ -350,7 +375,8 @@ def _recording(home: NodeHome, say: Say) -> Say:
         nonlocal written
         now = time.monotonic()
         if status.state != "training" or now - written >= 1.0:
-            write_json(home.status_file, status.facts())
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / PEAK_PER_MB
+            write_json(home.status_file, replace(status, peak_mb=peak).facts())
             written = now
         say(status)
 
@@ -372,7 +398,7 @@ def wait_reachable(home: NodeHome, say: Say, give_up_s: float | None = None) -> 
         ) from None
     tls.set_alpn_protocols(["h2"])
     started = time.monotonic()
-    for delay in exponential(max_delay=BACKOFF_MAX_S):
+    for delay in exponential(base_delay=0.5, multiplier=1.5, max_delay=BACKOFF_MAX_S):
         try:
             with (
                 socket.create_connection((host, int(port)), timeout=10) as raw,
@@ -391,7 +417,7 @@ def wait_reachable(home: NodeHome, say: Say, give_up_s: float | None = None) -> 
                     f"{address} does not answer ({reason})",
                     "check the address and the network, and that the aggregator is up",
                 ) from None
-            say(NodeStatus("waiting", note=f"{address}: {reason}; trying again in {delay:.0f} s"))
+            say(NodeStatus("waiting", note=f"{address}: {reason}; trying again in {delay:.1f} s"))
             time.sleep(delay)
 
 

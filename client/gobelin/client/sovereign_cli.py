@@ -34,7 +34,7 @@ def probe(
     from gobelin.client.sovereign.probe import build_head, save_head
     from gobelin.shared.checkpoint import read_checkpoint
     from gobelin.shared.data import open_source
-    from gobelin.shared.device import require_device
+    from gobelin.shared.evaluation.embed import require_device
 
     found = read_checkpoint(release)
     require_device(device)

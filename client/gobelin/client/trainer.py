@@ -147,7 +147,9 @@ class LocalTrainer:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Put the inner optimizer where `state()` was taken; raises NamesError or ShapeError."""
         remedy = "use the state of the same recipe, or start the inner optimizer anew"
-        expected = {name: t.shape for name, t in self.state().items()}
+        parameters = dict(self.model.named_parameters())
+        expected = {f"{m}.{name}": p.shape for m in MOMENTS for name, p in parameters.items()}
+        expected["step"] = torch.Size()
         if set(state) != set(expected):
             odd = ", ".join(sorted(set(state) ^ set(expected))[:3])
             raise NamesError(f"inner optimizer state does not fit the model: {odd}", remedy)
@@ -155,7 +157,7 @@ class LocalTrainer:
             if state[name].shape != shape:
                 found = tuple(state[name].shape)
                 raise ShapeError(f"{name} is {found}, the model needs {tuple(shape)}", remedy)
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in parameters.items():
             kept = self.optimizer.state[parameter]
             kept["step"].copy_(state["step"])
             for moment in MOMENTS:

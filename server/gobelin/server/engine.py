@@ -167,6 +167,7 @@ def child_environment(home: AggregatorHome) -> dict[str, str]:
         "PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', '')}",
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_LOG_LEVEL": "WARNING",  # else a line a request: gigabytes in a month of polling
         "FLWR_HOME": str(home.flower.resolve()),
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
         HOME_VARIABLE: str(home.folder.resolve()),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import gzip
 import hashlib
 import os
@@ -46,38 +45,43 @@ def fetch_fashion_mnist(cache: Path, folder: Path | None = None) -> Path:
     has apt-get download the package into `cache`, which needs no root. Raises DatasetError.
     """
     if folder is not None:
-        _verify(folder)
+        _require_pinned(folder)
         return folder
     kept = cache / "fashion-mnist"
     for place in (kept, INSTALLED):
-        if place.is_dir():
-            _verify(place)
+        if not _flaw(place):
             return place
     with tempfile.TemporaryDirectory() as scratch:
         found = _from_debian(Path(scratch))
-        _verify(found)
+        _require_pinned(found)
         with folder_atomic(kept) as tmp:
             for name in DIGESTS:
                 shutil.copyfile(found / name, tmp / name)
     return kept
 
 
-def _verify(folder: Path) -> None:
-    """Raise DatasetError unless the folder holds the pinned files."""
+def _require_pinned(folder: Path) -> None:
+    flaw = _flaw(folder)
+    if flaw:
+        raise DatasetError(flaw, REMEDY)
+
+
+def _flaw(folder: Path) -> str:
+    """Why a folder does not hold the pinned files, or "" when it does."""
     if not folder.is_dir():
-        raise DatasetError(f"there is no folder {folder}", REMEDY)
+        return f"there is no folder {folder}"
     for name, pinned in DIGESTS.items():
         file = folder / name
         if not file.is_file():
-            raise DatasetError(f"{folder} has no {name}", REMEDY)
+            return f"{folder} has no {name}"
         try:
             with gzip.open(file, "rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
         except (OSError, EOFError, zlib.error):
             digest = "(no gzip file)"
         if digest != pinned:
-            what = f"{file} is not Fashion-MNIST: SHA-256 {digest[:12]}, pinned {pinned[:12]}"
-            raise DatasetError(what, REMEDY)
+            return f"{file} is not Fashion-MNIST: SHA-256 {digest[:12]}, pinned {pinned[:12]}"
+    return ""
 
 
 def _from_debian(scratch: Path) -> Path:
@@ -104,13 +108,16 @@ def _from_debian(scratch: Path) -> Path:
 
 
 def _own_lists(scratch: Path) -> list[str]:
-    """Options that have apt keep lists and cache in `scratch`, writable without root."""
+    """Options that have apt keep lists and cache in `scratch`, writable without root.
+
+    Run by root, apt would drop to a user that may not write there: it is told not to.
+    """
     for folder in ("lists/partial", "cache/archives/partial"):
         (scratch / folder).mkdir(parents=True, exist_ok=True)
     return [
         "-o", f"Dir::State::Lists={scratch / 'lists'}",
         "-o", f"Dir::Cache={scratch / 'cache'}",
-        "-o", f"APT::Sandbox::User={getpass.getuser()}",
+        "-o", "APT::Sandbox::User=root",
     ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gobelin.shared.augment import normalise
 from gobelin.shared.data import ImageSource
-from gobelin.shared.errors import DataError
+from gobelin.shared.errors import ConfigError, DataError
 from gobelin.shared.seeds import derive_seed
 
 BATCH = 256
@@ -89,6 +89,15 @@ def require_labels(source: ImageSource) -> Tensor:
             "give a labels file, a `label` column, or one sub-folder a class",
         )
     return source.labels
+
+
+def require_device(name: str) -> torch.device:
+    """The device called `name`; raises ConfigError where this machine does not have it."""
+    try:
+        return torch.empty(1, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError):
+        what = f"device {name!r} does not exist here, or torch was built without it"
+        raise ConfigError(what, "use cpu, or install a torch built for it") from None
 
 
 @contextmanager

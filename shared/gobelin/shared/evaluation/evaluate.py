@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gobelin.shared.data import ImageSource
 from gobelin.shared.evaluation.embed import (
@@ -75,7 +74,10 @@ def evaluate_model(
     return Evaluation(
         tokens=tokens,
         pooled=linear_probe(*pooled, classes)[0],
-        **_of_features(*pooled, classes, seed),
+        knn=knn(*pooled, classes),
+        few_shot=few_shot(*pooled, classes, seed=seed),
+        effective_rank=effective_rank(unseen.pooled),
+        deviation=float(deviations(unseen.pooled).mean()),
         train_images=len(chosen),
         test_images=len(test),
         loss=loss,
@@ -98,7 +100,10 @@ def evaluate_pixels(
     return Evaluation(
         tokens=linear_probe(*features, classes)[0],
         pooled=None,
-        **_of_features(*features, classes, seed),
+        knn=knn(*features, classes),
+        few_shot=few_shot(*features, classes, seed=seed),
+        effective_rank=effective_rank(features[2]),
+        deviation=float(deviations(features[2]).mean()),
         train_images=len(chosen),
         test_images=len(test),
     )
@@ -108,16 +113,3 @@ def count_classes(source: ImageSource) -> int:
     """How many classes a labelled source has: by its class names, or its highest label."""
     labels = require_labels(source)
     return max(int(labels.max()) + 1, len(source.class_names or ()))
-
-
-def _of_features(
-    train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, classes: int, seed: int
-) -> dict[str, float]:
-    """The figures that are the same for pooled features and for pixels."""
-    data = (train_x, train_y, test_x, test_y, classes)
-    return {
-        "knn": knn(*data),
-        "few_shot": few_shot(*data, seed=seed),
-        "effective_rank": effective_rank(test_x),
-        "deviation": float(deviations(test_x).mean()),
-    }

@@ -7,7 +7,7 @@ import torch
 from gobelin.shared.augment import MultiCrop
 from gobelin.shared.data import BatchStream, ImageSource
 from gobelin.shared.model import Jepa
-from gobelin.shared.objective import LeJepa
+from gobelin.shared.objective import build_objective
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed, generator_of
 
@@ -23,13 +23,13 @@ def held_out_loss(
     batches: int = BATCHES,
     device: torch.device | str = "cpu",
 ) -> float:
-    """Mean LeJEPA loss over a few batches of `source`; the same views and slices for every model.
+    """Mean loss over a few batches of `source`; the same views and slices for every model.
 
     Batches have the recipe's reference size, or the loss of small members would not compare.
     """
     stream = BatchStream(source, recipe.objective.reference_batch, derive_seed(seed, "held out"))
     crop = MultiCrop(recipe.views, recipe.tokenizer.image_size)
-    objective = LeJepa(recipe.objective)
+    objective = build_objective(recipe.objective)
     total = 0.0
     with torch.no_grad():
         for step in range(batches):

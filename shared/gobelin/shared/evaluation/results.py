@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -82,10 +83,10 @@ def member_cells(member: MemberWorth) -> tuple[str, ...]:
 def print_results(results: Results, console: Console | None = None) -> None:
     """Print the tables to the terminal."""
     console = console or Console()
-    table = Table(title="On the global test set", title_justify="left")
-    table.add_column("model", overflow="fold")
+    table = _table("On the global test set")
+    table.add_column("model", overflow="fold", min_width=12)
     for column in COLUMNS:
-        table.add_column(column.heading, justify="right", no_wrap=True)
+        table.add_column(column.heading, justify="right")
     for row in results.rows:
         cells = [column.text(row.evaluation) for column in COLUMNS]
         table.add_row(_plain(row.name), *cells, style="bold" if row.highlight else None)
@@ -97,13 +98,24 @@ def print_results(results: Results, console: Console | None = None) -> None:
 
 
 def _members_table(members: Sequence[MemberWorth]) -> Table:
-    table = Table(title="On each member's own held-out images (tokens %)", title_justify="left")
+    table = _table("On each member's own held-out images (tokens %)")
     for i, heading in enumerate(MEMBER_HEADINGS):
         table.add_column(heading, justify="right" if i else "left", overflow="fold")
     for member in members:
         name, *cells = member_cells(member)
         table.add_row(_plain(name), *cells)
     return table
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1),
+        collapse_padding=True,
+        pad_edge=False,
+    )
 
 
 def _plain(text: str) -> str:

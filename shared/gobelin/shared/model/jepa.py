@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from gobelin.shared.model.projector import Projector
 from gobelin.shared.model.tokenizer import ImageTokenizer
-from gobelin.shared.model.trunk import Trunk
+from gobelin.shared.model.trunk import Block, Trunk
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
 
@@ -54,12 +56,23 @@ def build_jepa(recipe: Recipe, seed: int) -> Jepa:
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(derive_seed(seed, "initial model"))
         model = Jepa(recipe)
-        model.apply(_initialise)
+        _initialise(model)
     return model
 
 
-def _initialise(module: nn.Module) -> None:
-    """Xavier for linear maps, as ViTs use; convolutions and norms keep PyTorch's own."""
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias)
+def _initialise(model: Jepa) -> None:
+    """Xavier for linear maps, as ViTs use; convolutions and norms keep PyTorch's own.
+
+    What each residual branch adds is shrunk by √(2 · depth), so that the trunk starts near the
+    identity (GPT-2 §2.3): worth a point of probe after a few hundred steps.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    blocks = [block for block in model.trunk.blocks if isinstance(block, Block)]
+    with torch.no_grad():
+        for block in blocks:
+            block.attention.out.weight.div_(math.sqrt(2 * len(blocks)))
+            block.mlp_out.weight.div_(math.sqrt(2 * len(blocks)))

@@ -17,11 +17,14 @@ class Projector(nn.Module):
 
     def __init__(self, recipe: ProjectorRecipe, dim: int) -> None:
         super().__init__()
+        # BatchNorm undoes a bias before it; Adam would turn the rounding of its zero gradient into
+        # noise in every delta.
+        bias = recipe.norm != "batch"
         self.layers = nn.Sequential(
-            nn.Linear(dim, recipe.hidden),
+            nn.Linear(dim, recipe.hidden, bias=bias),
             _norm(recipe),
             nn.GELU(),
-            nn.Linear(recipe.hidden, recipe.hidden),
+            nn.Linear(recipe.hidden, recipe.hidden, bias=bias),
             _norm(recipe),
             nn.GELU(),
             nn.Linear(recipe.hidden, recipe.out),

@@ -33,14 +33,13 @@ class Block(nn.Module):
         self.norm_attention = nn.LayerNorm(recipe.dim)
         self.attention = Attention(recipe.dim, recipe.heads)
         self.norm_mlp = nn.LayerNorm(recipe.dim)
-        self.mlp = nn.Sequential(
-            nn.Linear(recipe.dim, hidden), nn.GELU(), nn.Linear(hidden, recipe.dim)
-        )
+        self.mlp_in = nn.Linear(recipe.dim, hidden)
+        self.mlp_out = nn.Linear(hidden, recipe.dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, D) → (B, N, D)."""
         tokens = tokens + self.attention(self.norm_attention(tokens))
-        changed: Tensor = self.mlp(self.norm_mlp(tokens))
+        changed: Tensor = self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(tokens))))
         return tokens + changed
 
 

@@ -1,0 +1,43 @@
+# Each target works on a fresh machine with Python >= 3.11: it makes its own .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint bench clean help
+
+help:
+	@echo "make demo   three members weave one JEPA over Flower/gRPC (about 8 minutes on 2 cores)"
+	@echo "make test   the tests"
+	@echo "make lint   formatting, lint, types, import contracts"
+	@echo "make bench  every measurement in bench/ (make bench-NAME for one)"
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "gobelin needs Python >= 3.11; say PYTHON=python3.12 make ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m examples.demo $(if $(DATA),--data $(DATA))
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+BENCHES := $(patsubst bench/%.py,bench-%,$(filter-out bench/__init__.py bench/measure.py,$(wildcard bench/*.py)))
+
+bench: $(BENCHES)
+
+bench-%: $(STAMP)
+	$(BIN)/python -m bench.$*
+
+clean:
+	rm -rf $(VENV) .cache runs

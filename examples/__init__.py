@@ -1,0 +1,1 @@
+"""Runnable examples, and the loopback federation that they, the benches and the tests share."""
