@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from examples.loopback import GOBELIN, Loopback, gobelin
 
-from gobelin.client.trainer import LocalSteps, LocalTrainer
-from gobelin.server.aggregation import WeightedMean
+from examples.in_process import federate_in_process
+from examples.loopback import GOBELIN, Loopback, gobelin
 from gobelin.server.outer import make_outer
 from gobelin.shared.checkpoint import read_checkpoint
-from gobelin.shared.data import BatchStream, open_source
+from gobelin.shared.data import open_source
 from gobelin.shared.data.export import write_idx
-from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import load_recipe
-from gobelin.shared.seeds import derive_seed
-from gobelin.shared.vector import ParameterVector
 
 STEPS = 3
 OUTER = ("--outer", "nesterov", "--outer-lr", "0.7", "--outer-momentum", "0.9")
@@ -41,24 +38,12 @@ def federation(folder: Path, rounds: int) -> Loopback:
 def computed_here(members: dict[str, Path], rounds: int) -> str:
     """Digest of the consensus after the same rounds, computed in this process."""
     torch.set_num_threads(1)
-    recipe = load_recipe("toy")
-    base = ParameterVector.of(build_jepa(recipe, 7))
-    trainers = {}
-    for name, path in members.items():
-        source = open_source(path, image_size=28, channels=1)
-        stream = BatchStream(source, recipe.inner.batch_size, derive_seed(7, "node", name))
-        trainers[name] = LocalTrainer(recipe, stream.batch)
-    outer, state = make_outer("nesterov", 0.7, 0.9), {}
-    for number in range(rounds):
-        mean = WeightedMean(base.schema)
-        for name, trainer in sorted(trainers.items(), reverse=True):  # any order will do
-            seeds = {"seed": 7, "node_seed": derive_seed(7, "node", name)}
-            local = LocalSteps(number * STEPS, STEPS, rounds * STEPS, **seeds)
-            trained, _ = trainer.train(base, local)
-            mean.add(trained - base, 1)
-        values, state = outer.step(base.values, mean.mean().values, state)
-        base = ParameterVector(base.schema, values)
-    return base.digest
+    sources = {
+        name: open_source(path, image_size=28, channels=1)
+        for name, path in sorted(members.items(), reverse=True)  # any order gives the same sum
+    }
+    outer = make_outer("nesterov", 0.7, 0.9)
+    return federate_in_process(load_recipe("toy"), sources, rounds, STEPS, 7, outer).digest
 
 
 def test_two_rounds_give_the_digest_of_the_same_rounds_in_one_process(tmp_path: Path) -> None:
@@ -70,7 +55,7 @@ def test_two_rounds_give_the_digest_of_the_same_rounds_in_one_process(tmp_path: 
         assert release.vector.digest == computed_here(dict(net.members), 2)
         assert "finished" in net.log("north")
         assert [row["member"] for row in release.facts["contributions"]] == ["north", "south"]
-        status = json.loads(gobelin("aggregator", "status", "--home", net.aggregator_home, "--json"))
+        status = status_of(net)
         assert (status["sealed"], status["running"]) == (2, False)
         assert status["releases"] == ["release-00002"]
         everything = net.log("aggregator") + net.log("north") + net.log("south")
@@ -94,10 +79,7 @@ def test_killed_processes_come_back_and_the_digest_is_the_undisturbed_one(tmp_pa
 def test_a_node_with_an_unregistered_key_is_refused(tmp_path: Path) -> None:
     with federation(tmp_path, rounds=2) as net:
         net.found()
-        settings = json.loads(
-            gobelin("aggregator", "status", "--home", net.aggregator_home, "--json")
-        )
-        net.found_node("stranger", net.members["north"], settings["address"])
+        net.found_node("stranger", net.members["north"], status_of(net)["address"])
         net.start_aggregator()
         refused = run_node(net.node_home("stranger"))
         assert refused.returncode == 33
@@ -108,7 +90,8 @@ def test_a_node_with_an_unregistered_key_is_refused(tmp_path: Path) -> None:
 def test_an_aggregator_of_another_ca_is_refused(tmp_path: Path) -> None:
     with federation(tmp_path, rounds=2) as net:
         net.found()
-        gobelin("aggregator", "init", "--home", tmp_path / "other", "--name", "other", "--recipe", "toy")
+        other = ("--home", tmp_path / "other", "--name", "other", "--recipe", "toy")
+        gobelin("aggregator", "init", *other)
         (net.node_home("north") / "ca.pem").write_bytes(
             (tmp_path / "other" / "tls" / "ca.pem").read_bytes()
         )
@@ -116,6 +99,10 @@ def test_an_aggregator_of_another_ca_is_refused(tmp_path: Path) -> None:
         refused = run_node(net.node_home("north"))
         assert refused.returncode == 32
         assert "not this federation's aggregator" in refused.stderr
+
+
+def status_of(net: Loopback) -> dict[str, Any]:
+    return json.loads(gobelin("aggregator", "status", "--home", net.aggregator_home, "--json"))
 
 
 def run_node(home: Path) -> subprocess.CompletedProcess[str]:

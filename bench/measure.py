@@ -1,0 +1,52 @@
+"""What every measurement shares: the machine it ran on, spread over seeds, where results go."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gobelin.shared.files import write_json
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> str:
+    """The machine in words: processor, cores, memory, versions."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    python = platform.python_version()
+    return (
+        f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, "
+        f"Python {python}, torch {torch.__version__}"
+    )
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Mean, standard deviation (of the sample), least and greatest."""
+    return {
+        "mean": statistics.fmean(values),
+        "sd": statistics.stdev(values) if len(values) > 1 else 0.0,
+        "min": min(values),
+        "max": max(values),
+    }
+
+
+def write_result(name: str, values: Mapping[str, Any]) -> Path:
+    """Write bench/results/NAME.json with the machine named."""
+    path = RESULTS / f"{name}.json"
+    write_json(path, {**values, "machine": machine()})
+    return path
