@@ -14,6 +14,8 @@ os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 import hashlib
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +52,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """The ServerApp: run the rounds that are not sealed yet."""
+    _end_with_parent()
     home = AggregatorHome(Path(os.environ[HOME_VARIABLE]))
     with sole_owner(home.rounds, wait_s=60):  # the ServerApp of a killed supervisor may linger
         try:
@@ -57,6 +60,22 @@ def main(grid: Grid, context: Context) -> None:
         except GobelinError as error:
             home.record({"event": "failed", **error.facts()})
             raise RoundError(error.code) from None  # no path or value leaves in Flower's record
+
+
+def _end_with_parent() -> None:
+    """End this process when the superexec that started it is gone.
+
+    Else the ServerApp of a killed supervisor would hold the rounds' lock, calling for ever for a
+    SuperLink that is gone. Ending at any moment is safe: state on disk is the only truth.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
 class GridCourier:
