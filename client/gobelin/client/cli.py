@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +52,13 @@ def init(
 
 
 @app.command()
-def run(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+def run(
+    home: Home = DEFAULT_HOME,
+    give_up: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for a silent aggregator; 0: for ever.")
+    ] = 0.0,
+    as_json: AsJson = False,
+) -> None:
     """Take part in rounds until stopped; stop and start it at any time."""
     from gobelin.client.home import NodeHome
     from gobelin.client.progress import Progress
@@ -65,7 +72,7 @@ def run(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
             progress.say(f"node {settings.node!r} of member {settings.member!r}: starting")
             from gobelin.client.link import serve
 
-            serve(place, progress.on_status)
+            serve(place, progress.on_status, give_up or math.inf)
         except Stopped:
             progress.say(f"Stopped. `gobelin node run --home {home}` continues.")
 

@@ -13,9 +13,8 @@ os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 import contextlib
 import functools
+import math
 import resource
-import socket
-import ssl
 import sys
 import threading
 import time
@@ -72,6 +71,7 @@ from flwr.supercore.retry import RetryInvoker, exponential, wrap_stub
 
 from gobelin.client.contributor import Contributor
 from gobelin.client.home import NodeHome, NodeStatus
+from gobelin.client.reach import BACKOFF_MAX_S, wait_reachable
 from gobelin.client.spool import Spooled
 from gobelin.protocols.messages import (
     BASE,
@@ -87,8 +87,6 @@ from gobelin.shared.errors import (
     ContributionError,
     GobelinError,
     UnknownNodeError,
-    UnreachableError,
-    WrongCAError,
 )
 from gobelin.shared.files import write_json
 from gobelin.shared.keys import load_private_key, public_pem
@@ -97,7 +95,6 @@ from gobelin.shared.vector import DTYPE
 POLL_S = 0.5
 HEARTBEAT_INTERVAL_S = 10.0  # the SuperLink calls a node offline after twice this
 HEARTBEAT_EVERY_S = 4.0
-BACKOFF_MAX_S = 15
 UNKNOWN_GRACE_S = 10.0  # a starting aggregator answers before it has read its roster
 PEAK_PER_MB = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
 HOME_KEY = "home"
@@ -315,16 +312,17 @@ class FleetConnection:
                 self._plain.SendNodeHeartbeat(request, timeout=HEARTBEAT_EVERY_S)
 
 
-def serve(home: NodeHome, say: Say) -> None:
+def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
     """Take part in rounds until the last: pull a plan, train, push the contribution.
 
-    Raises WrongCAError, UnknownNodeError; waits with backoff while the aggregator is unreachable.
+    Raises WrongCAError, UnknownNodeError; waits with backoff while the aggregator is unreachable,
+    at the start for at most `give_up_s` (UnreachableError).
     """
     key = str(home.folder)
     say = _recording(home, say)
     _watchers[key] = say
     context_config: dict[str, Any] = {HOME_KEY: key}
-    wait_reachable(home, say)
+    wait_reachable(home, say, give_up_s)
     with FleetConnection(home, say) as link:
         say(NodeStatus("idle", note="connected; waiting for a round"))
         for message in _messages(link):
@@ -381,44 +379,6 @@ def _recording(home: NodeHome, say: Say) -> Say:
         say(status)
 
     return record
-
-
-def wait_reachable(home: NodeHome, say: Say, give_up_s: float | None = None) -> None:
-    """Wait until the aggregator answers with a certificate of the pinned CA.
-
-    Raises WrongCAError at once when it answers with another, UnreachableError after `give_up_s`.
-    """
-    address = home.settings().aggregator
-    host, _, port = address.rpartition(":")
-    try:
-        tls = ssl.create_default_context(cafile=str(home.ca_file))
-    except (ssl.SSLError, OSError):
-        raise WrongCAError(
-            f"{home.ca_file} is no certificate", "ask the aggregator's operator for ca.pem"
-        ) from None
-    tls.set_alpn_protocols(["h2"])
-    started = time.monotonic()
-    for delay in exponential(base_delay=0.5, multiplier=1.5, max_delay=BACKOFF_MAX_S):
-        try:
-            with (
-                socket.create_connection((host, int(port)), timeout=10) as raw,
-                tls.wrap_socket(raw, server_hostname=host),
-            ):
-                return
-        except ssl.SSLCertVerificationError as error:
-            raise WrongCAError(
-                f"{address} is not this federation's aggregator: {error.verify_message}",
-                "check the address, and ask its operator for the ca.pem of today",
-            ) from None
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            if give_up_s is not None and time.monotonic() - started >= give_up_s:
-                raise UnreachableError(
-                    f"{address} does not answer ({reason})",
-                    "check the address and the network, and that the aggregator is up",
-                ) from None
-            say(NodeStatus("waiting", note=f"{address}: {reason}; trying again in {delay:.1f} s"))
-            time.sleep(delay)
 
 
 def _is_unavailable(error: BaseException) -> bool:

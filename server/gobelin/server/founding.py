@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from gobelin.server.home import AggregatorHome, FederationSettings
 from gobelin.server.roster import NodeEntry
 from gobelin.shared.checkpoint import write_checkpoint
@@ -17,7 +15,7 @@ from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.files import folder_atomic, read_json, write_json
 from gobelin.shared.keys import fingerprint, write_authority
 from gobelin.shared.recipe import load_recipe
-from gobelin.shared.settings import write_settings
+from gobelin.shared.settings import check_settings, write_settings
 from gobelin.shared.vector import ParameterVector
 
 
@@ -101,9 +99,4 @@ def _settings(charter: Charter, host: str, port: int) -> FederationSettings:
         "rounds": dict(charter.rounds),
         "outer": dict(charter.outer),
     }
-    try:
-        return FederationSettings.model_validate(values)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        raise ConfigError(f"{key}: {problem['msg']} (found {problem['input']!r})") from None
+    return check_settings(FederationSettings, values, where="the options")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -40,6 +41,11 @@ def parse_settings(kind: type[S], text: str, where: str) -> S:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where} is not valid TOML: {error}", "mend that line") from None
+    return check_settings(kind, values, where)
+
+
+def check_settings(kind: type[S], values: Mapping[str, Any], where: str) -> S:
+    """`values` as `kind`; raises ConfigError naming `where`, the key and what is known."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
