@@ -1,11 +1,14 @@
-"""Outer optimizers: how the consensus moves along the members' weighted mean delta.
+"""Outer optimizers: how the consensus moves along the members' aggregated delta.
 
-The outer gradient is the negative mean delta; the forms are torch.optim.SGD's
-(DiLoCo, arXiv:2311.08105, uses Nesterov with lr 0.7 and momentum 0.9).
+The outer gradient is the negative delta. SGD and Nesterov are torch.optim.SGD's forms (DiLoCo,
+arXiv:2311.08105, uses Nesterov with lr 0.7 and momentum 0.9); Adam is torch.optim.Adam's and
+Yogi differs from it in the second moment alone (FedAdam and FedYogi, arXiv:2003.00295). All are
+elementwise and free of fused operations, so a step has the same bits on every machine.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,12 +18,14 @@ from torch import Tensor
 
 OuterState = Mapping[str, Tensor]
 
+FIRST, SECOND, STEPS = "first_moment", "second_moment", "steps"
+
 
 class OuterOptimizer(Protocol):
-    """One step of the consensus; its state is a few named vectors of the model's size."""
+    """One step of the consensus; its state is a few named vectors and, for some, a step count."""
 
     def step(self, base: Tensor, delta: Tensor, state: OuterState) -> tuple[Tensor, OuterState]:
-        """New base (P,) and state from the base (P,) and the mean delta (P,)."""
+        """New base (P,) and state from the base (P,) and the aggregated delta (P,)."""
         ...
 
 
@@ -50,7 +55,61 @@ class Nesterov:
         return base - self.lr * (gradient + self.momentum * velocity), {"velocity": velocity}
 
 
-def make_outer(kind: str, lr: float, momentum: float) -> OuterOptimizer:
-    """The outer optimizer named in the settings."""
-    table: dict[str, OuterOptimizer] = {"sgd": Sgd(lr), "nesterov": Nesterov(lr, momentum)}
-    return table[kind]
+@dataclass(frozen=True)
+class Adam:
+    """m ← μ m + (1 − μ) g;  u ← β₂ u + (1 − β₂) g²;  θ ← θ − lr m̂ / (√û + τ), g = −Δ.
+
+    m̂ and û are corrected for their start at zero, as in torch.optim.Adam.
+    """
+
+    lr: float = 0.01
+    momentum: float = 0.9  # μ, Adam's β₁
+    beta2: float = 0.99
+    tau: float = 1e-3  # Adam's ε; DiLoCo saw outer Adam unstable where it is small
+
+    def step(self, base: Tensor, delta: Tensor, state: OuterState) -> tuple[Tensor, OuterState]:
+        """One adaptive step; the state is both moments (P,) and the number of steps."""
+        zeros = torch.zeros_like(base)
+        square = delta * delta
+        first = self.momentum * state.get(FIRST, zeros) - (1 - self.momentum) * delta
+        second = self._second(state.get(SECOND, zeros), square)
+        steps = int(state.get(STEPS, torch.tensor(0))) + 1
+        # products instead of powers: a libm's pow differs by machine, a product does not
+        bias1 = 1 - math.prod([self.momentum] * steps)
+        bias2 = 1 - math.prod([self.beta2] * steps)
+        scale = torch.sqrt(second) / math.sqrt(bias2) + self.tau
+        moved = base - (self.lr / bias1) * (first / scale)
+        return moved, {FIRST: first, SECOND: second, STEPS: torch.tensor(steps)}
+
+    def _second(self, second: Tensor, square: Tensor) -> Tensor:
+        return self.beta2 * second + (1 - self.beta2) * square
+
+
+@dataclass(frozen=True)
+class Yogi(Adam):
+    """Adam with u ← u − (1 − β₂) sign(u − g²) g²: a lone large delta is forgotten slowly."""
+
+    def _second(self, second: Tensor, square: Tensor) -> Tensor:
+        return second - (1 - self.beta2) * (torch.sign(second - square) * square)
+
+
+OUTERS: dict[str, type[Sgd] | type[Nesterov] | type[Adam]] = {
+    "sgd": Sgd,
+    "nesterov": Nesterov,
+    "adam": Adam,
+    "yogi": Yogi,
+}
+
+
+def make_outer(
+    kind: str,
+    lr: float | None = None,
+    momentum: float | None = None,
+    *,
+    beta2: float | None = None,
+    tau: float | None = None,
+) -> OuterOptimizer:
+    """The outer optimizer named in the settings; what is None takes the optimizer's default."""
+    given = {"lr": lr, "momentum": momentum, "beta2": beta2, "tau": tau}
+    known = OUTERS[kind].__dataclass_fields__
+    return OUTERS[kind](**{k: v for k, v in given.items() if v is not None and k in known})
