@@ -6,16 +6,22 @@ For studies of many small federations, and as the tests' reference for the real 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from fractions import Fraction
+
+from torch import Tensor
 
 from gobelin.client.trainer import LocalSteps, LocalTrainer
-from gobelin.server.aggregation import WeightedMean
+from gobelin.server.aggregation import InMemory
+from gobelin.server.merge import Merged, Merger
 from gobelin.server.outer import OuterOptimizer, OuterState, Sgd
 from gobelin.shared.data import BatchStream, ImageSource
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterVector
+
+Tamper = Callable[
+    [int, ParameterVector, Mapping[str, ParameterVector]], Mapping[str, ParameterVector]
+]
 
 
 def federate_in_process(
@@ -26,28 +32,41 @@ def federate_in_process(
     seed: int,
     outer: OuterOptimizer | None = None,
     on_round: Callable[[int, list[ParameterVector]], None] | None = None,
+    *,
+    merger: Merger | None = None,
+    tamper: Tamper | None = None,
+    on_merge: Callable[[int, Merged], None] | None = None,
 ) -> ParameterVector:
     """The consensus after `rounds`; `on_round` sees each round's number and the deltas.
 
-    With one member and the default outer optimizer this is that member training alone.
+    With one member and the default outer optimizer this is that member training alone. `tamper`
+    turns a round's number, base and honest deltas into those that are admitted, `on_merge` sees
+    what they came to.
     """
-    outer = outer or Sgd()
+    outer, merger = outer or Sgd(), merger or Merger()
     base = ParameterVector.of(build_jepa(recipe, seed))
     state: OuterState = {}
+    memory: Mapping[str, Tensor] = {}
     seeds = {name: derive_seed(seed, "node", name) for name in members}
     trainers = {
         name: LocalTrainer(recipe, BatchStream(source, recipe.inner.batch_size, seeds[name]).batch)
         for name, source in members.items()
     }
     for number in range(1, rounds + 1):
-        mean, deltas = WeightedMean(base.schema), []
-        for name, trainer in trainers.items():
+        deltas: Mapping[str, ParameterVector] = {}
+        for name, trainer in sorted(trainers.items()):
             first, total = (number - 1) * local_steps, rounds * local_steps
             local = LocalSteps(first, local_steps, total, seed, seeds[name])
-            deltas.append(trainer.train(base, local)[0] - base)
-            mean.add(deltas[-1], Fraction(1))
-        values, state = outer.step(base.values, mean.mean().values, state)
+            deltas = {**deltas, name: trainer.train(base, local)[0] - base}
+        if tamper is not None:
+            deltas = tamper(number, base, deltas)
+        names = sorted(deltas)
+        merged = merger.merge(InMemory([deltas[name].values for name in names]), names, memory)
+        memory = merged.state
+        values, state = outer.step(base.values, merged.delta, state)
         base = ParameterVector(base.schema, values)
         if on_round is not None:
-            on_round(number, deltas)
+            on_round(number, list(deltas.values()))
+        if on_merge is not None:
+            on_merge(number, merged)
     return base

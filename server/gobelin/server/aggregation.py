@@ -1,61 +1,172 @@
-"""Aggregation: the weighted mean of deltas, one contribution at a time, in any order.
+"""Aggregation: many members' deltas become one, piece by piece, whatever the rule.
 
-Sums are kept in fixed point (int64), so the result has the same bits whatever the order in
-which contributions arrive and whatever machine adds them; memory is O(P) for any number of nodes.
+The result has the same bits on every machine and for every order of arrival: members stand in
+the order of their names, whole-vector figures are summed in a fixed order, and mixes are added on
+a fixed-point grid. Memory is O(P) plus a few pieces a member, whatever the number of members.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
-from gobelin.shared.vector import ParameterSchema, ParameterVector
+from gobelin.server.diagnostics import Diagnostics, Figures
+from gobelin.server.fixed_point import LIMIT, SCALE_BITS, Grid
+from gobelin.server.geometry import Deltas, Geometry, InMemory, map_pieces, norms
+from gobelin.server.policy import clip_norm, influences
+from gobelin.server.rules import Rule
 
-SCALE_BITS = 40  # resolution 2⁻⁴⁰ ≈ 9e-13, far below fp32's at the size of a parameter
-LIMIT = 2.0**12  # largest |δ| admitted
-CAPACITY = 2 ** (63 - SCALE_BITS - 12)  # contributions of weight 1 before the sum could overflow
+__all__ = [
+    "LIMIT",
+    "SCALE_BITS",
+    "Aggregate",
+    "ByMember",
+    "InMemory",
+    "aggregate",
+    "weighted_mean",
+]
 
 
-class WeightedMean:
-    """A streaming Σ wᵢ δᵢ / Σ wᵢ over the parameter vector."""
+@dataclass(frozen=True)
+class ByMember:
+    """Members' deltas: the mean of the deltas of each member's nodes, rounded to fp32 once.
 
-    def __init__(self, schema: ParameterSchema) -> None:
-        self._schema = schema
-        self._sum = torch.zeros(schema.size, dtype=torch.int64)  # (P,)
-        self._weight = Fraction(0)
+    So a member that runs several nodes is one voice in every rule, and gains nothing by them.
+    """
+
+    nodes: Deltas
+    groups: Sequence[Sequence[int]]  # of each member, its nodes' places in `nodes`
 
     @property
-    def weight(self) -> Fraction:
-        """Σ wᵢ so far."""
-        return self._weight
+    def size(self) -> int:
+        """Number of parameters P."""
+        return self.nodes.size
 
-    def add(self, delta: ParameterVector, weight: Fraction) -> None:
-        """Add one delta with a weight in (0, 1], exactly.
+    def __len__(self) -> int:
+        return len(self.groups)
 
-        Raises ValueError beyond what the fixed-point sum holds (|δ| > LIMIT or Σ w > CAPACITY).
-        """
-        if not 0 < weight <= 1 or self._weight + weight > CAPACITY:
-            raise ValueError(f"weight {weight} does not fit the sum")
-        for start in range(0, self._schema.size, 1 << 20):  # bounded scratch memory
-            piece = delta.values[start : start + (1 << 20)].double()  # (≤ 2²⁰,)
-            if bool((piece.abs() > LIMIT).any()):
-                raise ValueError(f"a delta exceeds {LIMIT}")
-            fixed = torch.round(piece * (float(weight) * 2.0**SCALE_BITS)).long()
-            self._sum[start : start + (1 << 20)] += fixed
-        self._weight += weight
+    def piece(self, index: int, start: int, end: int) -> Tensor:
+        """Parameters start … end of one member's delta: fp32 (end − start,)."""
+        first, *more = self.groups[index]
+        if not more:
+            return self.nodes.piece(first, start, end)
+        total = self.nodes.piece(first, start, end).double()
+        for node in more:
+            total += self.nodes.piece(node, start, end)
+        return (total / (1 + len(more))).float()
 
-    def mean(self) -> ParameterVector:
-        """The weighted mean; raises ValueError when nothing was added."""
-        if not self._weight:
-            raise ValueError("the mean of no contributions")
-        scale = 1.0 / (float(self._weight) * 2.0**SCALE_BITS)
-        return ParameterVector(self._schema, self._rounded(scale))
 
-    def _rounded(self, scale: float) -> Tensor:
-        mean = torch.empty(self._schema.size)
-        for start in range(0, self._schema.size, 1 << 20):
-            piece = self._sum[start : start + (1 << 20)].double()
-            mean[start : start + (1 << 20)] = (piece * scale).float()
-        return mean
+@dataclass(frozen=True)
+class Scaled:
+    """Deltas shortened by factors ≤ 1, rounded to fp32."""
+
+    whole: Deltas
+    factors: Sequence[float]
+
+    @property
+    def size(self) -> int:
+        """Number of parameters P."""
+        return self.whole.size
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def piece(self, index: int, start: int, end: int) -> Tensor:
+        """Parameters start … end of one delta: fp32 (end − start,)."""
+        piece, factor = self.whole.piece(index, start, end), self.factors[index]
+        return piece if factor == 1 else (piece.double() * factor).float()
+
+
+@dataclass(frozen=True)
+class Extended:
+    """Deltas and one vector more, the last."""
+
+    deltas: Deltas
+    last: Tensor  # (P,)
+
+    @property
+    def size(self) -> int:
+        """Number of parameters P."""
+        return self.deltas.size
+
+    def __len__(self) -> int:
+        return len(self.deltas) + 1
+
+    def piece(self, index: int, start: int, end: int) -> Tensor:
+        """Parameters start … end of one delta: fp32 (end − start,)."""
+        if index < len(self.deltas):
+            return self.deltas.piece(index, start, end)
+        return self.last[start:end]
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """One round's aggregate with what was measured while it was made, members in given order."""
+
+    delta: Tensor  # (P,) fp32
+    norms: list[float]  # as the members sent them
+    influence: list[float]  # functional influence, see policy.influences
+    clip: float | None  # the norm deltas were clipped to
+    figures: Figures
+
+
+def aggregate(
+    deltas: Deltas,
+    weights: Sequence[Fraction],
+    rule: Rule,
+    *,
+    capped: bool = False,
+    previous: Tensor | None = None,
+) -> Aggregate:
+    """Aggregate members' deltas (n of P parameters) under weights (n,), Σ w ≤ 1.
+
+    Σ w < 1 shrinks the step: the residual stays on the base. With `capped`, deltas are clipped
+    to their lower median norm first, for a cap on weights alone is none. `previous` (P,) is the
+    last round's aggregate, zero if None. Raises ValueError on weights that are not of n members
+    or pass 1 in sum.
+    """
+    if len(weights) != len(deltas) or not deltas.size or sum(weights) > 1 or min(weights) < 0:
+        raise ValueError(f"{len(weights)} weights of sum {float(sum(weights))} for {len(deltas)}")
+    sent = norms(deltas)
+    lengths, clip = sent, None
+    if rule.clips or capped:
+        clip = clip_norm(sent)
+        factors = [clip / norm if norm > clip else 1.0 for norm in sent]
+        deltas, lengths = Scaled(deltas, factors), [min(norm, clip) for norm in sent]
+    influence = influences(weights, lengths, clip if capped else None)
+    seen: Deltas = deltas
+    if rule.remembers:
+        previous = torch.zeros(deltas.size) if previous is None else previous
+        seen, lengths = Extended(deltas, previous), [*lengths, *norms(InMemory([previous]))]
+    mix = rule.mix(Geometry(seen), weights)
+    grid = Grid.of(mix, lengths)
+    result = torch.empty(deltas.size)
+    diagnostics = Diagnostics(weights, lengths[: len(deltas)])
+
+    def piece(start: int, end: int) -> Tensor:
+        rows = [seen.piece(i, start, end) for i in range(len(seen))]
+        result[start:end] = rule.combine(rows, mix, grid)
+        return diagnostics.of_piece(rows[: len(deltas)], result[start:end])
+
+    for found in map_pieces(deltas.size, piece):
+        diagnostics.add(found)
+    return Aggregate(result, sent, influence, clip, diagnostics.figures(deltas.size))
+
+
+def weighted_mean(deltas: Deltas, weights: Sequence[Fraction]) -> Tensor:
+    """Σ wᵢ dᵢ (P,) alone, in two passes and bit by bit what the rule `mean` gives."""
+    mix = [float(weight) for weight in weights]
+    grid = Grid.of(mix, norms(deltas))
+    result = torch.empty(deltas.size)
+
+    def piece(start: int, end: int) -> None:
+        rows = [deltas.piece(i, start, end) for i in range(len(deltas))]
+        result[start:end] = grid.sum(rows, mix)
+
+    for _ in map_pieces(deltas.size, piece):
+        pass
+    return result

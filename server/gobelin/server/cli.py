@@ -26,14 +26,29 @@ def init(
     rounds: Annotated[int, typer.Option(min=1)] = 100,
     local_steps: Annotated[int, typer.Option(min=1, help="H, a node's steps a round.")] = 500,
     min_members: Annotated[int, typer.Option(min=1)] = 2,
-    outer: Annotated[str, typer.Option(help="Outer optimizer: sgd or nesterov.")] = "sgd",
-    outer_lr: Annotated[float, typer.Option(min=0)] = 1.0,
-    outer_momentum: Annotated[float, typer.Option(min=0)] = 0.0,
+    outer: Annotated[
+        str, typer.Option(help="Outer optimizer: sgd, nesterov, adam or yogi.")
+    ] = "sgd",
+    outer_lr: Annotated[float | None, typer.Option(min=0, help="Unset: the optimizer's.")] = None,
+    outer_momentum: Annotated[
+        float | None, typer.Option(min=0, help="Unset: the optimizer's.")
+    ] = None,
+    rule: Annotated[
+        str,
+        typer.Option(
+            help="Aggregation rule: mean, clipped_mean, trimmed_mean, median, geometric_median "
+            "or centered_clipping."
+        ),
+    ] = "mean",
+    cap: Annotated[
+        float, typer.Option(min=0, max=1, help="Most a member may weigh and move the model.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Found a federation: CA, server certificate, federation.toml, recipe.toml, initial model."""
     from gobelin.server.founding import Charter, found
+    from gobelin.server.rules import DISCARDING
 
     charter = Charter(
         name=name,
@@ -42,12 +57,18 @@ def init(
         seed=seed,
         rounds={"rounds": rounds, "local_steps": local_steps, "min_members": min_members},
         outer={"kind": outer, "lr": outer_lr, "momentum": outer_momentum},
+        aggregation={"rule": rule},
+        policy={"cap": cap},
     )
     founded = found(home, charter)
     if as_json:
         print(json.dumps(founded))
         return
     print(f"Founded {name!r} in {home} (seed {seed}, {founded['parameters']:,} parameters).")
+    if rule in DISCARDING:
+        print(
+            f"Note: {rule} may discard honest minorities; every round reports whose voice it lost."
+        )
     print(f"Give members {founded['ca']} and the address {founded['address']}; then:")
     print(f"  gobelin aggregator admit --home {home} --member NAME node.pub")
     print(f"  gobelin aggregator up --home {home}")

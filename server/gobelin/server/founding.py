@@ -29,6 +29,8 @@ class Charter:
     seed: int = 0
     rounds: Mapping[str, Any] = field(default_factory=dict)
     outer: Mapping[str, Any] = field(default_factory=dict)
+    aggregation: Mapping[str, Any] = field(default_factory=dict)
+    policy: Mapping[str, Any] = field(default_factory=dict)
 
 
 def found(folder: Path, charter: Charter) -> dict[str, Any]:
@@ -98,5 +100,7 @@ def _settings(charter: Charter, host: str, port: int) -> FederationSettings:
         "network": {"host": host, "port": port},
         "rounds": dict(charter.rounds),
         "outer": dict(charter.outer),
+        "aggregation": dict(charter.aggregation),
+        "policy": dict(charter.policy),
     }
     return check_settings(FederationSettings, values, where="the options")

@@ -22,11 +22,29 @@ Seconds = Annotated[float, Field(gt=0)]
 
 
 class OuterSettings(Settings):
-    """The outer optimizer; `sgd` with lr 1 is plain averaging."""
+    """The outer optimizer; `sgd` with lr 1 is plain averaging. What is not set is its default."""
 
-    kind: Literal["sgd", "nesterov"] = "sgd"
-    lr: Annotated[float, Field(gt=0)] = 1.0
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    kind: Literal["sgd", "nesterov", "adam", "yogi"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None  # of adam and yogi: β₁
+    beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
+    tau: Annotated[float, Field(gt=0)] | None = None
+
+
+class AggregationSettings(Settings):
+    """How members' deltas become one; `mean` is the weighted mean."""
+
+    rule: Literal[
+        "mean", "clipped_mean", "trimmed_mean", "median", "geometric_median", "centered_clipping"
+    ] = "mean"
+    trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.2  # of trimmed_mean, at each end
+    radius: Annotated[float, Field(gt=0)] | None = None  # of centered_clipping; unset: the median
+
+
+class PolicySettings(Settings):
+    """What a member may weigh at most, whatever it contributes."""
+
+    cap: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class RoundSettings(Settings):
@@ -56,6 +74,8 @@ class FederationSettings(Settings):
     network: NetworkSettings = NetworkSettings()
     rounds: RoundSettings = RoundSettings()
     outer: OuterSettings = OuterSettings()
+    aggregation: AggregationSettings = AggregationSettings()
+    policy: PolicySettings = PolicySettings()
 
 
 class AggregatorHome:
@@ -69,6 +89,7 @@ class AggregatorHome:
         self.tls = folder / "tls"
         self.rounds = folder / "rounds"
         self.releases = folder / "releases"
+        self.collecting = folder / "collecting"  # deltas of the open round
         self.flower = folder / "flower"  # everything that is Flower's
         self.events_file = folder / "events.jsonl"
 

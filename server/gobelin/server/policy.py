@@ -1,17 +1,78 @@
-"""Contribution policy: who weighs what. Members weigh the same, whatever they say of themselves."""
+"""Contribution policy: what a member weighs, and how far it moved the consensus.
+
+Weights are per member, never per node, from scores the aggregator measured or equal ones, and
+capped. What a member says of itself is no input here.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
-from gobelin.server.roster import Roster
+from gobelin.shared.errors import GobelinError
 
 
-def equal_member_weights(roster: Roster) -> dict[str, Fraction]:
-    """Weight of every node (by id): 1 per member, split evenly over the member's nodes.
+class PolicyError(GobelinError):
+    """A score or a cap is not a number a weight can be made of."""
 
-    A member that runs several nodes gains nothing by it.
+    code, exit_code = "policy", 25
+
+
+def equal_scores(members: Sequence[str]) -> dict[str, float]:
+    """The score 1 for every member: the default."""
+    return dict.fromkeys(members, 1.0)
+
+
+def member_weights(scores: Mapping[str, float], cap: float = 1.0) -> dict[str, Fraction]:
+    """Water-filling wᵢ = min(cap, λ sᵢ), exact, Σ w = 1 where the cap allows it.
+
+    Where it does not (positive scores · cap < 1), every weight stays at the cap and the residual
+    1 − Σ w stays on the base: weights are never renormalised, for that would lift members over
+    the cap. Raises PolicyError on a score that is NaN, infinite or negative, and on a cap
+    outside of (0, 1].
     """
-    nodes = Counter(node.member for node in roster.nodes)
-    return {node.id: Fraction(1, nodes[node.member]) for node in roster.nodes}
+    if not 0 < cap <= 1:
+        raise PolicyError(f"a cap of {cap}", "choose policy.cap in (0, 1]")
+    for member, score in scores.items():
+        if not math.isfinite(score) or score < 0:
+            raise PolicyError(f"member {member} has the score {score}", "mend the evidence")
+    most = Fraction(cap)
+    exact: dict[str, Fraction] = {member: Fraction(score) for member, score in scores.items()}
+    left, total = Fraction(1), sum(exact.values(), Fraction(0))  # to share out, among how much
+    weights = {member: Fraction(0) for member in exact}
+    for member in sorted(exact, key=lambda m: exact[m], reverse=True):
+        if part := exact[member]:
+            weights[member] = min(most, left * part / total)
+            left -= weights[member]
+            total -= part
+    return weights
+
+
+def clip_norm(norms: Sequence[float]) -> float:
+    """The lower median of the norms that are not zero, 0 if all are: what deltas are clipped to.
+
+    The lower one, so that of two members the larger cannot choose it; without zeros, so that
+    members who send nothing cannot stop the others.
+    """
+    moving = sorted(norm for norm in norms if norm > 0)
+    return moving[(len(moving) - 1) // 2] if moving else 0.0
+
+
+def influences(
+    weights: Sequence[Fraction], norms: Sequence[float], reference: float | None = None
+) -> list[float]:
+    """Functional influence uᵢ = wᵢ‖dᵢ‖ / Σⱼ wⱼ‖dⱼ‖ of each member on one round.
+
+    Under a cap, `reference` is the norm all deltas were clipped to, and what weights and short
+    deltas leave unused counts for the base: the denominator is `reference`, so that uᵢ ≤ wᵢ ≤ cap
+    whatever the others send, and 1 − Σ u is the base's own share.
+    """
+    if reference is None:
+        moved = [float(weight) * norm for weight, norm in zip(weights, norms, strict=True)]
+        whole = math.fsum(moved)
+        return [part / whole if whole else 0.0 for part in moved]
+    return [
+        float(weight) * min(1.0, norm / reference) if reference else 0.0
+        for weight, norm in zip(weights, norms, strict=True)
+    ]

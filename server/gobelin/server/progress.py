@@ -74,6 +74,9 @@ def describe(event: dict[str, Any], rounds: int) -> str:
             f"{number}: sealed {event['vector_digest'][:12]} in {event['seconds']:.1f} s "
             f"(overhead {event['overhead_s']:.1f} s, retained norm {event['retained_norm']:.2f})"
         )
+    if kind == "minority_loss":
+        members = ", ".join(f"{m} ({loss:.0%})" for m, loss in sorted(event["members"].items()))
+        return f"{number}: warning: {event['rule']} discarded most of what these taught: {members}"
     if kind == "round_void":
         return f"{number}: void, base unchanged: {event['reason']}"
     if kind == "release":

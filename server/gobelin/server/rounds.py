@@ -1,4 +1,4 @@
-"""The rounds: plan → contributions → weighted mean → outer step → sealed checkpoint → release.
+"""The rounds: plan → contributions → merge → outer step → sealed checkpoint → release.
 
 State on disk is the only truth: a round exists once its checkpoint folder does, so a killed
 aggregator opens the same round again with the same plan, and nodes send what they already have.
@@ -10,17 +10,19 @@ import datetime
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any, Protocol
+
+from torch import Tensor
 
 from gobelin.protocols.messages import Farewell, RoundPlan
 from gobelin.server.admission import Admitted, Refusal, WireArray, admit
-from gobelin.server.aggregation import WeightedMean
+from gobelin.server.deltas import RoundDeltas
 from gobelin.server.home import AggregatorHome, FederationSettings
-from gobelin.server.outer import OuterState, make_outer
-from gobelin.server.policy import equal_member_weights
+from gobelin.server.merge import Merged, Merger, accumulate
+from gobelin.server.outer import make_outer
 from gobelin.server.roster import NodeEntry, Roster
-from gobelin.shared.checkpoint import write_checkpoint
+from gobelin.server.rules import make_rule
+from gobelin.shared.checkpoint import Checkpoint, write_checkpoint
 from gobelin.shared.errors import RoundError
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.vector import ParameterVector
@@ -67,12 +69,32 @@ class Courier(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Where the federation stands between two rounds."""
+
+    base: ParameterVector
+    outer: Mapping[str, Tensor] = field(default_factory=dict)  # the outer optimizer's state
+    merge: Mapping[str, Tensor] = field(default_factory=dict)  # the aggregation rule's
+    influence: Mapping[str, float] = field(default_factory=dict)  # of members, over all rounds
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Standing:
+        """What a sealed round left."""
+        return cls(
+            checkpoint.vector,
+            checkpoint.extra.get("outer", {}),
+            checkpoint.extra.get("merge", {}),
+            {k: row["influence_total"] for k, row in checkpoint.facts.get("members", {}).items()},
+        )
+
+
 @dataclass
 class Collection:
     """What one round has gathered so far."""
 
-    mean: WeightedMean
-    weights: Mapping[str, Fraction]
+    deltas: RoundDeltas
+    nodes: frozenset[str]  # on the roster when the round opened
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)  # counted, by node id
     refused: dict[str, Refusal] = field(default_factory=dict)
     offered: dict[str, str] = field(default_factory=dict)  # node id → its activated_at then
@@ -98,34 +120,41 @@ class RoundEngine:
         self._sleep = sleep
         self._settings: FederationSettings = home.settings()
         self._recipe: Recipe = home.recipe()
-        outer = self._settings.outer
-        self._outer = make_outer(outer.kind, outer.lr, outer.momentum)
+        outer, rule = self._settings.outer, self._settings.aggregation
+        self._outer = make_outer(
+            outer.kind, outer.lr, outer.momentum, beta2=outer.beta2, tau=outer.tau
+        )
+        self._merger = Merger(
+            make_rule(rule.rule, rule.trim, rule.radius), self._settings.policy.cap
+        )
         self._waiting_for = ""
 
     def run(self) -> None:
         """Run every round that is not sealed yet; raises RoundError when one cannot be."""
         last, checkpoint = self._home.latest()
-        base = checkpoint.vector
-        state: OuterState = dict(checkpoint.extra.get("outer", {}))
+        standing = Standing.of(checkpoint)
         for number in range(last + 1, self._settings.rounds.rounds + 1):
-            base, state = self._round(number, base, state)
-        rounds = self._settings.rounds.rounds
-        self._event("finished", round=rounds, vector_digest=base.digest)
-        self._farewell(Farewell(self._settings.name, rounds, base.digest))
+            standing = self._round(number, standing)
+        rounds, digest = self._settings.rounds.rounds, standing.base.digest
+        self._event("finished", round=rounds, vector_digest=digest)
+        self._farewell(Farewell(self._settings.name, rounds, digest))
 
-    def _round(
-        self, number: int, base: ParameterVector, state: OuterState
-    ) -> tuple[ParameterVector, OuterState]:
+    def _round(self, number: int, standing: Standing) -> Standing:
+        base = standing.base
         plan = self._plan(number, base)
         attempts = self._settings.rounds.attempts
         for attempt in range(1, attempts + 1):
             self._wait_for_members()
             opened = self._clock()
             self._event("round_opened", round=number, attempt=attempt, base_digest=base.digest)
-            collection = self._collect(plan, base)
-            missing = self._missing(collection)
-            if not missing:
-                return self._seal(plan, base, state, collection, opened)
+            deltas = RoundDeltas(self._home.collecting, base.schema.size)
+            try:
+                collection = self._collect(plan, base, deltas)
+                missing = self._missing(collection)
+                if not missing:
+                    return self._seal(plan, standing, collection, opened)
+            finally:
+                deltas.remove()
             self._event("round_void", round=number, attempt=attempt, reason=missing)
         raise RoundError(
             f"round {number} had too few contributions {attempts} times: {missing}",
@@ -177,11 +206,9 @@ class RoundEngine:
                 )
             self._sleep(NODES_EVERY_S)
 
-    def _collect(self, plan: RoundPlan, base: ParameterVector) -> Collection:
+    def _collect(self, plan: RoundPlan, base: ParameterVector, deltas: RoundDeltas) -> Collection:
         """Offer the plan and gather contributions until all are in or the deadline is over."""
-        collection = Collection(
-            WeightedMean(base.schema), equal_member_weights(self._home.roster())
-        )
+        collection = Collection(deltas, frozenset(self._home.roster().by_id()))
         deadline = self._clock() + plan.deadline_s
         look_again = self._clock()
         online: dict[str, NodeState] = {}
@@ -214,7 +241,7 @@ class RoundEngine:
             node
             for node, state in online.items()
             if node not in collection.rows
-            and node in collection.weights
+            and node in collection.nodes
             and collection.offered.get(node) != state.activated_at
         ]
         if lacking:
@@ -233,7 +260,7 @@ class RoundEngine:
     ) -> None:
         """Admit and add one reply, or record why not."""
         entry = roster.by_id().get(reply.node)
-        if entry is None or reply.node not in collection.weights:
+        if entry is None or reply.node not in collection.nodes:
             self._event("refused", round=plan.round, node=reply.node[:12], reason="not_on_roster")
             return
         outcome = self._judge(plan, base, collection, reply)
@@ -242,8 +269,8 @@ class RoundEngine:
                 collection.refused[reply.node] = outcome
             self._event("refused", round=plan.round, node=entry.name, **vars(outcome))
             return
-        collection.mean.add(outcome.delta, collection.weights[reply.node])
-        row = self._row(entry, collection.weights[reply.node], outcome)
+        collection.deltas.add(reply.node, outcome.delta)
+        row = self._row(entry, outcome)
         collection.rows[reply.node] = row
         self._event("contribution", round=plan.round, **row)
 
@@ -258,12 +285,11 @@ class RoundEngine:
         return admit(plan, base.schema, reply.header, reply.arrays)
 
     @staticmethod
-    def _row(entry: NodeEntry, weight: Fraction, admitted: Admitted) -> dict[str, Any]:
+    def _row(entry: NodeEntry, admitted: Admitted) -> dict[str, Any]:
         made = admitted.contribution
         return {
             "member": entry.member,
             "node": entry.name,
-            "weight": str(weight),
             "delta_digest": made.delta_digest,
             "delta_norm": admitted.delta.norm(),
             "images": made.images,
@@ -277,7 +303,7 @@ class RoundEngine:
         A refused node owes none until it restarts; where members are missing, the deadline decides.
         """
         answered = set(collection.rows) | set(collection.refused)
-        if set(online) & set(collection.weights) - answered:
+        if set(online) & collection.nodes - answered:
             return False
         missing = self._missing(collection)
         if missing:
@@ -295,30 +321,38 @@ class RoundEngine:
         return f"{len(here)} of {needed} members contributed, none yet from {', '.join(absent)}"
 
     def _seal(
-        self,
-        plan: RoundPlan,
-        base: ParameterVector,
-        state: OuterState,
-        collection: Collection,
-        opened: float,
-    ) -> tuple[ParameterVector, OuterState]:
-        mean = collection.mean.mean()
-        values, state = self._outer.step(base.values, mean.values, state)
-        consensus = ParameterVector(base.schema, values)
+        self, plan: RoundPlan, standing: Standing, collection: Collection, opened: float
+    ) -> Standing:
+        owners = [str(collection.rows[node]["member"]) for node in collection.deltas.nodes]
+        merged = self._merger.merge(collection.deltas, owners, standing.merge)
+        values, outer = self._outer.step(standing.base.values, merged.delta, standing.outer)
+        consensus = ParameterVector(standing.base.schema, values)
+        influence = accumulate(standing.influence, merged.members)
         rows = sorted(collection.rows.values(), key=lambda row: str(row["node"]))
-        elapsed = self._clock() - opened
         facts: dict[str, Any] = {
             "federation": plan.federation,
             "round": plan.round,
             "rounds": plan.rounds,
             "base_digest": plan.base_digest,
             "plan_digest": plan.digest,
-            "contributions": rows,
-            "outer": self._settings.outer.model_dump(),
-            "retained_norm": _retained(mean, rows),
-            "seconds": elapsed,
+            "contributions": [
+                {
+                    **row,
+                    "weight": float(merged.weights[row["member"]] / owners.count(row["member"])),
+                }
+                for row in rows
+            ],
+            "members": {
+                name: {**merged.members.get(name, {}), "influence_total": total}
+                for name, total in influence.items()
+            },
+            "outer": self._settings.outer.model_dump(exclude_none=True),
+            "aggregation": self._settings.aggregation.model_dump(exclude_none=True),
+            **merged.facts,
+            "seconds": self._clock() - opened,
         }
-        extra = {"outer": dict(state)} if state else {}
+        extra = {"outer": dict(outer)} if outer else {}
+        extra |= {"merge": dict(merged.state)} if merged.state else {}
         folder = self._home.round_folder(plan.round)
         write_checkpoint(folder, self._recipe, consensus, facts, extra)
         last = plan.round == plan.rounds
@@ -326,15 +360,24 @@ class RoundEngine:
             release = self._home.releases / f"release-{plan.round:05d}"
             write_checkpoint(release, self._recipe, consensus, facts)
             self._event("release", round=plan.round, folder=release.name)
+        self._tell(plan, merged)
+        elapsed = self._clock() - opened
         self._event(
             "round_sealed",
             round=plan.round,
             vector_digest=consensus.digest,
-            retained_norm=facts["retained_norm"],
-            seconds=self._clock() - opened,
-            overhead_s=self._clock() - opened - max(float(row["seconds"]) for row in rows),
+            **merged.facts,
+            influence={name: row["influence"] for name, row in merged.members.items()},
+            seconds=elapsed,
+            overhead_s=elapsed - max(float(row["seconds"]) for row in rows),
         )
-        return consensus, state
+        return Standing(consensus, outer, merged.state, influence)
+
+    def _tell(self, plan: RoundPlan, merged: Merged) -> None:
+        """Warn when members' voices were lost."""
+        if merged.minority:
+            rule = self._settings.aggregation.rule
+            self._event("minority_loss", round=plan.round, rule=rule, members=merged.minority)
 
     def _say_waiting(self, what: str) -> None:
         if what != self._waiting_for:
@@ -344,9 +387,3 @@ class RoundEngine:
     def _event(self, event: str, **facts: Any) -> None:
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         self._home.record({"at": at, "event": event, **facts})
-
-
-def _retained(mean: ParameterVector, rows: list[dict[str, Any]]) -> float:
-    """‖mean δ‖ / mean ‖δ‖: 1 when members agree, 1/√n when their deltas are orthogonal."""
-    average = sum(float(row["delta_norm"]) for row in rows) / len(rows)
-    return mean.norm() / average if average else 0.0

@@ -1,0 +1,59 @@
+"""The open round's deltas on disk, so that memory does not grow with the number of nodes.
+
+No state: a round that is not sealed is collected again, so nothing here is flushed, and what a
+killed aggregator left behind is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from torch import Tensor
+
+from gobelin.shared.vector import ParameterVector, tensor_of_bytes
+
+
+class RoundDeltas:
+    """Admitted deltas by node id; as `Deltas`, in the order of the ids."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self._folder = folder
+        self._size = size
+        self._files: dict[str, int] = {}  # open file descriptors
+        self._order: list[str] = []
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+
+    @property
+    def size(self) -> int:
+        """Number of parameters P."""
+        return self._size
+
+    @property
+    def nodes(self) -> list[str]:
+        """Ids of the nodes, in order."""
+        return self._order
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def add(self, node: str, delta: ParameterVector) -> None:
+        """Keep a node's delta until the round is over."""
+        path = self._folder / f"{node}.f32"
+        path.write_bytes(delta.canonical_bytes)
+        self._files[node] = os.open(path, os.O_RDONLY)
+        self._order = sorted(self._files)
+
+    def piece(self, index: int, start: int, end: int) -> Tensor:
+        """Parameters start … end of one delta: fp32 (end − start,)."""
+        file = self._files[self._order[index]]
+        return tensor_of_bytes(os.pread(file, 4 * (end - start), 4 * start))
+
+    def remove(self) -> None:
+        """The round is sealed or void: nothing of it stays."""
+        for file in self._files.values():
+            os.close(file)
+        self._files, self._order = {}, []
+        shutil.rmtree(self._folder, ignore_errors=True)
