@@ -1,4 +1,4 @@
-"""Adaptive outer optimizers: PyTorch's Adam, golden trajectories, and state that outlives a kill."""
+"""Adaptive outer optimizers: PyTorch's Adam, golden trajectories, state that outlives a kill."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def aggregate(
         previous = torch.zeros(deltas.size) if previous is None else previous
         seen, lengths = Extended(deltas, previous), [*lengths, *norms(InMemory([previous]))]
     mix = rule.mix(Geometry(seen), weights)
-    grid = Grid.of(mix, lengths)
+    grid = Grid.of([float(share) for share in mix], lengths)
     result = torch.empty(deltas.size)
     diagnostics = Diagnostics(weights, lengths[: len(deltas)])
 

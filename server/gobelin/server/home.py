@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from gobelin.server.roster import NodeEntry, Roster
-from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
+from gobelin.shared.checkpoint import MANIFEST, Checkpoint, read_checkpoint
 from gobelin.shared.errors import StateError
 from gobelin.shared.files import read_json, write_json
 from gobelin.shared.recipe import Recipe
@@ -133,6 +133,10 @@ class AggregatorHome:
         if not sealed:
             raise StateError(f"{self.rounds} holds no checkpoint", "restore it from a backup")
         return sealed[-1], read_checkpoint(self.round_folder(sealed[-1]))
+
+    def facts(self, number: int) -> dict[str, Any]:
+        """What is recorded of a sealed round, read without its model."""
+        return dict(read_json(self.round_folder(number) / MANIFEST)["facts"])
 
     def record(self, event: Mapping[str, Any]) -> None:
         """Append one event to the event log and flush it to disk."""

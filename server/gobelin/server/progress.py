@@ -95,6 +95,7 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
     events, _ = home.events()
     roster = home.roster()
     last = {row["node"]: row for row in events if row["event"] == "contribution"}
+    members = home.facts(sealed[-1]).get("members", {}) if sealed else {}
     facts = {
         "federation": settings.name,
         "running": is_owned(home.folder),
@@ -106,6 +107,10 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
             node.name: {"member": node.member, "last_round": last.get(node.name, {}).get("round")}
             for node in roster.nodes
         },
+        "influence": {
+            member: {"round": row.get("influence", 0.0), "total": row["influence_total"]}
+            for member, row in members.items()
+        },
         "last_event": events[-1] if events else None,
         "releases": sorted(p.name for p in home.releases.glob("release-*")),
     }
@@ -115,11 +120,14 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
     console = Console(highlight=False)
     state = "up" if facts["running"] else "not running"
     console.print(f"{settings.name}: {state}, {facts['sealed']} of {facts['rounds']} rounds sealed")
-    table = Table("member", "node", "last contribution")
+    table = Table("member", "node", "last contribution", "influence: last round", "so far")
+    whole = sum(row["influence_total"] for row in members.values()) or 1.0
     for node in roster.nodes:
         row = last.get(node.name)
         when = f"round {row['round']}, {row['seconds']:.1f} s" if row else "none yet"
-        table.add_row(node.member, node.name, when)
+        mine = members.get(node.member, {})
+        shares = (mine.get("influence", 0.0), mine.get("influence_total", 0.0) / whole)
+        table.add_row(node.member, node.name, when, *(f"{share:.0%}" for share in shares))
     console.print(table)
     if events:
         console.print(f"last: {describe(events[-1], settings.rounds.rounds)}", markup=False)

@@ -20,7 +20,10 @@ from gobelin.server.fixed_point import Grid
 from gobelin.server.geometry import Geometry
 from gobelin.server.policy import clip_norm
 
-UNITS = 1 << 30  # integer units into which sorted rules divide all weight
+UNITS = 1 << 40  # integer units of all weight, where weights have no common denominator below
+COLUMNS = 1 << 12  # coordinates sorted at once
+
+Mix = Sequence[Fraction] | Sequence[float]
 
 
 class Rule(Protocol):
@@ -29,11 +32,11 @@ class Rule(Protocol):
     clips: bool  # deltas are clipped to their median norm first
     remembers: bool  # the last round's aggregate comes as one more delta, the last, of weight 0
 
-    def mix(self, geometry: Geometry, weights: Sequence[Fraction]) -> list[float]:
+    def mix(self, geometry: Geometry, weights: Sequence[Fraction]) -> Mix:
         """How much of each delta goes in (n,), not negative, in sum at most Σ weights."""
         ...
 
-    def combine(self, rows: Sequence[Tensor], mix: Sequence[float], grid: Grid) -> Tensor:
+    def combine(self, rows: Sequence[Tensor], mix: Mix, grid: Grid) -> Tensor:
         """One piece (s,) fp32 of the result from one piece of each delta, n × (s,)."""
         ...
 
@@ -44,9 +47,9 @@ class Mixing:
     clips = False
     remembers = False
 
-    def combine(self, rows: Sequence[Tensor], mix: Sequence[float], grid: Grid) -> Tensor:
+    def combine(self, rows: Sequence[Tensor], mix: Mix, grid: Grid) -> Tensor:
         """The fixed-point sum."""
-        return grid.sum(rows, mix)
+        return grid.sum(rows, [float(share) for share in mix])
 
 
 class Mean(Mixing):
@@ -118,17 +121,21 @@ class Sorting:
     clips = False
     remembers = False
 
-    def mix(self, geometry: Geometry, weights: Sequence[Fraction]) -> list[float]:
+    def mix(self, geometry: Geometry, weights: Sequence[Fraction]) -> Mix:
         """The weights themselves."""
-        return [float(weight) for weight in weights]
+        return weights
 
-    def combine(self, rows: Sequence[Tensor], mix: Sequence[float], grid: Grid) -> Tensor:
+    def combine(self, rows: Sequence[Tensor], mix: Mix, grid: Grid) -> Tensor:
         """Σ over ranks of share · value, in fp64 and in the order of the ranks."""
-        total = math.fsum(mix)
+        total = float(sum(mix))
         if not total:
             return torch.zeros_like(rows[0])
-        units = torch.tensor([round(share / total * UNITS) for share in mix])  # (n,) int64
-        values, order = torch.stack(list(rows)).double().sort(dim=0)  # (n, s)
+        units = torch.tensor(_units(mix))  # (n,)
+        pieces = torch.split(torch.stack(list(rows)), COLUMNS, dim=1)
+        return torch.cat([self._of_columns(piece, units) * total for piece in pieces]).float()
+
+    def _of_columns(self, piece: Tensor, units: Tensor) -> Tensor:
+        values, order = piece.double().sort(dim=0)  # (n, s)
         equal = bool((units == units[0]).all())  # then ranks alone decide: (n, 1) for (n, s)
         units = torch.ones_like(units)[:, None] if equal else units[order]
         shares = self.shares(units.cumsum(dim=0), units).double()
@@ -136,7 +143,7 @@ class Sorting:
         for value, share in zip(values, shares, strict=True):
             result += value * share
             whole += share
-        return (result / whole * total).float()
+        return result / whole
 
     def shares(self, below: Tensor, units: Tensor) -> Tensor:
         """Share of each rank, from its units and the units up to and with it: like (n, s)."""
@@ -166,6 +173,15 @@ class CoordinateMedian(Sorting):
         lower = (before < whole) & (whole <= twice)
         upper = (before <= whole) & (whole < twice)
         return lower.long() + upper.long()
+
+
+def _units(mix: Mix) -> list[int]:
+    """The weights as integers: exact where they have a small common denominator, as equal weights
+    have, so that half of all weight is half to the last bit."""
+    exact = [Fraction(share) for share in mix]
+    common = math.lcm(*(share.denominator for share in exact))
+    scale = Fraction(common) if common <= UNITS else UNITS / sum(exact)
+    return [round(share * scale) for share in exact]
 
 
 @dataclass(frozen=True)
