@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gobelin.server.aggregation import InMemory, aggregate, weighted_mean
-from gobelin.server.fixed_point import Grid
+from gobelin.server.fixed_point import LIMIT, exact_sum
 from gobelin.server.geometry import PIECE, Geometry, norms, tree_sum
 from gobelin.server.merge import Merger
 from gobelin.server.rules import RULES, CenteredClipping, Krum, Rule, make_rule
@@ -220,12 +220,19 @@ def test_sums_are_exact_where_floats_are_not() -> None:
         assert float(found) == pytest.approx(2.0**-30 / 3, rel=1e-6)
 
 
-def test_the_grid_holds_what_admission_lets_pass() -> None:
-    """2000 members that all send the largest admitted value, a hundred million times."""
-    grid = Grid.of([1 / 2000] * 2000, [4096.0 * 1e4] * 2000)
-    assert 2000 * 4096.0 * 2.0**grid.bits < 2**53
-    rows = [torch.full((2,), 4096.0)] * 2000
-    assert grid.sum(rows, [1 / 2000] * 2000).tolist() == pytest.approx([4096.0] * 2)
+def test_two_thousand_members_at_the_limit_are_still_summed_exactly() -> None:
+    count = 2000
+    rows = [torch.full((2,), LIMIT if i % 2 else LIMIT / 3) for i in range(count)]
+    mix = [1 / (1 + i) / 9 for i in range(count)]
+    there, back = exact_sum(rows, mix), exact_sum(rows[::-1], mix[::-1])
+    assert torch.equal(there, back)
+    exact = sum(share * float(row[0]) for share, row in zip(mix, rows, strict=True))
+    assert there.tolist() == pytest.approx([exact] * 2, rel=1e-6)
+
+
+def test_an_aggregate_by_the_mean_is_the_weighted_mean() -> None:
+    given = deltas(5)
+    assert torch.equal(merge(make_rule("mean"), given), weighted_mean(InMemory(given), evenly(5)))
 
 
 def test_norms_and_products_are_those_of_fp64() -> None:

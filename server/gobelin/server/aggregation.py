@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gobelin.server.diagnostics import Diagnostics, Figures
-from gobelin.server.fixed_point import LIMIT, SCALE_BITS, Grid
+from gobelin.server.fixed_point import LIMIT, SCALE_BITS, exact_sum
 from gobelin.server.geometry import Deltas, Geometry, InMemory, map_pieces, norms
 from gobelin.server.policy import clip_norm, influences
 from gobelin.server.rules import Rule
@@ -140,16 +140,14 @@ def aggregate(
     influence = influences(weights, lengths, clip if capped else None)
     seen: Deltas = deltas
     if rule.remembers:
-        previous = torch.zeros(deltas.size) if previous is None else previous
-        seen, lengths = Extended(deltas, previous), [*lengths, *norms(InMemory([previous]))]
+        seen = Extended(deltas, torch.zeros(deltas.size) if previous is None else previous)
     mix = rule.mix(Geometry(seen), weights)
-    grid = Grid.of([float(share) for share in mix], lengths)
     result = torch.empty(deltas.size)
-    diagnostics = Diagnostics(weights, lengths[: len(deltas)])
+    diagnostics = Diagnostics(weights, lengths)
 
     def piece(start: int, end: int) -> Tensor:
         rows = [seen.piece(i, start, end) for i in range(len(seen))]
-        result[start:end] = rule.combine(rows, mix, grid)
+        result[start:end] = rule.combine(rows, mix)
         return diagnostics.of_piece(rows[: len(deltas)], result[start:end])
 
     for found in map_pieces(deltas.size, piece):
@@ -158,14 +156,13 @@ def aggregate(
 
 
 def weighted_mean(deltas: Deltas, weights: Sequence[Fraction]) -> Tensor:
-    """Σ wᵢ dᵢ (P,) alone, in two passes and bit by bit what the rule `mean` gives."""
+    """Σ wᵢ dᵢ (P,) alone, bit by bit what the rule `mean` gives."""
     mix = [float(weight) for weight in weights]
-    grid = Grid.of(mix, norms(deltas))
     result = torch.empty(deltas.size)
 
     def piece(start: int, end: int) -> None:
         rows = [deltas.piece(i, start, end) for i in range(len(deltas))]
-        result[start:end] = grid.sum(rows, mix)
+        result[start:end] = exact_sum(rows, mix)
 
     for _ in map_pieces(deltas.size, piece):
         pass

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 PIECE = 1 << 15  # scalars looked at at once: they stay in the processor's cache
+TURN = 16  # pieces a thread takes at a time
 
 T = TypeVar("T")
 
@@ -57,9 +58,15 @@ class InMemory:
 
 def map_pieces(size: int, work: Callable[[int, int], T]) -> Iterator[T]:
     """`work(start, end)` for every piece of P parameters, in order, on torch's threads."""
-    spans = [(start, min(start + PIECE, size)) for start in range(0, size, PIECE)]
+    starts = range(0, size, PIECE)
+    turns = [starts[i : i + TURN] for i in range(0, len(starts), TURN)]
+
+    def turn(own: range) -> list[T]:
+        return [work(start, min(start + PIECE, size)) for start in own]
+
     with ThreadPoolExecutor(torch.get_num_threads(), "pieces") as pool:
-        yield from pool.map(lambda span: work(*span), spans)
+        for found in pool.map(turn, turns):
+            yield from found
 
 
 def norms(deltas: Deltas) -> list[float]:
@@ -67,21 +74,19 @@ def norms(deltas: Deltas) -> list[float]:
 
     def squares(start: int, end: int) -> list[float]:
         rows = [deltas.piece(i, start, end).double() for i in range(len(deltas))]
-        return [float(tree_sum(row * row)) for row in rows]
+        return [float(tree_sum(row.mul_(row))) for row in rows]
 
     columns = zip(*map_pieces(deltas.size, squares), strict=True)
     return [math.sqrt(math.fsum(column)) for column in columns] or [0.0] * len(deltas)
 
 
 def tree_sum(values: Tensor) -> Tensor:
-    """Sum over the last dimension of (…, s) in a fixed binary tree: (…)."""
+    """Sum over the last dimension of (…, s), in place, in a fixed binary tree: (…)."""
     width = values.shape[-1]
-    whole = 1 << max(0, width - 1).bit_length()
-    if width < whole:
-        values = torch.nn.functional.pad(values, (0, whole - width))
-    while values.shape[-1] > 1:
-        half = values.shape[-1] // 2
-        values = values[..., :half] + values[..., half:]
+    while width > 1:
+        half = (width + 1) // 2
+        values[..., : width - half].add_(values[..., half:width])
+        width = half
     return values[..., 0]
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gobelin.server.fixed_point import Grid
+from gobelin.server.fixed_point import exact_sum
 from gobelin.server.geometry import Geometry
 from gobelin.server.policy import clip_norm
 
@@ -36,7 +36,7 @@ class Rule(Protocol):
         """How much of each delta goes in (n,), not negative, in sum at most Σ weights."""
         ...
 
-    def combine(self, rows: Sequence[Tensor], mix: Mix, grid: Grid) -> Tensor:
+    def combine(self, rows: Sequence[Tensor], mix: Mix) -> Tensor:
         """One piece (s,) fp32 of the result from one piece of each delta, n × (s,)."""
         ...
 
@@ -47,9 +47,9 @@ class Mixing:
     clips = False
     remembers = False
 
-    def combine(self, rows: Sequence[Tensor], mix: Mix, grid: Grid) -> Tensor:
+    def combine(self, rows: Sequence[Tensor], mix: Mix) -> Tensor:
         """The fixed-point sum."""
-        return grid.sum(rows, [float(share) for share in mix])
+        return exact_sum(rows, [float(share) for share in mix])
 
 
 class Mean(Mixing):
@@ -125,7 +125,7 @@ class Sorting:
         """The weights themselves."""
         return weights
 
-    def combine(self, rows: Sequence[Tensor], mix: Mix, grid: Grid) -> Tensor:
+    def combine(self, rows: Sequence[Tensor], mix: Mix) -> Tensor:
         """Σ over ranks of share · value, in fp64 and in the order of the ranks."""
         total = float(sum(mix))
         if not total:
