@@ -42,9 +42,10 @@ class AggregationSettings(Settings):
 
 
 class PolicySettings(Settings):
-    """What a member may weigh at most, whatever it contributes."""
+    """What a member may weigh at most, and what its contributions must be worth."""
 
     cap: Annotated[float, Field(gt=0, le=1)] = 1.0
+    collapse_gate: bool = True  # refuse encoders that answer all images alike
 
 
 class RoundSettings(Settings):

@@ -20,6 +20,7 @@ from gobelin.server.deltas import RoundDeltas
 from gobelin.server.home import AggregatorHome, FederationSettings
 from gobelin.server.merge import Merged, Merger, accumulate
 from gobelin.server.outer import make_outer
+from gobelin.server.quality import CollapseGate
 from gobelin.server.roster import NodeEntry, Roster
 from gobelin.server.rules import make_rule
 from gobelin.shared.checkpoint import Checkpoint, write_checkpoint
@@ -127,6 +128,8 @@ class RoundEngine:
         self._merger = Merger(
             make_rule(rule.rule, rule.trim, rule.radius), self._settings.policy.cap
         )
+        gated = self._settings.policy.collapse_gate
+        self._gate = CollapseGate(self._recipe, self._settings.seed) if gated else None
         self._waiting_for = ""
 
     def run(self) -> None:
@@ -274,15 +277,17 @@ class RoundEngine:
         collection.rows[reply.node] = row
         self._event("contribution", round=plan.round, **row)
 
-    @staticmethod
     def _judge(
-        plan: RoundPlan, base: ParameterVector, collection: Collection, reply: Reply
+        self, plan: RoundPlan, base: ParameterVector, collection: Collection, reply: Reply
     ) -> Admitted | Refusal:
         if reply.error:
             return Refusal("node_error", reply.error)
         if reply.node in collection.rows:
             return Refusal("duplicate", "this node's contribution is already counted")
-        return admit(plan, base.schema, reply.header, reply.arrays)
+        outcome = admit(plan, base.schema, reply.header, reply.arrays)
+        if isinstance(outcome, Admitted) and self._gate is not None:
+            return self._gate.judge(base, outcome.delta) or outcome
+        return outcome
 
     @staticmethod
     def _row(entry: NodeEntry, admitted: Admitted) -> dict[str, Any]:
