@@ -69,6 +69,10 @@ def test_killed_processes_come_back_and_the_digest_is_the_undisturbed_one(tmp_pa
         net.wait_for("round_sealed", 1)
         net.kill("north")
         net.start_node("north")
+        south = net.processes["south"]
+        south.terminate()
+        assert south.wait(30) == 0  # stopping on request is no error
+        net.start_node("south")
         net.wait_for("round_sealed", 2)
         net.kill("aggregator")
         net.start_aggregator()
@@ -85,6 +89,24 @@ def test_a_node_with_an_unregistered_key_is_refused(tmp_path: Path) -> None:
         assert refused.returncode == 33
         assert "does not know this node's key" in refused.stderr
         assert "Traceback" not in refused.stderr
+
+
+def test_a_node_with_unreadable_data_says_so_and_tells_no_more_than_a_code(tmp_path: Path) -> None:
+    with federation(tmp_path, rounds=2) as net:
+        net.found()
+        for file in net.members["north"].iterdir():
+            file.write_bytes(file.read_bytes()[:100])
+        net.start_aggregator()
+        net.start_node("south")
+        refused = run_node(net.node_home("north"))
+        assert refused.returncode == 12
+        assert "Traceback" not in refused.stderr
+        told = net.wait_for("refused")
+        assert (told["node"], told["reason"], told["found"]) == (
+            "north",
+            "node_error",
+            "gobelin:data",
+        )
 
 
 def test_an_aggregator_of_another_ca_is_refused(tmp_path: Path) -> None:

@@ -54,7 +54,13 @@ class Contributor:
             seed=plan.seed,
             node_seed=self._node_seed(plan),
         )
-        trained, report = trainer.train(base, local, lambda step: self._show(plan, step))
+        try:
+            trained, report = trainer.train(base, local, lambda step: self._show(plan, step))
+        except torch.OutOfMemoryError:
+            raise ConfigError(
+                "the device has too little memory for this recipe",
+                "free it, use bf16 (compute.precision), or join with a larger one",
+            ) from None
         delta = trained - base
         contribution = Contribution(
             federation=plan.federation,
