@@ -79,13 +79,15 @@ class Contributor:
 
     def _base(self, plan: RoundPlan, segments: Mapping[str, bytes]) -> ParameterVector:
         """The base vector, known to be the one the plan names."""
-        self._home.pin("federation", plan.federation)
+        if plan.local_steps < 1 or not 1 <= plan.round <= plan.rounds:
+            raise ContributionError(f"round {plan.round} of {plan.rounds} is no round")
         schema = schema_of(parse_recipe(plan.recipe))
         if schema.digest != plan.schema_digest:
             raise ContributionError("the plan's recipe builds another schema here")
         base = ParameterVector.of_segments(schema, segments)
         if base.digest != plan.base_digest:
             raise ContributionError("the base is not the one the plan names")
+        self._home.pin("federation", plan.federation)
         return base
 
     def _warm_trainer(self, plan: RoundPlan) -> LocalTrainer:
@@ -153,7 +155,7 @@ def parse_recipe(text: str) -> Recipe:
     """The recipe inside a plan; raises ContributionError when it is none."""
     try:
         return Recipe.model_validate(json.loads(text))
-    except (ValueError, ValidationError):
+    except (ValueError, ValidationError, RecursionError):
         raise ContributionError("the plan's recipe is not valid", "update gobelin") from None
 
 

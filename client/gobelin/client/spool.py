@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gobelin.protocols.messages import Contribution, MalformedMessageError
-from gobelin.shared.errors import StateError
+from gobelin.shared.errors import StateError, VectorError
 from gobelin.shared.files import folder_atomic, write_atomic
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
@@ -47,7 +48,10 @@ class Spool:
             write_atomic(tmp / HEADER, contribution.to_bytes())
             save_file({k: t.clone() for k, t in delta.tensors().items()}, tmp / DELTA)
             save_file(dict(inner), tmp / INNER)
-        for number in self.rounds()[:-KEEP]:
+        # Later rounds are of a course that the federation has left, going back to an earlier base.
+        abandoned = [number for number in self.rounds() if number > contribution.round]
+        kept = [number for number in self.rounds() if number <= contribution.round]
+        for number in abandoned + kept[:-KEEP]:
             shutil.rmtree(self._round(number))
 
     def find(self, plan_digest: str, round_number: int, schema: ParameterSchema) -> Spooled | None:
@@ -57,20 +61,24 @@ class Spool:
             return None
         try:
             contribution = Contribution.from_bytes((folder / HEADER).read_bytes())
-        except MalformedMessageError:
-            raise StateError(
-                f"{folder} is damaged", "remove it; the round is trained again"
-            ) from None
-        if contribution.plan_digest != plan_digest:
-            return None
-        return Spooled(contribution, ParameterVector.of_tensors(schema, load_file(folder / DELTA)))
+            if contribution.plan_digest != plan_digest:
+                return None
+            delta = ParameterVector.of_tensors(schema, load_file(folder / DELTA))
+        except (MalformedMessageError, VectorError, SafetensorError, OSError):
+            raise _damaged(folder) from None
+        if delta.digest != contribution.delta_digest:
+            raise _damaged(folder)
+        return Spooled(contribution, delta)
 
     def inner_before(self, round_number: int) -> tuple[int, dict[str, Tensor]]:
         """Number and inner state of the last round before `round_number`; 0 and {} if none."""
         earlier = [number for number in self.rounds() if number < round_number]
         if not earlier:
             return 0, {}
-        return earlier[-1], load_file(self._round(earlier[-1]) / INNER)
+        try:
+            return earlier[-1], load_file(self._round(earlier[-1]) / INNER)
+        except (SafetensorError, OSError):
+            raise _damaged(self._round(earlier[-1])) from None
 
     def rounds(self) -> list[int]:
         """Numbers of the rounds in the spool, ascending."""
@@ -79,3 +87,7 @@ class Spool:
 
     def _round(self, number: int) -> Path:
         return self._folder / f"round-{number:05d}"
+
+
+def _damaged(folder: Path) -> StateError:
+    return StateError(f"{folder} is damaged", "remove it; the round is trained again")

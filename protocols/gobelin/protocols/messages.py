@@ -59,7 +59,10 @@ class Message:
         kinds = typing.get_type_hints(cls)
         if set(values) != set(kinds):
             raise MalformedMessageError(f"not the fields of a {cls.__name__}")
-        return cls(**{name: _typed(name, values[name], kind) for name, kind in kinds.items()})
+        message = cls(**{name: _typed(name, values[name], kind) for name, kind in kinds.items()})
+        if message.to_bytes() != data:
+            raise MalformedMessageError("not the canonical bytes of what it says")
+        return message
 
 
 @dataclass(frozen=True)
@@ -107,14 +110,14 @@ def _refuse_constant(name: str) -> None:
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
     """`value` as `kind`; raises MalformedMessageError when it is of another type."""
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) < 1 << 53 else math.inf
     if typing.get_origin(kind) is not None:  # the metrics
         if not isinstance(value, dict):
             raise MalformedMessageError(f"{name} is not a table")
-        return {key: _typed(name, item, float) for key, item in value.items()}
+        return {_typed(name, key, str): _typed(name, item, float) for key, item in value.items()}
     if not isinstance(value, kind) or isinstance(value, bool):
         raise MalformedMessageError(f"{name} is not a {kind.__name__}")
+    if kind is str and not value.isascii():
+        raise MalformedMessageError(f"{name} is not ASCII")
     if kind is float and not math.isfinite(value):
         raise MalformedMessageError(f"{name} is not finite")
     if kind is int and not 0 <= value < 1 << 63:

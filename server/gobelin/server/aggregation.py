@@ -15,7 +15,7 @@ from gobelin.shared.vector import ParameterSchema, ParameterVector
 
 SCALE_BITS = 40  # resolution 2⁻⁴⁰ ≈ 9e-13, far below fp32's at the size of a parameter
 LIMIT = 2.0**12  # largest |δ| admitted
-CAPACITY = 2 ** (63 - SCALE_BITS - 12)  # contributions of weight 1 before the sum could overflow
+CAPACITY = 2 ** (63 - SCALE_BITS - 12) - 1  # contributions of weight 1 that the sum holds
 
 
 class WeightedMean:
@@ -38,10 +38,10 @@ class WeightedMean:
         """
         if not 0 < weight <= 1 or self._weight + weight > CAPACITY:
             raise ValueError(f"weight {weight} does not fit the sum")
+        if self._schema.size and max(map(abs, torch.aminmax(delta.values))) > LIMIT:
+            raise ValueError(f"a delta exceeds {LIMIT}")
         for start in range(0, self._schema.size, 1 << 20):  # bounded scratch memory
             piece = delta.values[start : start + (1 << 20)].double()  # (≤ 2²⁰,)
-            if bool((piece.abs() > LIMIT).any()):
-                raise ValueError(f"a delta exceeds {LIMIT}")
             fixed = torch.round(piece * (float(weight) * 2.0**SCALE_BITS)).long()
             self._sum[start : start + (1 << 20)] += fixed
         self._weight += weight

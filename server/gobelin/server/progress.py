@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gobelin.server.home import AggregatorHome
+from gobelin.shared.address import format_address
 from gobelin.shared.files import is_owned
 
 
@@ -95,7 +96,7 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
     facts = {
         "federation": settings.name,
         "running": is_owned(home.folder),
-        "address": f"{settings.network.host}:{settings.network.port}",
+        "address": format_address(settings.network.host, settings.network.port),
         "sealed": sealed[-1] if sealed else None,
         "rounds": settings.rounds.rounds,
         "members": roster.members,

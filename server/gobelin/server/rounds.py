@@ -27,6 +27,7 @@ from gobelin.shared.vector import ParameterVector
 
 POLL_S = 0.2
 NODES_EVERY_S = 1.0  # how often to look who is online
+STALE = {"federation", "round", "base_digest", "plan_digest"}  # answers to another plan
 FAREWELL_S = 10.0  # for nodes to hear that the federation has finished
 
 
@@ -107,6 +108,7 @@ class RoundEngine:
         last, checkpoint = self._home.latest()
         base = checkpoint.vector
         state: OuterState = dict(checkpoint.extra.get("outer", {}))
+        self._release(last, base, checkpoint.facts)  # a kill may have come between
         for number in range(last + 1, self._settings.rounds.rounds + 1):
             base, state = self._round(number, base, state)
         rounds = self._settings.rounds.rounds
@@ -238,7 +240,7 @@ class RoundEngine:
             return
         outcome = self._judge(plan, base, collection, reply)
         if isinstance(outcome, Refusal):
-            if reply.node not in collection.rows:
+            if reply.node not in collection.rows and outcome.reason not in STALE:
                 collection.refused[reply.node] = outcome
             self._event("refused", round=plan.round, node=entry.name, **vars(outcome))
             return
@@ -321,11 +323,7 @@ class RoundEngine:
         extra = {"outer": dict(state)} if state else {}
         folder = self._home.round_folder(plan.round)
         write_checkpoint(folder, self._recipe, consensus, facts, extra)
-        last = plan.round == plan.rounds
-        if last or plan.round % self._settings.rounds.release_every == 0:
-            release = self._home.releases / f"release-{plan.round:05d}"
-            write_checkpoint(release, self._recipe, consensus, facts)
-            self._event("release", round=plan.round, folder=release.name)
+        self._release(plan.round, consensus, facts)
         self._event(
             "round_sealed",
             round=plan.round,
@@ -335,6 +333,15 @@ class RoundEngine:
             overhead_s=self._clock() - opened - max(float(row["seconds"]) for row in rows),
         )
         return consensus, state
+
+    def _release(self, number: int, consensus: ParameterVector, facts: Mapping[str, Any]) -> None:
+        """Publish a sealed round if it is due for release and not published yet."""
+        rounds = self._settings.rounds
+        due = number == rounds.rounds or (number and number % rounds.release_every == 0)
+        folder = self._home.releases / f"release-{number:05d}"
+        if due and not folder.exists():
+            write_checkpoint(folder, self._recipe, consensus, facts)
+            self._event("release", round=number, folder=folder.name)
 
     def _say_waiting(self, what: str) -> None:
         if what != self._waiting_for:

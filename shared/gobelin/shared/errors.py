@@ -42,6 +42,12 @@ class StateError(GobelinError):
     code, exit_code = "state", 11
 
 
+class MachineError(GobelinError):
+    """The machine refused: no permission, no space, a file where a folder should be."""
+
+    code, exit_code = "machine", 14
+
+
 class DataError(GobelinError):
     """A data source is missing, empty, unreadable or not what the recipe expects."""
 
