@@ -37,7 +37,7 @@ def test_without_loss_the_delta_itself_is_sent_and_its_digest_is_the_payloads() 
     assert sent.payload.segments == delta.segments()
     assert sent.payload.digest == delta.digest
     assert sent.payload.size == 4 * SCHEMA.size
-    assert sent.payload.decode(SCHEMA).digest == delta.digest
+    assert sent.payload.decode().digest == delta.digest
     assert (sent.residual, sent.distortion) == (None, 0.0)
 
 
@@ -48,7 +48,7 @@ def test_what_is_owed_is_what_was_wanted_less_what_was_sent(name: CodecName) -> 
     wanted = delta_of(1).values + CODECS[name].feedback * first.residual
     second = compress(name, delta_of(1), first.residual)
     assert second.residual is not None
-    sent = second.payload.decode(SCHEMA).values
+    sent = second.payload.decode().values
     assert torch.equal(second.residual, wanted - sent)
     lost = float((second.residual.double() ** 2).sum() / (wanted.double() ** 2).sum())
     assert second.distortion == pytest.approx(lost)
@@ -65,7 +65,7 @@ def test_the_sums_of_sent_and_made_differ_by_the_last_residual(
         done = compress(name, delta, residual)
         residual = done.residual
         made += delta.values
-        sent += done.payload.decode(SCHEMA).values
+        sent += done.payload.decode().values
     assert residual is not None
     assert torch.allclose(sent - made, -residual.double(), rtol=0, atol=1e-8)
 
@@ -75,7 +75,7 @@ def test_a_residual_is_paid_in_full_once_the_codec_loses_nothing() -> None:
     paid = compress("fp32", delta_of(1), owed.residual)
     assert owed.residual is not None
     assert paid.residual is None
-    assert torch.equal(paid.payload.decode(SCHEMA).values, delta_of(1).values + owed.residual)
+    assert torch.equal(paid.payload.decode().values, delta_of(1).values + owed.residual)
 
 
 def test_the_same_delta_and_residual_give_the_same_bytes() -> None:
@@ -87,16 +87,17 @@ def test_the_digest_covers_every_segment_in_order() -> None:
     segments = dict(compress("int4", delta_of(0), None).payload.segments)
     one, two, three = segments
     swapped = {one: segments[two], two: segments[one], three: segments[three]}
-    assert Payload("int4", segments).digest != Payload("int4", swapped).digest
+    assert Payload(SCHEMA, "int4", segments).digest != Payload(SCHEMA, "int4", swapped).digest
     assert (
-        Payload("int4", segments).digest == Payload("int4", dict(reversed(segments.items()))).digest
+        Payload(SCHEMA, "int4", segments).digest
+        == Payload(SCHEMA, "int4", dict(reversed(segments.items()))).digest
     )
 
 
 def test_a_payload_of_another_codec_is_refused() -> None:
     segments = compress("int4", delta_of(0), None).payload.segments
     with pytest.raises(CodecError):
-        Payload("int8", segments).decode(SCHEMA)
+        Payload(SCHEMA, "int8", segments).decode()
 
 
 def descend(feedback: bool, steps: int = 300) -> float:
@@ -118,7 +119,7 @@ def descend(feedback: bool, steps: int = 300) -> float:
             delta = ParameterVector(schema, -0.2 * curvature * (x - side * apart))
             done = compress("topk", delta, residual)
             residuals[side] = done.residual if feedback else None
-            moves += done.payload.decode(schema).values / 2
+            moves += done.payload.decode().values / 2
         x = x + moves
     return float((curvature * x * x).sum()) / start
 

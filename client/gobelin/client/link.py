@@ -78,11 +78,16 @@ from gobelin.protocols.messages import (
     DELTA,
     ENCODING,
     HEADER,
+    METRIC_DISTORTION,
+    METRIC_SENT_BYTES,
     PAYLOAD,
+    Contribution,
     Farewell,
     MalformedMessageError,
     RoundPlan,
+    encoding_of,
 )
+from gobelin.shared.codec import describe_codec
 from gobelin.shared.errors import (
     ContributionError,
     GobelinError,
@@ -148,10 +153,12 @@ def _read_plan(content: RecordDict) -> tuple[RoundPlan, dict[str, bytes]]:
 
 
 def _write_contribution(spooled: Spooled) -> RecordDict:
+    payload = spooled.payload
+    lengths = {name: end - start for name, (start, end) in payload.schema.segments.items()}
     arrays = ArrayRecord(
         {
-            name: Array(DTYPE, (len(data) // 4,), ENCODING, data)
-            for name, data in spooled.delta.segments().items()
+            name: Array(DTYPE, (lengths[name],), encoding_of(payload.codec), data)
+            for name, data in payload.segments.items()
         }
     )
     header = ConfigRecord({PAYLOAD: spooled.contribution.to_bytes()})
@@ -353,7 +360,17 @@ def _after(reply: Message, sent: bool) -> NodeStatus:
         return NodeStatus("idle", note=f"could not contribute: {reply.error.reason}")
     if not sent:
         return NodeStatus("idle", note="the aggregator restarted; the contribution stays spooled")
-    return NodeStatus("idle", note="contribution sent; waiting for the next round")
+    made = Contribution.from_bytes(reply.content[HEADER][PAYLOAD])  # our own
+    sent_bytes, distortion = made.metrics[METRIC_SENT_BYTES], made.metrics[METRIC_DISTORTION]
+    return NodeStatus(
+        "idle",
+        round=made.round,
+        codec=made.codec,
+        sent_bytes=int(sent_bytes),
+        distortion=distortion,
+        note=f"contribution sent ({describe_codec(made.codec, sent_bytes, distortion)}); "
+        "waiting for the next round",
+    )
 
 
 def _finished(message: Message) -> NodeStatus:

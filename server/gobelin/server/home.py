@@ -12,6 +12,7 @@ from pydantic import Field
 
 from gobelin.server.roster import NodeEntry, Roster
 from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
+from gobelin.shared.codec import CodecName
 from gobelin.shared.errors import StateError
 from gobelin.shared.files import read_json, write_json
 from gobelin.shared.recipe import Recipe
@@ -34,6 +35,7 @@ class RoundSettings(Settings):
 
     rounds: Positive = 100
     local_steps: Positive = 500
+    codec: CodecName = "fp32"  # what nodes encode their deltas by
     min_members: Positive = 2
     deadline_s: Seconds = 3600.0  # of one round, from its offer
     wait_for_members_s: Seconds = 86400.0  # for min_members to be online

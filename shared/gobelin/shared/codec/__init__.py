@@ -2,7 +2,7 @@
 
 from gobelin.shared.codec.codec import Codec, distortion
 from gobelin.shared.codec.feedback import Compressed, compress
-from gobelin.shared.codec.payload import Payload
+from gobelin.shared.codec.payload import Payload, describe_codec
 from gobelin.shared.codec.table import CODECS, CodecName, codec_named
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "Payload",
     "codec_named",
     "compress",
+    "describe_codec",
     "distortion",
 ]

@@ -14,6 +14,7 @@ from torch import Tensor
 from gobelin.shared.codec.codec import squared
 from gobelin.shared.codec.payload import Payload
 from gobelin.shared.codec.table import codec_named
+from gobelin.shared.errors import ShapeError
 from gobelin.shared.vector import ParameterVector
 
 
@@ -27,11 +28,13 @@ class Compressed:
 
 
 def compress(codec: str, delta: ParameterVector, residual: Tensor | None) -> Compressed:
-    """Encode `delta` and what was owed before, segment by segment; raises CodecError.
+    """Encode `delta` and what was owed before, segment by segment; raises VectorError.
 
     A lossless codec without a residual sends the delta's own bits.
     """
     by = codec_named(codec)
+    if residual is not None and residual.shape != delta.values.shape:
+        raise ShapeError(f"a residual of {residual.numel()} values, the delta has another number")
     segments, lost, power = {}, 0.0, 0.0
     owed = torch.empty(delta.schema.size)
     for name, (start, end) in delta.schema.segments.items():
@@ -43,4 +46,4 @@ def compress(codec: str, delta: ParameterVector, residual: Tensor | None) -> Com
         lost += squared(owed[start:end])
         power += squared(wanted)
     distortion = lost / power if power else 0.0
-    return Compressed(Payload(codec, segments), owed if lost else None, distortion)
+    return Compressed(Payload(delta.schema, codec, segments), owed if lost else None, distortion)

@@ -12,10 +12,17 @@ from gobelin.shared.codec.table import codec_named
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
 
+def describe_codec(codec: str, size: float, distortion: float) -> str:
+    """For an operator: the codec, the bytes sent, and what was lost where something was."""
+    lost = f", distortion {distortion:.2g}" if distortion else ""
+    return f"{codec}, {size / 1e6:.3g} MB{lost}"
+
+
 @dataclass(frozen=True)
 class Payload:
     """The encoded segments of one vector, by the names its schema gives them."""
 
+    schema: ParameterSchema
     codec: str
     segments: Mapping[str, bytes]
 
@@ -36,13 +43,10 @@ class Payload:
             digest.update(self.segments[name])
         return digest.hexdigest()
 
-    def decode(self, schema: ParameterSchema) -> ParameterVector:
-        """The vector, segment by segment; raises CodecError or NotFiniteError.
-
-        The segments must be the schema's.
-        """
+    def decode(self) -> ParameterVector:
+        """The vector, segment by segment; raises CodecError or NotFiniteError."""
         codec = codec_named(self.codec)
-        values = torch.empty(schema.size)
-        for name, (start, end) in schema.segments.items():
+        values = torch.empty(self.schema.size)
+        for name, (start, end) in self.schema.segments.items():
             values[start:end] = codec.decode(self.segments[name], end - start)
-        return ParameterVector(schema, values)
+        return ParameterVector(self.schema, values)
