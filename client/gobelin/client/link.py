@@ -121,7 +121,7 @@ def train(message: Message, context: Context) -> Message:
         spooled = _contributor(str(context.node_config[HOME_KEY])).contribute(plan, base)
     except GobelinError as error:
         return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
-    return Message(_write_contribution(spooled), reply_to=message)
+    return Message(contribution_record(spooled), reply_to=message)
 
 
 @app.query()
@@ -152,7 +152,8 @@ def _read_plan(content: RecordDict) -> tuple[RoundPlan, dict[str, bytes]]:
         raise ContributionError("the aggregator's message is malformed", "update gobelin") from None
 
 
-def _write_contribution(spooled: Spooled) -> RecordDict:
+def contribution_record(spooled: Spooled) -> RecordDict:
+    """A contribution as Flower carries it: the header, and an array a segment."""
     payload = spooled.payload
     lengths = {name: end - start for name, (start, end) in payload.schema.segments.items()}
     arrays = ArrayRecord(

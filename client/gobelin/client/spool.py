@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,11 +23,11 @@ from gobelin.protocols.messages import Contribution, MalformedMessageError
 from gobelin.shared.codec import Payload
 from gobelin.shared.errors import StateError
 from gobelin.shared.files import folder_atomic, write_atomic
-from gobelin.shared.vector import ParameterSchema
+from gobelin.shared.vector import ParameterSchema, ParameterVector
 
 KEEP = 2  # rounds
 HEADER = "contribution.json"
-PAYLOAD = "payload.safetensors"  # the encoded segments, byte for byte as they are sent
+DELTA = "delta.safetensors"  # its encoded segments, byte for byte as they are sent
 INNER = "inner.safetensors"
 RESIDUAL = "residual.safetensors"  # only where the codec lost something
 
@@ -37,6 +38,11 @@ class Spooled:
 
     contribution: Contribution
     payload: Payload
+
+    @property
+    def delta(self) -> ParameterVector:
+        """The delta as the aggregator will decode it."""
+        return self.payload.decode()
 
 
 class Spool:
@@ -55,7 +61,7 @@ class Spool:
         """Keep a contribution and the state after it; older ones are dropped."""
         with folder_atomic(self._round(contribution.round)) as tmp:
             write_atomic(tmp / HEADER, contribution.to_bytes())
-            save_file({k: _tensor(d) for k, d in payload.segments.items()}, tmp / PAYLOAD)
+            save_file({k: _tensor(d) for k, d in payload.segments.items()}, tmp / DELTA)
             save_file(dict(inner), tmp / INNER)
             if residual is not None:
                 save_file({"residual": residual}, tmp / RESIDUAL)
@@ -63,21 +69,23 @@ class Spool:
             shutil.rmtree(self._round(number))
 
     def find(self, plan_digest: str, round_number: int, schema: ParameterSchema) -> Spooled | None:
-        """The finished contribution for a plan, or None."""
+        """The finished contribution for a plan, or None; raises StateError on damage."""
         folder = self._round(round_number)
         if not (folder / HEADER).exists():
             return None
+        damaged = StateError(f"{folder} is damaged", "remove it; the round is trained again")
         try:
             contribution = Contribution.from_bytes((folder / HEADER).read_bytes())
-        except MalformedMessageError:
-            raise StateError(
-                f"{folder} is damaged", "remove it; the round is trained again"
-            ) from None
-        if contribution.plan_digest != plan_digest:
-            return None
-        tensors = load_file(folder / PAYLOAD)
+            if contribution.plan_digest != plan_digest:
+                return None
+            tensors = load_file(folder / DELTA)
+        except (MalformedMessageError, SafetensorError, OSError):
+            raise damaged from None
         segments = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
-        return Spooled(contribution, Payload(schema, contribution.codec, segments))
+        payload = Payload(schema, contribution.codec, segments)
+        if payload.digest != contribution.delta_digest:
+            raise damaged
+        return Spooled(contribution, payload)
 
     def inner_before(self, round_number: int) -> tuple[int, dict[str, Tensor]]:
         """Number and inner state of the last round before `round_number`; 0 and {} if none."""

@@ -65,9 +65,10 @@ def describe(event: dict[str, Any], rounds: int) -> str:
     if kind == "contribution":
         loss = event["metrics"].get("loss", float("nan"))
         rank = event["metrics"].get("effective_rank", float("nan"))
+        sent = f"; {_sent(event)}" if _sent(event) else ""
         return (
             f"{number}: {event['node']} contributed {event['images']:,} images in "
-            f"{event['seconds']:.1f} s (loss {loss:.3f}, effective rank {rank:.1f}; {_sent(event)})"
+            f"{event['seconds']:.1f} s (loss {loss:.3f}, effective rank {rank:.1f}{sent})"
         )
     if kind == "refused":
         return f"{number}: refused {event['node']}: {event['reason']} ({event.get('found', '')})"
@@ -88,7 +89,9 @@ def describe(event: dict[str, Any], rounds: int) -> str:
 
 
 def _sent(row: dict[str, Any]) -> str:
-    """What a contribution weighed on the wire and what its codec lost."""
+    """What a contribution weighed on the wire and what its codec lost; nothing in older logs."""
+    if "codec" not in row:
+        return ""
     return describe_codec(row["codec"], row["bytes"], row["metrics"].get(METRIC_DISTORTION, 0.0))
 
 
