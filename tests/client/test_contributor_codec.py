@@ -11,11 +11,11 @@ import torch
 
 from gobelin.client.contributor import Contributor
 from gobelin.client.home import ComputeSettings, DataSettings, NodeHome, NodeSettings
-from gobelin.client.spool import RESIDUAL, Spool, Spooled
+from gobelin.client.spool import DELTA, RESIDUAL, Spool, Spooled
 from gobelin.protocols.messages import METRIC_DISTORTION, METRIC_SENT_BYTES, RoundPlan
 from gobelin.shared.codec import CODECS
 from gobelin.shared.data.export import write_idx
-from gobelin.shared.errors import CodecError
+from gobelin.shared.errors import CodecError, StateError
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import load_recipe
 from gobelin.shared.settings import write_settings
@@ -138,6 +138,16 @@ def test_another_plan_for_the_same_round_starts_from_the_debt_before_it(home: No
     wanted = contribute(node(home), second).payload.digest
     contribute(node(home), replace(second, deadline_s=61.0))
     assert contribute(node(home), second).payload.digest == wanted
+
+
+def test_a_damaged_payload_is_never_sent(home: NodeHome) -> None:
+    contribute(node(home), PLAN)
+    file = home.spool / "round-00001" / DELTA
+    whole = file.read_bytes()
+    for data in (whole[:-2] + b"!!", whole[:-1], b""):
+        file.write_bytes(data)
+        with pytest.raises(StateError, match="damaged"):
+            contribute(node(home), PLAN)
 
 
 def test_a_plan_with_an_unknown_codec_is_refused_before_training(home: NodeHome) -> None:

@@ -65,6 +65,8 @@ def test_two_rounds_give_the_digest_of_the_same_rounds_in_one_process(
         release = read_checkpoint(net.release)
         assert release.vector.digest == computed_here(dict(net.members), 2, codec)
         assert "finished" in net.log("north")
+        assert f"contribution sent ({codec}, " in net.log("north")
+        assert f"; {codec}, " in net.log("aggregator")
         assert [row["member"] for row in release.facts["contributions"]] == ["north", "south"]
         status = status_of(net)
         assert (status["sealed"], status["running"]) == (2, False)
