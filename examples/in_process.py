@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 
+from torch import Tensor
+
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.server.aggregation import WeightedMean
 from gobelin.server.outer import OuterOptimizer, OuterState, Sgd
+from gobelin.shared.codec import compress
 from gobelin.shared.data import BatchStream, ImageSource
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import Recipe
@@ -26,14 +29,17 @@ def federate_in_process(
     seed: int,
     outer: OuterOptimizer | None = None,
     on_round: Callable[[int, list[ParameterVector]], None] | None = None,
+    codec: str = "fp32",
 ) -> ParameterVector:
-    """The consensus after `rounds`; `on_round` sees each round's number and the deltas.
+    """The consensus after `rounds`; `on_round` sees each round's number and the deltas as sent.
 
+    With a codec that loses something, every member keeps a residual (error feedback).
     With one member and the default outer optimizer this is that member training alone.
     """
     outer = outer or Sgd()
     base = ParameterVector.of(build_jepa(recipe, seed))
     state: OuterState = {}
+    residuals: dict[str, Tensor | None] = dict.fromkeys(members)
     seeds = {name: derive_seed(seed, "node", name) for name in members}
     trainers = {
         name: LocalTrainer(recipe, BatchStream(source, recipe.inner.batch_size, seeds[name]).batch)
@@ -44,7 +50,9 @@ def federate_in_process(
         for name, trainer in trainers.items():
             first, total = (number - 1) * local_steps, rounds * local_steps
             local = LocalSteps(first, local_steps, total, seed, seeds[name])
-            deltas.append(trainer.train(base, local)[0] - base)
+            made = compress(codec, trainer.train(base, local)[0] - base, residuals[name])
+            residuals[name] = made.residual
+            deltas.append(made.payload.decode())
             mean.add(deltas[-1], Fraction(1))
         values, state = outer.step(base.values, mean.mean().values, state)
         base = ParameterVector(base.schema, values)

@@ -111,7 +111,10 @@ def test_a_contribution_answers_its_plan(home: NodeHome) -> None:
     assert (header.plan_digest, header.base_digest) == (asked.digest, BASE.digest)
     assert header.delta_digest == done.delta.digest
     assert header.images == STEPS * RECIPE.inner.batch_size
-    assert set(header.metrics) == {"loss", "prediction", "anti_collapse", "effective_rank"}
+    assert set(header.metrics) == {
+        *("loss", "prediction", "anti_collapse", "effective_rank"),
+        *("sent_bytes", "distortion"),
+    }
     assert done.delta.norm() > 0
     assert done.delta.schema == BASE.schema
 

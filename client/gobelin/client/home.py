@@ -119,6 +119,9 @@ class NodeStatus:
     loss: float = 0.0
     effective_rank: float = 0.0
     time_left_s: float = 0.0
+    codec: str = ""  # of the contribution last sent, as are the next two
+    sent_bytes: int = 0
+    distortion: float = 0.0
     peak_mb: float = 0.0  # most memory this process has held so far
     note: str = ""
 

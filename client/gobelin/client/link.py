@@ -78,11 +78,16 @@ from gobelin.protocols.messages import (
     DELTA,
     ENCODING,
     HEADER,
+    METRIC_DISTORTION,
+    METRIC_SENT_BYTES,
     PAYLOAD,
+    Contribution,
     Farewell,
     MalformedMessageError,
     RoundPlan,
+    encoding_of,
 )
+from gobelin.shared.codec import describe_codec
 from gobelin.shared.errors import (
     ContributionError,
     GobelinError,
@@ -119,7 +124,7 @@ def train(message: Message, context: Context) -> Message:
     except GobelinError as error:
         _failures[home] = error
         return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
-    return Message(_write_contribution(spooled), reply_to=message)
+    return Message(contribution_record(spooled), reply_to=message)
 
 
 @app.query()
@@ -150,11 +155,14 @@ def _read_plan(content: RecordDict) -> tuple[RoundPlan, dict[str, bytes]]:
         raise ContributionError("the aggregator's message is malformed", "update gobelin") from None
 
 
-def _write_contribution(spooled: Spooled) -> RecordDict:
+def contribution_record(spooled: Spooled) -> RecordDict:
+    """A contribution as Flower carries it: the header, and an array a segment."""
+    payload = spooled.payload
+    lengths = {name: end - start for name, (start, end) in payload.schema.segments.items()}
     arrays = ArrayRecord(
         {
-            name: Array(DTYPE, (len(data) // 4,), ENCODING, data)
-            for name, data in spooled.delta.segments().items()
+            name: Array(DTYPE, (lengths[name],), encoding_of(payload.codec), data)
+            for name, data in payload.segments.items()
         }
     )
     header = ConfigRecord({PAYLOAD: spooled.contribution.to_bytes()})
@@ -328,31 +336,42 @@ def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
     with FleetConnection(home, say) as link:
         say(NodeStatus("idle", note="connected; waiting for a round"))
         for message in _messages(link):
-            sent = _answer(link, message, key, say)
+            reply, sent = _answer(link, message, key, say)
             if message.metadata.message_type == MessageType.QUERY:
                 say(_finished(message))
                 return
             failure = _failures.pop(key, None)
             if failure is not None and not isinstance(failure, ContributionError):
                 raise failure  # ours to mend, not the aggregator's
-            say(NodeStatus("idle", note=_outcome(sent, failure)))
+            say(_outcome(reply, sent, failure))
 
 
-def _answer(link: FleetConnection, message: Message, home: str, say: Say) -> bool:
+def _answer(link: FleetConnection, message: Message, home: str, say: Say) -> tuple[Message, bool]:
     """Let the ClientApp answer a message and push the reply; False when nobody waits for it."""
     context = Context(message.metadata.run_id, link.node_id, {HOME_KEY: home}, RecordDict(), {})
     started = time.monotonic()
     reply = app(message, context)
     say(NodeStatus("sending"))
-    return link.send(reply, time.monotonic() - started)
+    return reply, link.send(reply, time.monotonic() - started)
 
 
-def _outcome(sent: bool, failure: GobelinError | None) -> str:
+def _outcome(reply: Message, sent: bool, failure: GobelinError | None) -> NodeStatus:
     if failure is not None:
-        return f"could not contribute: {failure}"
+        return NodeStatus("idle", note=f"could not contribute: {failure}")
     if not sent:
-        return "the aggregator restarted; the contribution stays in the spool"
-    return "contribution sent; waiting for the next round"
+        note = "the aggregator restarted; the contribution stays in the spool"
+        return NodeStatus("idle", note=note)
+    made = Contribution.from_bytes(reply.content[HEADER][PAYLOAD])  # our own
+    sent_bytes, distortion = made.metrics[METRIC_SENT_BYTES], made.metrics[METRIC_DISTORTION]
+    return NodeStatus(
+        "idle",
+        round=made.round,
+        codec=made.codec,
+        sent_bytes=int(sent_bytes),
+        distortion=distortion,
+        note=f"contribution sent ({describe_codec(made.codec, sent_bytes, distortion)}); "
+        "waiting for the next round",
+    )
 
 
 def _messages(link: FleetConnection) -> Iterator[Message]:

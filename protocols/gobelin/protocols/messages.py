@@ -21,6 +21,13 @@ BASE = "base"  # name of the record that carries the plan's base vector
 DELTA = "delta"  # name of the record that carries the contribution's delta
 PAYLOAD = "message"  # key of the canonical bytes inside HEADER
 ENCODING = "gobelin.fp32"  # of a tensor's bytes: little-endian fp32, canonical order
+METRIC_DISTORTION = "distortion"  # declared metric: share of the delta's power the codec left out
+METRIC_SENT_BYTES = "sent_bytes"  # declared metric: bytes of the encoded delta
+
+
+def encoding_of(codec: str) -> str:
+    """What a segment's bytes are called on the wire when `codec` made them."""
+    return f"gobelin.{codec}"
 
 
 class MalformedMessageError(ValueError):
@@ -78,6 +85,7 @@ class RoundPlan(Message):
     local_steps: int  # H
     seed: int
     deadline_s: float  # seconds from the offer after which contributions are late
+    codec: str = "fp32"  # what the delta is to be encoded by
 
 
 @dataclass(frozen=True)
@@ -88,11 +96,12 @@ class Contribution(Message):
     round: int
     plan_digest: str
     base_digest: str
-    delta_digest: str
+    delta_digest: str  # over the encoded segments in order; at fp32 that of the delta itself
     local_steps: int
     images: int
     seconds: float
     metrics: Mapping[str, float] = field(default_factory=dict)  # declared scalars, never a weight
+    codec: str = "fp32"  # what the delta is encoded by
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,17 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from gobelin.server.roster import NodeEntry, Roster
+from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
+from gobelin.shared.codec import CodecName
 from gobelin.shared.errors import StateError
 from gobelin.shared.files import read_json, write_json
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.settings import Settings, read_settings
-
-if TYPE_CHECKING:
-    from gobelin.shared.checkpoint import Checkpoint
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -36,6 +35,7 @@ class RoundSettings(Settings):
 
     rounds: Positive = 100
     local_steps: Positive = 500
+    codec: CodecName = "fp32"  # what nodes encode their deltas by
     min_members: Positive = 2
     deadline_s: Seconds = 3600.0  # of one round, from its offer
     wait_for_members_s: Seconds = 86400.0  # for min_members to be online
@@ -119,8 +119,6 @@ class AggregatorHome:
         sealed = self.sealed_rounds()
         if not sealed:
             raise StateError(f"{self.rounds} holds no checkpoint", "restore it from a backup")
-        from gobelin.shared.checkpoint import read_checkpoint  # torch: not for `status`
-
         return sealed[-1], read_checkpoint(self.round_folder(sealed[-1]))
 
     def record(self, event: Mapping[str, Any]) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from gobelin.protocols.messages import METRIC_DISTORTION
 from gobelin.server.home import AggregatorHome
 from gobelin.shared.address import format_address
+from gobelin.shared.codec import describe_codec
 from gobelin.shared.files import is_owned
 
 
@@ -64,9 +66,10 @@ def describe(event: dict[str, Any], rounds: int) -> str:
     if kind == "contribution":
         loss = event["metrics"].get("loss", float("nan"))
         rank = event["metrics"].get("effective_rank", float("nan"))
+        sent = f"; {_sent(event)}" if _sent(event) else ""
         return (
             f"{number}: {event['node']} contributed {event['images']:,} images in "
-            f"{event['seconds']:.1f} s (loss {loss:.3f}, effective rank {rank:.1f})"
+            f"{event['seconds']:.1f} s (loss {loss:.3f}, effective rank {rank:.1f}{sent})"
         )
     if kind == "refused":
         return f"{number}: refused {event['node']}: {event['reason']} ({event.get('found', '')})"
@@ -84,6 +87,13 @@ def describe(event: dict[str, Any], rounds: int) -> str:
     if kind == "finished":
         return f"finished: consensus {event['vector_digest'][:12]} after {event['round']} rounds"
     return " ".join(str(value) for value in event.values())
+
+
+def _sent(row: dict[str, Any]) -> str:
+    """What a contribution weighed on the wire and what its codec lost; nothing in older logs."""
+    if "codec" not in row:
+        return ""
+    return describe_codec(row["codec"], row["bytes"], row["metrics"].get(METRIC_DISTORTION, 0.0))
 
 
 def print_status(home: AggregatorHome, as_json: bool) -> None:
@@ -113,11 +123,11 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
     console = Console(highlight=False)
     state = "up" if facts["running"] else "not running"
     console.print(f"{settings.name}: {state}, {facts['sealed']} of {facts['rounds']} rounds sealed")
-    table = Table("member", "node", "last contribution")
+    table = Table("member", "node", "last contribution", "sent")
     for node in roster.nodes:
         row = last.get(node.name)
         when = f"round {row['round']}, {row['seconds']:.1f} s" if row else "none yet"
-        table.add_row(node.member, node.name, when)
+        table.add_row(node.member, node.name, when, _sent(row) if row else "")
     console.print(table)
     if events:
         console.print(f"last: {describe(events[-1], settings.rounds.rounds)}", markup=False)

@@ -155,6 +155,7 @@ class RoundEngine:
             local_steps=rounds.local_steps,
             seed=self._settings.seed,
             deadline_s=rounds.deadline_s,
+            codec=rounds.codec,
         )
 
     def _wait_for_members(self) -> None:
@@ -268,6 +269,8 @@ class RoundEngine:
             "weight": str(weight),
             "delta_digest": made.delta_digest,
             "delta_norm": admitted.delta.norm(),
+            "codec": made.codec,
+            "bytes": admitted.payload_bytes,
             "images": made.images,
             "seconds": made.seconds,
             "metrics": dict(made.metrics),
@@ -329,6 +332,7 @@ class RoundEngine:
             round=plan.round,
             vector_digest=consensus.digest,
             retained_norm=facts["retained_norm"],
+            bytes=sum(int(row["bytes"]) for row in rows),
             seconds=self._clock() - opened,
             overhead_s=self._clock() - opened - max(float(row["seconds"]) for row in rows),
         )

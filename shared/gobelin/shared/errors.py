@@ -114,6 +114,12 @@ class RoundError(GobelinError):
     code, exit_code = "round", 23
 
 
+class CodecError(GobelinError):
+    """Values that cannot be encoded, or bytes that are not a payload of the codec they name."""
+
+    code, exit_code = "codec", 25
+
+
 class UnreachableError(GobelinError):
     """The aggregator does not answer."""
 
