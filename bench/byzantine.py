@@ -34,6 +34,7 @@ from gobelin.server.admission import Refusal, WireArray, admit
 from gobelin.server.merge import Merged, Merger
 from gobelin.server.quality import CollapseGate
 from gobelin.server.rules import RULES, Krum, make_rule
+from gobelin.shared.codec import Payload
 from gobelin.shared.data import MemorySource
 from gobelin.shared.data.fashion_mnist import TEST, TRAIN, fetch_fashion_mnist
 from gobelin.shared.data.partition import dirichlet
@@ -143,7 +144,7 @@ def admission(
         name: sent[start:end].contiguous().numpy().tobytes()
         for name, (start, end) in base.schema.segments.items()
     }
-    digest = "" if not torch.isfinite(sent).all() else ParameterVector(base.schema, sent).digest
+    digest = Payload(base.schema, plan.codec, data).digest  # of what is sent, NaN and all
     header = Contribution("bench", number, plan.digest, base.digest, digest, 1, 1, 1.0)
     arrays = {
         name: WireArray(DTYPE, (len(part) // 4,), ENCODING, part) for name, part in data.items()

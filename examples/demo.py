@@ -257,15 +257,18 @@ def report(plan: Plan, results: Results, cost: dict[str, Any]) -> Path:
             values = [row["metrics"][metric] for row in rows]
             curves.append(Curve(member, metric.replace("_", " "), steps, values))
     test = plan.source(TEST)
-    clouds = []
+    clouds: list[Cloud] = []
+    digest = ""
     for name in ("random", "consensus"):
         recipe, vector = model_of(Job(plan, name))
         model = build_jepa(recipe, plan.seed)
         vector.load_into(model)
+        digest = vector.digest  # the consensus comes last
         seen = embed(model, test, np.arange(2000))
         clouds.append(Cloud(name, seen.pooled, seen.labels, CLASS_NAMES))
     page = plan.folder / "report.html"
-    write_report(page, results, curves, clouds)
+    facts = {"consensus": digest, "seed": str(plan.seed), "recipe": plan.recipe}
+    write_report(page, results, curves, clouds, facts=facts)
     return page
 
 

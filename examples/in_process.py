@@ -13,6 +13,7 @@ from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.server.aggregation import InMemory
 from gobelin.server.merge import Merged, Merger
 from gobelin.server.outer import OuterOptimizer, OuterState, Sgd
+from gobelin.shared.codec import compress
 from gobelin.shared.data import BatchStream, ImageSource
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import Recipe
@@ -32,21 +33,24 @@ def federate_in_process(
     seed: int,
     outer: OuterOptimizer | None = None,
     on_round: Callable[[int, list[ParameterVector]], None] | None = None,
+    codec: str = "fp32",
     *,
     merger: Merger | None = None,
     tamper: Tamper | None = None,
     on_merge: Callable[[int, Merged], None] | None = None,
 ) -> ParameterVector:
-    """The consensus after `rounds`; `on_round` sees each round's number and the deltas.
+    """The consensus after `rounds`; `on_round` sees each round's number and the deltas as sent.
 
+    With a codec that loses something, every member keeps a residual (error feedback).
     With one member and the default outer optimizer this is that member training alone. `tamper`
-    turns a round's number, base and honest deltas into those that are admitted, `on_merge` sees
-    what they came to.
+    turns a round's number, base and honest deltas, as sent, into those that are admitted,
+    `on_merge` sees what they came to.
     """
     outer, merger = outer or Sgd(), merger or Merger()
     base = ParameterVector.of(build_jepa(recipe, seed))
     state: OuterState = {}
     memory: Mapping[str, Tensor] = {}
+    residuals: dict[str, Tensor | None] = dict.fromkeys(members)
     seeds = {name: derive_seed(seed, "node", name) for name in members}
     trainers = {
         name: LocalTrainer(recipe, BatchStream(source, recipe.inner.batch_size, seeds[name]).batch)
@@ -57,7 +61,9 @@ def federate_in_process(
         for name, trainer in sorted(trainers.items()):
             first, total = (number - 1) * local_steps, rounds * local_steps
             local = LocalSteps(first, local_steps, total, seed, seeds[name])
-            deltas = {**deltas, name: trainer.train(base, local)[0] - base}
+            made = compress(codec, trainer.train(base, local)[0] - base, residuals[name])
+            residuals[name] = made.residual
+            deltas = {**deltas, name: made.payload.decode()}
         if tamper is not None:
             deltas = tamper(number, base, deltas)
         names = sorted(deltas)

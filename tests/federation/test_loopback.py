@@ -30,12 +30,19 @@ def private_images(folder: Path, member: str, seed: int) -> Path:
     return folder / "data" / member
 
 
-def federation(folder: Path, rounds: int) -> Loopback:
+def federation(folder: Path, rounds: int, codec: str = "fp32") -> Loopback:
     members = {name: private_images(folder, name, i) for i, name in enumerate(["north", "south"])}
-    return Loopback(folder, members, rounds=rounds, local_steps=STEPS, seed=7, options=OUTER)
+    return Loopback(
+        folder,
+        members,
+        rounds=rounds,
+        local_steps=STEPS,
+        seed=7,
+        options=(*OUTER, "--codec", codec),
+    )
 
 
-def computed_here(members: dict[str, Path], rounds: int) -> str:
+def computed_here(members: dict[str, Path], rounds: int, codec: str) -> str:
     """Digest of the consensus after the same rounds, computed in this process."""
     torch.set_num_threads(1)
     sources = {
@@ -43,17 +50,23 @@ def computed_here(members: dict[str, Path], rounds: int) -> str:
         for name, path in sorted(members.items(), reverse=True)  # any order gives the same sum
     }
     outer = make_outer("nesterov", 0.7, 0.9)
-    return federate_in_process(load_recipe("toy"), sources, rounds, STEPS, 7, outer).digest
+    recipe = load_recipe("toy")
+    return federate_in_process(recipe, sources, rounds, STEPS, 7, outer, codec=codec).digest
 
 
-def test_two_rounds_give_the_digest_of_the_same_rounds_in_one_process(tmp_path: Path) -> None:
-    with federation(tmp_path, rounds=2) as net:
+@pytest.mark.parametrize("codec", ["fp32", "int4"])
+def test_two_rounds_give_the_digest_of_the_same_rounds_in_one_process(
+    tmp_path: Path, codec: str
+) -> None:
+    with federation(tmp_path, rounds=2, codec=codec) as net:
         net.found()
         net.start()
         net.wait()
         release = read_checkpoint(net.release)
-        assert release.vector.digest == computed_here(dict(net.members), 2)
+        assert release.vector.digest == computed_here(dict(net.members), 2, codec)
         assert "finished" in net.log("north")
+        assert f"contribution sent ({codec}, " in net.log("north")
+        assert f"; {codec}, " in net.log("aggregator")
         assert [row["member"] for row in release.facts["contributions"]] == ["north", "south"]
         status = status_of(net)
         assert (status["sealed"], status["running"]) == (2, False)
@@ -62,18 +75,26 @@ def test_two_rounds_give_the_digest_of_the_same_rounds_in_one_process(tmp_path: 
         assert "Traceback" not in everything
 
 
-def test_killed_processes_come_back_and_the_digest_is_the_undisturbed_one(tmp_path: Path) -> None:
-    with federation(tmp_path, rounds=3) as net:
+@pytest.mark.parametrize("codec", ["fp32", "topk"])  # topk: what it owes outlives the kill
+def test_killed_processes_come_back_and_the_digest_is_the_undisturbed_one(
+    tmp_path: Path, codec: str
+) -> None:
+    with federation(tmp_path, rounds=3, codec=codec) as net:
         net.found()
         net.start()
         net.wait_for("round_sealed", 1)
         net.kill("north")
         net.start_node("north")
+        south = net.processes["south"]
+        south.terminate()
+        assert south.wait(30) == 0  # stopping on request is no error
+        net.start_node("south")
         net.wait_for("round_sealed", 2)
         net.kill("aggregator")
         net.start_aggregator()
         net.wait()
-        assert read_checkpoint(net.release).vector.digest == computed_here(dict(net.members), 3)
+        vector = read_checkpoint(net.release).vector
+        assert vector.digest == computed_here(dict(net.members), 3, codec)
 
 
 def test_a_node_with_an_unregistered_key_is_refused(tmp_path: Path) -> None:
@@ -85,6 +106,24 @@ def test_a_node_with_an_unregistered_key_is_refused(tmp_path: Path) -> None:
         assert refused.returncode == 33
         assert "does not know this node's key" in refused.stderr
         assert "Traceback" not in refused.stderr
+
+
+def test_a_node_with_unreadable_data_says_so_and_tells_no_more_than_a_code(tmp_path: Path) -> None:
+    with federation(tmp_path, rounds=2) as net:
+        net.found()
+        for file in net.members["north"].iterdir():
+            file.write_bytes(file.read_bytes()[:100])
+        net.start_aggregator()
+        net.start_node("south")
+        refused = run_node(net.node_home("north"))
+        assert refused.returncode == 12
+        assert "Traceback" not in refused.stderr
+        told = net.wait_for("refused")
+        assert (told["node"], told["reason"], told["found"]) == (
+            "north",
+            "node_error",
+            "gobelin:data",
+        )
 
 
 def test_an_aggregator_of_another_ca_is_refused(tmp_path: Path) -> None:

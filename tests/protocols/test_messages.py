@@ -26,10 +26,11 @@ CONTRIBUTION = Contribution("fed", 3, "p" * 64, "b" * 64, "d" * 64, 500, 64, 1.5
 FAREWELL = Farewell("fed", 9, "v" * 64)
 EXAMPLES: list[Message] = [PLAN, CONTRIBUTION, FAREWELL]
 
-TEXTS = st.text(max_size=40)
+ASCII = st.characters(codec="ascii")
+TEXTS = st.text(ASCII, max_size=40)
 COUNTS = st.integers(0, (1 << 63) - 1)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
-METRICS = st.dictionaries(st.text(max_size=12), NUMBERS, max_size=5)
+METRICS = st.dictionaries(st.text(ASCII, max_size=12), NUMBERS, max_size=5)
 
 
 def messages() -> st.SearchStrategy[Message]:
@@ -134,10 +135,6 @@ def test_values_of_another_type_or_out_of_range_are_refused(message: Message, na
             type(message).from_bytes(altered(message, **{name: value}))
 
 
-def test_a_whole_number_does_for_a_float() -> None:
-    assert Contribution.from_bytes(altered(CONTRIBUTION, seconds=2)).seconds == 2.0
-
-
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
 def test_numbers_that_are_not_finite_are_refused(number: str) -> None:
     for old in (b'"seconds":1.5', b'"loss":0.25'):
@@ -210,7 +207,6 @@ def test_an_error_never_quotes_what_was_sent() -> None:
     assert "4711" not in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="from_bytes takes any JSON, not the canonical bytes alone")
 @pytest.mark.parametrize(
     "data",
     [

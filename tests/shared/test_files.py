@@ -134,7 +134,6 @@ def test_a_writer_that_fails_on_a_new_folder_leaves_nothing(tmp_path: Path) -> N
     assert names(tmp_path) == set()
 
 
-@pytest.mark.xfail(strict=True, reason="Path('.') has no name: its own temporary folder is removed")
 def test_the_current_folder_can_be_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     home.mkdir()

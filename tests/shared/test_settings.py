@@ -66,9 +66,6 @@ def test_an_unknown_key_like_no_other_is_answered_by_all_known_ones() -> None:
     assert "known keys: compute, member, note, share" in refusal('member = "n"\nzzzzz = 1')
 
 
-@pytest.mark.xfail(
-    strict=True, reason="only the first problem is told: 'Field required' comes first"
-)
 def test_a_misspelt_required_key_is_answered_by_the_nearest_known_one() -> None:
     assert "did you mean 'member'?" in refusal('memebr = "north"')
 

@@ -67,7 +67,11 @@ def run(
 
     place = NodeHome(home)
     settings = place.settings()
-    with Progress(settings.node, as_json) as progress, sole_owner(home), stop_on_signals():
+    with (
+        Progress(settings.node, as_json) as progress,
+        sole_owner(home, wait_s=1),
+        stop_on_signals(),
+    ):
         try:
             progress.say(f"node {settings.node!r} of member {settings.member!r}: starting")
             from gobelin.client.link import serve

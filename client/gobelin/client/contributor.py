@@ -14,7 +14,13 @@ from pydantic import ValidationError
 from gobelin.client.home import ComputeSettings, NodeHome, NodeStatus
 from gobelin.client.spool import Spool, Spooled
 from gobelin.client.trainer import LocalSteps, LocalTrainer, StepReport, TrainingReport
-from gobelin.protocols.messages import Contribution, RoundPlan
+from gobelin.protocols.messages import (
+    METRIC_DISTORTION,
+    METRIC_SENT_BYTES,
+    Contribution,
+    RoundPlan,
+)
+from gobelin.shared.codec import Compressed, codec_named, compress
 from gobelin.shared.data import BatchStream, open_source
 from gobelin.shared.errors import ConfigError, ContributionError
 from gobelin.shared.model import Jepa
@@ -39,14 +45,17 @@ class Contributor:
         """Train the plan's local steps, or take the result from the spool if they are done.
 
         `segments` are the base's. Raises ContributionError when plan and base do not belong
-        together, StateError when the plan is of another federation.
+        together, CodecError when the plan names a codec this node does not have, StateError when
+        the plan is of another federation.
         """
+        codec_named(plan.codec)  # unknown: say so now and not after hours of training
         base = self._base(plan, segments)
         done = self._spool.find(plan.digest, plan.round, base.schema)
         if done is not None:
             return done
         started = time.monotonic()
         trainer = self._warm_trainer(plan)
+        self._trained = -1  # until it is in the spool, what is trained here counts for nothing
         local = LocalSteps(
             first_step=(plan.round - 1) * plan.local_steps,
             steps=plan.local_steps,
@@ -54,39 +63,50 @@ class Contributor:
             seed=plan.seed,
             node_seed=self._node_seed(plan),
         )
-        trained, report = trainer.train(base, local, lambda step: self._show(plan, step))
-        delta = trained - base
+        try:
+            trained, report = trainer.train(base, local, lambda step: self._show(plan, step))
+        except torch.OutOfMemoryError:
+            raise ConfigError(
+                "the device has too little memory for this recipe",
+                "free it, use bf16 (compute.precision), or join with a larger one",
+            ) from None
+        seconds = time.monotonic() - started
+        owed = self._spool.residual_before(plan.round)
+        made = compress(plan.codec, trained - base, owed)
         contribution = Contribution(
             federation=plan.federation,
             round=plan.round,
             plan_digest=plan.digest,
             base_digest=plan.base_digest,
-            delta_digest=delta.digest,
+            delta_digest=made.payload.digest,
             local_steps=plan.local_steps,
             images=report.images,
-            seconds=time.monotonic() - started,
-            metrics=_metrics(report),
+            seconds=seconds,
+            metrics=_metrics(report, made),
+            codec=plan.codec,
         )
-        self._spool.put(contribution, delta, trainer.state())
+        self._spool.put(contribution, made.payload, trainer.state(), made.residual)
         self._trained = plan.round
-        return Spooled(contribution, delta)
+        return Spooled(contribution, made.payload)
 
     def _base(self, plan: RoundPlan, segments: Mapping[str, bytes]) -> ParameterVector:
         """The base vector, known to be the one the plan names."""
-        self._home.pin("federation", plan.federation)
+        if plan.local_steps < 1 or not 1 <= plan.round <= plan.rounds:
+            raise ContributionError(f"round {plan.round} of {plan.rounds} is no round")
         schema = schema_of(parse_recipe(plan.recipe))
         if schema.digest != plan.schema_digest:
             raise ContributionError("the plan's recipe builds another schema here")
         base = ParameterVector.of_segments(schema, segments)
         if base.digest != plan.base_digest:
             raise ContributionError("the base is not the one the plan names")
+        self._home.pin("federation", plan.federation)
         return base
 
     def _warm_trainer(self, plan: RoundPlan) -> LocalTrainer:
         """The trainer with its inner state after the round before the plan's."""
         recipe = parse_recipe(plan.recipe)
         before, inner = self._spool.inner_before(plan.round)
-        anew = self._trained > 0 and before == 0  # the federation went back to its first round
+        anew = self._trained != 0 and before == 0  # back to the first round, or never spooled it
         if self._trainer is None or recipe.digest != self._recipe_digest or anew:
             self._trainer = self._build(plan, recipe)
             self._recipe_digest = recipe.digest
@@ -133,13 +153,15 @@ class Contributor:
         )
 
 
-def _metrics(report: TrainingReport) -> dict[str, float]:
+def _metrics(report: TrainingReport, made: Compressed) -> dict[str, float]:
     """The declared scalars that leave with a contribution; nothing else about the data does."""
     return {
         "loss": report.loss,
         "prediction": report.prediction,
         "anti_collapse": report.anti_collapse,
         "effective_rank": report.health.effective_rank,
+        METRIC_DISTORTION: made.distortion,
+        METRIC_SENT_BYTES: float(made.payload.size),
     }
 
 
@@ -147,7 +169,7 @@ def parse_recipe(text: str) -> Recipe:
     """The recipe inside a plan; raises ContributionError when it is none."""
     try:
         return Recipe.model_validate(json.loads(text))
-    except (ValueError, ValidationError):
+    except (ValueError, ValidationError, RecursionError):
         raise ContributionError("the plan's recipe is not valid", "update gobelin") from None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gobelin.client.home import NodeSettings, found_node
+from gobelin.shared.address import parse_address
 from gobelin.shared.data import kind_of
 from gobelin.shared.settings import check_settings
 
@@ -14,6 +15,7 @@ from gobelin.shared.settings import check_settings
 def found_from_options(folder: Path, ca: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """Found a node; raises ConfigError or DataError before anything is written."""
     settings = check_settings(NodeSettings, values, where="the options")
+    parse_address(settings.aggregator)
     kind = kind_of(settings.data.path)
     home = found_node(folder, settings, ca)
     return {

@@ -10,7 +10,13 @@ from pydantic import Field
 
 from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.files import PRIVATE, folder_atomic, read_json, write_atomic, write_json
-from gobelin.shared.keys import load_private_key, make_key, private_pem, public_pem
+from gobelin.shared.keys import (
+    check_certificate,
+    load_private_key,
+    make_key,
+    private_pem,
+    public_pem,
+)
 from gobelin.shared.settings import Settings, read_settings, write_settings
 
 Name = Annotated[str, Field(min_length=1, max_length=48, pattern=r"^[A-Za-z0-9][\w.-]*$")]
@@ -38,7 +44,7 @@ class NodeSettings(Settings):
 
     member: Name
     node: Name
-    aggregator: Annotated[str, Field(pattern=r"^\S+:\d+$")]  # host:port
+    aggregator: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]  # host:port
     data: DataSettings
     compute: ComputeSettings = ComputeSettings()
 
@@ -88,8 +94,7 @@ def found_node(folder: Path, settings: NodeSettings, ca: Path) -> NodeHome:
         raise ConfigError(
             f"{ca} cannot be read: {error.strerror}", "ask the aggregator's operator for ca.pem"
         ) from None
-    if b"BEGIN CERTIFICATE" not in pem:
-        raise ConfigError(f"{ca} is no certificate", "ask the aggregator's operator for ca.pem")
+    check_certificate(pem, str(ca))
     key = make_key()
     with folder_atomic(folder) as tmp:
         place = NodeHome(tmp)
@@ -114,6 +119,9 @@ class NodeStatus:
     loss: float = 0.0
     effective_rank: float = 0.0
     time_left_s: float = 0.0
+    codec: str = ""  # of the contribution last sent, as are the next two
+    sent_bytes: int = 0
+    distortion: float = 0.0
     peak_mb: float = 0.0  # most memory this process has held so far
     note: str = ""
 

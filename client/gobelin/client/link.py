@@ -78,11 +78,16 @@ from gobelin.protocols.messages import (
     DELTA,
     ENCODING,
     HEADER,
+    METRIC_DISTORTION,
+    METRIC_SENT_BYTES,
     PAYLOAD,
+    Contribution,
     Farewell,
     MalformedMessageError,
     RoundPlan,
+    encoding_of,
 )
+from gobelin.shared.codec import describe_codec
 from gobelin.shared.errors import (
     ContributionError,
     GobelinError,
@@ -106,17 +111,20 @@ Say = Callable[[NodeStatus], None]
 
 app = ClientApp()
 _watchers: dict[str, Say] = {}  # home → who wants to see its contributor's progress
+_failures: dict[str, GobelinError] = {}  # home → why its last contribution failed; stays here
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Answer a round plan with a contribution, or with an error code and nothing else."""
+    home = str(context.node_config[HOME_KEY])
     try:
         plan, base = _read_plan(message.content)
-        spooled = _contributor(str(context.node_config[HOME_KEY])).contribute(plan, base)
+        spooled = _contributor(home).contribute(plan, base)
     except GobelinError as error:
+        _failures[home] = error
         return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
-    return Message(_write_contribution(spooled), reply_to=message)
+    return Message(contribution_record(spooled), reply_to=message)
 
 
 @app.query()
@@ -147,11 +155,14 @@ def _read_plan(content: RecordDict) -> tuple[RoundPlan, dict[str, bytes]]:
         raise ContributionError("the aggregator's message is malformed", "update gobelin") from None
 
 
-def _write_contribution(spooled: Spooled) -> RecordDict:
+def contribution_record(spooled: Spooled) -> RecordDict:
+    """A contribution as Flower carries it: the header, and an array a segment."""
+    payload = spooled.payload
+    lengths = {name: end - start for name, (start, end) in payload.schema.segments.items()}
     arrays = ArrayRecord(
         {
-            name: Array(DTYPE, (len(data) // 4,), ENCODING, data)
-            for name, data in spooled.delta.segments().items()
+            name: Array(DTYPE, (lengths[name],), encoding_of(payload.codec), data)
+            for name, data in payload.segments.items()
         }
     )
     header = ConfigRecord({PAYLOAD: spooled.contribution.to_bytes()})
@@ -315,28 +326,52 @@ class FleetConnection:
 def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
     """Take part in rounds until the last: pull a plan, train, push the contribution.
 
-    Raises WrongCAError, UnknownNodeError; waits with backoff while the aggregator is unreachable,
-    at the start for at most `give_up_s` (UnreachableError).
+    Waits with backoff while the aggregator is unreachable, at the start for at most `give_up_s`
+    (then UnreachableError). Raises WrongCAError, UnknownNodeError, and what keeps this node from
+    training, such as bad data; the aggregator learns no more of that than the error's code.
     """
     key = str(home.folder)
-    say = _recording(home, say)
-    _watchers[key] = say
-    context_config: dict[str, Any] = {HOME_KEY: key}
+    say = _watchers[key] = _recording(home, say)
     wait_reachable(home, say, give_up_s)
     with FleetConnection(home, say) as link:
         say(NodeStatus("idle", note="connected; waiting for a round"))
         for message in _messages(link):
-            context = Context(
-                message.metadata.run_id, link.node_id, context_config, RecordDict(), {}
-            )
-            started = time.monotonic()
-            reply = app(message, context)
-            say(NodeStatus("sending"))
-            sent = link.send(reply, time.monotonic() - started)
+            reply, sent = _answer(link, message, key, say)
             if message.metadata.message_type == MessageType.QUERY:
                 say(_finished(message))
                 return
-            say(_after(reply, sent))
+            failure = _failures.pop(key, None)
+            if failure is not None and not isinstance(failure, ContributionError):
+                raise failure  # ours to mend, not the aggregator's
+            say(_outcome(reply, sent, failure))
+
+
+def _answer(link: FleetConnection, message: Message, home: str, say: Say) -> tuple[Message, bool]:
+    """Let the ClientApp answer a message and push the reply; False when nobody waits for it."""
+    context = Context(message.metadata.run_id, link.node_id, {HOME_KEY: home}, RecordDict(), {})
+    started = time.monotonic()
+    reply = app(message, context)
+    say(NodeStatus("sending"))
+    return reply, link.send(reply, time.monotonic() - started)
+
+
+def _outcome(reply: Message, sent: bool, failure: GobelinError | None) -> NodeStatus:
+    if failure is not None:
+        return NodeStatus("idle", note=f"could not contribute: {failure}")
+    if not sent:
+        note = "the aggregator restarted; the contribution stays in the spool"
+        return NodeStatus("idle", note=note)
+    made = Contribution.from_bytes(reply.content[HEADER][PAYLOAD])  # our own
+    sent_bytes, distortion = made.metrics[METRIC_SENT_BYTES], made.metrics[METRIC_DISTORTION]
+    return NodeStatus(
+        "idle",
+        round=made.round,
+        codec=made.codec,
+        sent_bytes=int(sent_bytes),
+        distortion=distortion,
+        note=f"contribution sent ({describe_codec(made.codec, sent_bytes, distortion)}); "
+        "waiting for the next round",
+    )
 
 
 def _messages(link: FleetConnection) -> Iterator[Message]:
@@ -346,14 +381,6 @@ def _messages(link: FleetConnection) -> Iterator[Message]:
             time.sleep(POLL_S)
         else:
             yield message
-
-
-def _after(reply: Message, sent: bool) -> NodeStatus:
-    if reply.has_error():
-        return NodeStatus("idle", note=f"could not contribute: {reply.error.reason}")
-    if not sent:
-        return NodeStatus("idle", note="the aggregator restarted; the contribution stays spooled")
-    return NodeStatus("idle", note="contribution sent; waiting for the next round")
 
 
 def _finished(message: Message) -> NodeStatus:

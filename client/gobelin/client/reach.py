@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from gobelin.client.home import NodeHome, NodeStatus
+from gobelin.shared.address import parse_address
 from gobelin.shared.errors import UnreachableError, WrongCAError
 
 BACKOFF_MAX_S = 15
@@ -19,7 +20,7 @@ def wait_reachable(home: NodeHome, say: Callable[[NodeStatus], None], give_up_s:
     Raises WrongCAError at once when it answers with another, UnreachableError after `give_up_s`.
     """
     address = home.settings().aggregator
-    host, _, port = address.rpartition(":")
+    host, port = parse_address(address)
     try:
         tls = ssl.create_default_context(cafile=str(home.ca_file))
     except (ssl.SSLError, OSError):
@@ -31,7 +32,7 @@ def wait_reachable(home: NodeHome, say: Callable[[NodeStatus], None], give_up_s:
     while True:
         try:
             with (
-                socket.create_connection((host, int(port)), timeout=10) as raw,
+                socket.create_connection((host, port), timeout=10) as raw,
                 tls.wrap_socket(raw, server_hostname=host),
             ):
                 return

@@ -1,7 +1,9 @@
-"""The spool: finished contributions and the inner optimizer's state behind them, on disk.
+"""The spool: finished contributions and the state behind them, on disk.
 
 A contribution is here, whole, before it is announced. It stays until two later rounds have been
-trained, so the aggregator can ask for it again after any crash, on either side.
+trained, so the aggregator can ask for it again after any crash, on either side. In the same
+folder lies what the next round starts from: the inner optimizer's state, and the residual that
+the codec still owes.
 """
 
 from __future__ import annotations
@@ -11,26 +13,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gobelin.protocols.messages import Contribution, MalformedMessageError
+from gobelin.shared.codec import Payload
 from gobelin.shared.errors import StateError
 from gobelin.shared.files import folder_atomic, write_atomic
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
 KEEP = 2  # rounds
 HEADER = "contribution.json"
-DELTA = "delta.safetensors"
+DELTA = "delta.safetensors"  # its encoded segments, byte for byte as they are sent
 INNER = "inner.safetensors"
+RESIDUAL = "residual.safetensors"  # only where the codec lost something
 
 
 @dataclass(frozen=True)
 class Spooled:
-    """A finished contribution."""
+    """A finished contribution and the encoded delta that goes with it."""
 
     contribution: Contribution
-    delta: ParameterVector
+    payload: Payload
+
+    @property
+    def delta(self) -> ParameterVector:
+        """The delta as the aggregator will decode it."""
+        return self.payload.decode()
 
 
 class Spool:
@@ -40,37 +52,65 @@ class Spool:
         self._folder = folder
 
     def put(
-        self, contribution: Contribution, delta: ParameterVector, inner: Mapping[str, Tensor]
+        self,
+        contribution: Contribution,
+        payload: Payload,
+        inner: Mapping[str, Tensor],
+        residual: Tensor | None = None,
     ) -> None:
-        """Keep a contribution and the inner state after it; older ones are dropped."""
+        """Keep a contribution and the state after it; older ones are dropped."""
         with folder_atomic(self._round(contribution.round)) as tmp:
             write_atomic(tmp / HEADER, contribution.to_bytes())
-            save_file({k: t.clone() for k, t in delta.tensors().items()}, tmp / DELTA)
+            save_file({k: _tensor(d) for k, d in payload.segments.items()}, tmp / DELTA)
             save_file(dict(inner), tmp / INNER)
-        for number in self.rounds()[:-KEEP]:
+            if residual is not None:
+                save_file({"residual": residual}, tmp / RESIDUAL)
+        # Later rounds are of a course that the federation has left, going back to an earlier base.
+        abandoned = [number for number in self.rounds() if number > contribution.round]
+        kept = [number for number in self.rounds() if number <= contribution.round]
+        for number in abandoned + kept[:-KEEP]:
             shutil.rmtree(self._round(number))
 
     def find(self, plan_digest: str, round_number: int, schema: ParameterSchema) -> Spooled | None:
-        """The finished contribution for a plan, or None."""
+        """The finished contribution for a plan, or None; raises StateError on damage."""
         folder = self._round(round_number)
         if not (folder / HEADER).exists():
             return None
         try:
             contribution = Contribution.from_bytes((folder / HEADER).read_bytes())
-        except MalformedMessageError:
-            raise StateError(
-                f"{folder} is damaged", "remove it; the round is trained again"
-            ) from None
-        if contribution.plan_digest != plan_digest:
-            return None
-        return Spooled(contribution, ParameterVector.of_tensors(schema, load_file(folder / DELTA)))
+            if contribution.plan_digest != plan_digest:
+                return None
+            tensors = load_file(folder / DELTA)
+        except (MalformedMessageError, SafetensorError, OSError):
+            raise _damaged(folder) from None
+        segments = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+        payload = Payload(schema, contribution.codec, segments)
+        if payload.digest != contribution.delta_digest:
+            raise _damaged(folder)
+        return Spooled(contribution, payload)
 
     def inner_before(self, round_number: int) -> tuple[int, dict[str, Tensor]]:
         """Number and inner state of the last round before `round_number`; 0 and {} if none."""
-        earlier = [number for number in self.rounds() if number < round_number]
-        if not earlier:
-            return 0, {}
-        return earlier[-1], load_file(self._round(earlier[-1]) / INNER)
+        before = self._before(round_number)
+        return before, self._load(before, INNER) if before else {}
+
+    def residual_before(self, round_number: int) -> Tensor | None:
+        """What the last round before `round_number` left owed (P,), or None for nothing."""
+        before = self._before(round_number)
+        if not (self._round(before) / RESIDUAL).exists():
+            return None
+        return self._load(before, RESIDUAL)["residual"]
+
+    def _before(self, round_number: int) -> int:
+        """Number of the last round before `round_number`, or 0."""
+        return max((number for number in self.rounds() if number < round_number), default=0)
+
+    def _load(self, number: int, name: str) -> dict[str, Tensor]:
+        try:
+            tensors: dict[str, Tensor] = load_file(self._round(number) / name)
+        except (SafetensorError, OSError):
+            raise _damaged(self._round(number)) from None
+        return tensors
 
     def rounds(self) -> list[int]:
         """Numbers of the rounds in the spool, ascending."""
@@ -79,3 +119,12 @@ class Spool:
 
     def _round(self, number: int) -> Path:
         return self._folder / f"round-{number:05d}"
+
+
+def _damaged(folder: Path) -> StateError:
+    return StateError(f"{folder} is damaged", "remove it; the round is trained again")
+
+
+def _tensor(data: bytes) -> Tensor:
+    """Bytes as a uint8 tensor (len(data),)."""
+    return torch.from_numpy(np.frombuffer(data, np.uint8).copy())

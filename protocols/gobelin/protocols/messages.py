@@ -21,6 +21,13 @@ BASE = "base"  # name of the record that carries the plan's base vector
 DELTA = "delta"  # name of the record that carries the contribution's delta
 PAYLOAD = "message"  # key of the canonical bytes inside HEADER
 ENCODING = "gobelin.fp32"  # of a tensor's bytes: little-endian fp32, canonical order
+METRIC_DISTORTION = "distortion"  # declared metric: share of the delta's power the codec left out
+METRIC_SENT_BYTES = "sent_bytes"  # declared metric: bytes of the encoded delta
+
+
+def encoding_of(codec: str) -> str:
+    """What a segment's bytes are called on the wire when `codec` made them."""
+    return f"gobelin.{codec}"
 
 
 class MalformedMessageError(ValueError):
@@ -59,7 +66,10 @@ class Message:
         kinds = typing.get_type_hints(cls)
         if set(values) != set(kinds):
             raise MalformedMessageError(f"not the fields of a {cls.__name__}")
-        return cls(**{name: _typed(name, values[name], kind) for name, kind in kinds.items()})
+        message = cls(**{name: _typed(name, values[name], kind) for name, kind in kinds.items()})
+        if message.to_bytes() != data:
+            raise MalformedMessageError("not the canonical bytes of what it says")
+        return message
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,7 @@ class RoundPlan(Message):
     local_steps: int  # H
     seed: int
     deadline_s: float  # seconds from the offer after which contributions are late
+    codec: str = "fp32"  # what the delta is to be encoded by
 
 
 @dataclass(frozen=True)
@@ -85,11 +96,12 @@ class Contribution(Message):
     round: int
     plan_digest: str
     base_digest: str
-    delta_digest: str
+    delta_digest: str  # over the encoded segments in order; at fp32 that of the delta itself
     local_steps: int
     images: int
     seconds: float
     metrics: Mapping[str, float] = field(default_factory=dict)  # declared scalars, never a weight
+    codec: str = "fp32"  # what the delta is encoded by
 
 
 @dataclass(frozen=True)
@@ -107,14 +119,14 @@ def _refuse_constant(name: str) -> None:
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
     """`value` as `kind`; raises MalformedMessageError when it is of another type."""
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) < 1 << 53 else math.inf
     if typing.get_origin(kind) is not None:  # the metrics
         if not isinstance(value, dict):
             raise MalformedMessageError(f"{name} is not a table")
-        return {key: _typed(name, item, float) for key, item in value.items()}
+        return {_typed(name, key, str): _typed(name, item, float) for key, item in value.items()}
     if not isinstance(value, kind) or isinstance(value, bool):
         raise MalformedMessageError(f"{name} is not a {kind.__name__}")
+    if kind is str and not value.isascii():
+        raise MalformedMessageError(f"{name} is not ASCII")
     if kind is float and not math.isfinite(value):
         raise MalformedMessageError(f"{name} is not finite")
     if kind is int and not 0 <= value < 1 << 63:

@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gobelin.protocols.messages import ENCODING, Contribution, MalformedMessageError, RoundPlan
+from gobelin.protocols.messages import (
+    Contribution,
+    MalformedMessageError,
+    RoundPlan,
+    encoding_of,
+)
 from gobelin.server.aggregation import LIMIT
-from gobelin.shared.errors import VectorError
+from gobelin.shared.codec import Payload, codec_named
+from gobelin.shared.errors import CodecError, VectorError
 from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector
 
 
@@ -34,7 +40,8 @@ class Admitted:
     """A reply that may be aggregated."""
 
     contribution: Contribution
-    delta: ParameterVector
+    delta: ParameterVector  # as decoded: what is aggregated is what was sent
+    payload_bytes: int  # of the encoded delta as it arrived
 
 
 def admit(
@@ -45,18 +52,19 @@ def admit(
         contribution = Contribution.from_bytes(header)
     except MalformedMessageError as error:
         return Refusal("malformed", str(error))
-    if refusal := _answers(plan, contribution) or _fits(schema, arrays):
+    if refusal := _answers(plan, contribution) or _fits(schema, plan.codec, arrays):
         return refusal
-    try:
-        delta = ParameterVector.of_segments(schema, {k: a.data for k, a in arrays.items()})
-    except VectorError as error:
-        return Refusal(error.code, error.what)
-    if delta.digest != contribution.delta_digest:
+    payload = Payload(schema, plan.codec, {name: array.data for name, array in arrays.items()})
+    if payload.digest != contribution.delta_digest:
         return Refusal("delta_digest", "the delta is not the one the header names")
+    try:
+        delta = payload.decode()
+    except (CodecError, VectorError) as error:
+        return Refusal(error.code, error.what)
     largest = float(delta.values.abs().max())
     if largest > LIMIT:
         return Refusal("magnitude", f"a parameter moved by {largest:.3g}, at most {LIMIT:.3g}")
-    return Admitted(contribution, delta)
+    return Admitted(contribution, delta, payload.size)
 
 
 def _answers(plan: RoundPlan, contribution: Contribution) -> Refusal | None:
@@ -72,18 +80,25 @@ def _answers(plan: RoundPlan, contribution: Contribution) -> Refusal | None:
     if contribution.local_steps != plan.local_steps:
         found = contribution.local_steps
         return Refusal("local_steps", f"{found} local steps, the plan says {plan.local_steps}")
+    if contribution.codec != plan.codec:
+        by = contribution.codec
+        return Refusal("codec", f"encoded by {by:.20}, the plan says {plan.codec}")
     return None
 
 
-def _fits(schema: ParameterSchema, arrays: Mapping[str, WireArray]) -> Refusal | None:
-    """Whether the arrays are the schema's segments, by their headers and sizes alone."""
+def _fits(schema: ParameterSchema, codec: str, arrays: Mapping[str, WireArray]) -> Refusal | None:
+    """Whether the arrays are the schema's segments, by their headers and sizes alone.
+
+    Schema and codec bound what a payload can weigh, so nothing is decoded that cannot be one.
+    """
     if set(arrays) != set(schema.segments):
         return Refusal("vector.names", f"{len(arrays)} segments that are not the schema's")
     for name, (start, end) in schema.segments.items():
         array, size = arrays[name], end - start
-        if array.dtype != DTYPE or array.encoding != ENCODING:
+        if array.dtype != DTYPE or array.encoding != encoding_of(codec):
             found = f"{array.dtype:.20} {array.encoding:.20}"
             return Refusal("vector.dtype", f"segment {name} is {found}")
-        if tuple(array.shape) != (size,) or len(array.data) != 4 * size:
+        least, most = codec_named(codec).bounds(size)
+        if tuple(array.shape) != (size,) or not least <= len(array.data) <= most:
             return Refusal("vector.shape", f"segment {name} has another shape or size")
     return None

@@ -126,11 +126,13 @@ def aggregate(
 
     Σ w < 1 shrinks the step: the residual stays on the base. With `capped`, deltas are clipped
     to their lower median norm first, for a cap on weights alone is none. `previous` (P,) is the
-    last round's aggregate, zero if None. Raises ValueError on weights that are not of n members
-    or pass 1 in sum.
+    last round's aggregate, zero if None. Raises ValueError on no deltas, and on weights that
+    are not of n members or pass 1 in sum.
     """
-    if len(weights) != len(deltas) or not deltas.size or sum(weights) > 1 or min(weights) < 0:
+    if not weights or len(weights) != len(deltas) or sum(weights) > 1 or min(weights) < 0:
         raise ValueError(f"{len(weights)} weights of sum {float(sum(weights))} for {len(deltas)}")
+    if not deltas.size:
+        raise ValueError("deltas of no parameters")
     sent = norms(deltas)
     lengths, clip = sent, None
     if rule.clips or capped:

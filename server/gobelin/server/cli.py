@@ -26,6 +26,9 @@ def init(
     rounds: Annotated[int, typer.Option(min=1)] = 100,
     local_steps: Annotated[int, typer.Option(min=1, help="H, a node's steps a round.")] = 500,
     min_members: Annotated[int, typer.Option(min=1)] = 2,
+    codec: Annotated[
+        str, typer.Option(help="What nodes encode by: fp32, bf16, int8, int4 or topk.")
+    ] = "fp32",
     outer: Annotated[
         str, typer.Option(help="Outer optimizer: sgd, nesterov, adam or yogi.")
     ] = "sgd",
@@ -55,7 +58,12 @@ def init(
         recipe=recipe,
         address=address,
         seed=seed,
-        rounds={"rounds": rounds, "local_steps": local_steps, "min_members": min_members},
+        rounds={
+            "rounds": rounds,
+            "local_steps": local_steps,
+            "min_members": min_members,
+            "codec": codec,
+        },
         outer={"kind": outer, "lr": outer_lr, "momentum": outer_momentum},
         aggregation={"rule": rule},
         policy={"cap": cap},

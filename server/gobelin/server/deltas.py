@@ -10,8 +10,10 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from gobelin.server.fixed_point import LIMIT
 from gobelin.shared.vector import ParameterVector, tensor_of_bytes
 
 
@@ -40,7 +42,14 @@ class RoundDeltas:
         return len(self._files)
 
     def add(self, node: str, delta: ParameterVector) -> None:
-        """Keep a node's delta until the round is over."""
+        """Keep a node's delta until the round is over.
+
+        Raises ValueError on another size or on |δ| > LIMIT anywhere; nothing of it is kept then.
+        """
+        if delta.values.shape != (self._size,):
+            raise ValueError(f"a delta of {delta.values.numel()} parameters, not {self._size}")
+        if self._size and max(map(abs, torch.aminmax(delta.values))) > LIMIT:
+            raise ValueError(f"a delta exceeds {LIMIT}")
         path = self._folder / f"{node}.f32"
         path.write_bytes(delta.canonical_bytes)
         self._files[node] = os.open(path, os.O_RDONLY)

@@ -13,6 +13,7 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported: it reads 
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 import hashlib
+import re
 import sys
 import threading
 import time
@@ -126,8 +127,8 @@ def _reply(node: str, message: Message) -> Reply:
     """A Flower message as a reply; anything unexpected becomes an error code."""
     if message.has_error():
         reason = message.error.reason or ""
-        code = reason if reason.startswith("gobelin:") else f"flower:{message.error.code}"
-        return Reply(node, error=code[:80])
+        known = re.fullmatch(r"gobelin:[a-z_.]{1,64}", reason)  # never a member's free text
+        return Reply(node, error=reason if known else f"flower:{message.error.code}")
     try:
         if not message.content:  # a node's answer to the farewell
             return Reply(node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 from gobelin.server.home import AggregatorHome, FederationSettings
 from gobelin.server.roster import NodeEntry
+from gobelin.shared.address import format_address, parse_address
 from gobelin.shared.checkpoint import write_checkpoint
 from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.files import folder_atomic, read_json, write_json
@@ -42,7 +44,7 @@ def found(folder: Path, charter: Charter) -> dict[str, Any]:
         raise StateError(f"{folder} is an aggregator home already", "choose another --home")
     if folder.exists() and any(folder.iterdir()):
         raise StateError(f"{folder} is not empty", "choose an empty or new --home")
-    host, port = parse_address(charter.address)
+    host, port = choose_address(charter.address)
     recipe = load_recipe(charter.recipe)
     settings = _settings(charter, host, port)
     vector = ParameterVector.of(build_jepa(recipe, charter.seed))
@@ -57,7 +59,7 @@ def found(folder: Path, charter: Charter) -> dict[str, Any]:
     return {
         "home": str(folder),
         "ca": str(home.tls / "ca.pem"),
-        "address": f"{host}:{port}",
+        "address": format_address(host, port),
         "recipe_digest": recipe.digest,
         "vector_digest": vector.digest,
         "parameters": vector.schema.size,
@@ -76,21 +78,27 @@ def admit_node(folder: Path, key: Path, member: str, node: str) -> NodeEntry:
     if key.suffix == ".json" or pem.lstrip().startswith(b"{"):
         pem = str(read_json(key).get("public_key", "")).encode()
     fingerprint(pem, str(key))  # refuses what is no key
+    for name in (member, node):
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,47}", name):
+            raise ConfigError(f"{name!r} is no name", "use letters, digits, '.', '_' and '-'")
     entry = NodeEntry(member=member, name=node, public_key=pem.decode())
     home.write_roster(home.roster().admit(entry))
     return entry
 
 
-def parse_address(address: str) -> tuple[str, int]:
-    """host and port; port 0 becomes one that is free on this machine now."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"{address!r} is no address", "write it as host:port")
-    if int(port):
-        return host, int(port)
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return host, int(probe.getsockname()[1])
+def choose_address(address: str) -> tuple[str, int]:
+    """Host and port of an address; port 0 becomes one that is free on this machine now."""
+    host, port = parse_address(address)
+    if port:
+        return host, port
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+            return host, int(probe.getsockname()[1])
+    except OSError as error:
+        raise ConfigError(
+            f"{host!r} is no address of this machine: {error.strerror}", "name the port as well"
+        ) from None
 
 
 def _settings(charter: Charter, host: str, port: int) -> FederationSettings:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from gobelin.server.roster import NodeEntry, Roster
 from gobelin.shared.checkpoint import MANIFEST, Checkpoint, read_checkpoint
+from gobelin.shared.codec import CodecName
 from gobelin.shared.errors import StateError
 from gobelin.shared.files import read_json, write_json
 from gobelin.shared.recipe import Recipe
@@ -53,6 +54,7 @@ class RoundSettings(Settings):
 
     rounds: Positive = 100
     local_steps: Positive = 500
+    codec: CodecName = "fp32"  # what nodes encode their deltas by
     min_members: Positive = 2
     deadline_s: Seconds = 3600.0  # of one round, from its offer
     wait_for_members_s: Seconds = 86400.0  # for min_members to be online
@@ -112,8 +114,14 @@ class AggregatorHome:
 
     def roster(self) -> Roster:
         """The roster as it is on disk now."""
-        rows = read_json(self.roster_file)["nodes"] if self.roster_file.exists() else []
-        return Roster(tuple(NodeEntry(**row) for row in rows))
+        if not self.roster_file.exists():
+            return Roster(())
+        try:
+            return Roster(tuple(NodeEntry(**row) for row in read_json(self.roster_file)["nodes"]))
+        except (KeyError, TypeError):
+            raise StateError(
+                f"{self.roster_file} is no roster", "restore it from a backup"
+            ) from None
 
     def write_roster(self, roster: Roster) -> None:
         """Replace the roster on disk."""
@@ -141,8 +149,11 @@ class AggregatorHome:
 
     def record(self, event: Mapping[str, Any]) -> None:
         """Append one event to the event log and flush it to disk."""
-        line = json.dumps(event, sort_keys=True) + "\n"
-        with self.events_file.open("a", encoding="utf-8") as file:
+        line = json.dumps(event, sort_keys=True).encode() + b"\n"
+        with self.events_file.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read() == b"\n" else b"\n" + line  # behind a torn line
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
@@ -155,5 +166,13 @@ class AggregatorHome:
             file.seek(offset)
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
-        rows = [json.loads(line) for line in whole.splitlines() if line.strip()]
-        return rows, offset + len(whole)
+        return [row for row in map(_event, whole.splitlines()) if row], offset + len(whole)
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    """One event, or nothing where a full disk or a power cut has torn its line."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) else {}

@@ -16,7 +16,7 @@ from gobelin.shared.errors import GobelinError
 class PolicyError(GobelinError):
     """A score or a cap is not a number a weight can be made of."""
 
-    code, exit_code = "policy", 25
+    code, exit_code = "policy", 26
 
 
 def equal_scores(members: Sequence[str]) -> dict[str, float]:

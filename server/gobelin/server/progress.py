@@ -9,7 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from gobelin.protocols.messages import METRIC_DISTORTION
 from gobelin.server.home import AggregatorHome
+from gobelin.shared.address import format_address
+from gobelin.shared.codec import describe_codec
 from gobelin.shared.files import is_owned
 
 
@@ -63,9 +66,10 @@ def describe(event: dict[str, Any], rounds: int) -> str:
     if kind == "contribution":
         loss = event["metrics"].get("loss", float("nan"))
         rank = event["metrics"].get("effective_rank", float("nan"))
+        sent = f"; {_sent(event)}" if _sent(event) else ""
         return (
             f"{number}: {event['node']} contributed {event['images']:,} images in "
-            f"{event['seconds']:.1f} s (loss {loss:.3f}, effective rank {rank:.1f})"
+            f"{event['seconds']:.1f} s (loss {loss:.3f}, effective rank {rank:.1f}{sent})"
         )
     if kind == "refused":
         return f"{number}: refused {event['node']}: {event['reason']} ({event.get('found', '')})"
@@ -88,6 +92,13 @@ def describe(event: dict[str, Any], rounds: int) -> str:
     return " ".join(str(value) for value in event.values())
 
 
+def _sent(row: dict[str, Any]) -> str:
+    """What a contribution weighed on the wire and what its codec lost; nothing in older logs."""
+    if "codec" not in row:
+        return ""
+    return describe_codec(row["codec"], row["bytes"], row["metrics"].get(METRIC_DISTORTION, 0.0))
+
+
 def print_status(home: AggregatorHome, as_json: bool) -> None:
     """Print where a federation stands, from its files alone."""
     settings = home.settings()
@@ -99,7 +110,7 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
     facts = {
         "federation": settings.name,
         "running": is_owned(home.folder),
-        "address": f"{settings.network.host}:{settings.network.port}",
+        "address": format_address(settings.network.host, settings.network.port),
         "sealed": sealed[-1] if sealed else None,
         "rounds": settings.rounds.rounds,
         "members": roster.members,
@@ -120,14 +131,16 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
     console = Console(highlight=False)
     state = "up" if facts["running"] else "not running"
     console.print(f"{settings.name}: {state}, {facts['sealed']} of {facts['rounds']} rounds sealed")
-    table = Table("member", "node", "last contribution", "influence: last round", "so far")
+    heads = ("member", "node", "last contribution", "sent", "influence: last round", "so far")
+    table = Table(*heads)
     whole = sum(row["influence_total"] for row in members.values()) or 1.0
     for node in roster.nodes:
         row = last.get(node.name)
         when = f"round {row['round']}, {row['seconds']:.1f} s" if row else "none yet"
         mine = members.get(node.member, {})
         shares = (mine.get("influence", 0.0), mine.get("influence_total", 0.0) / whole)
-        table.add_row(node.member, node.name, when, *(f"{share:.0%}" for share in shares))
+        sent = _sent(row) if row else ""
+        table.add_row(node.member, node.name, when, sent, *(f"{share:.0%}" for share in shares))
     console.print(table)
     if events:
         console.print(f"last: {describe(events[-1], settings.rounds.rounds)}", markup=False)

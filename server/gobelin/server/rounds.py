@@ -30,6 +30,7 @@ from gobelin.shared.vector import ParameterVector
 
 POLL_S = 0.2
 NODES_EVERY_S = 1.0  # how often to look who is online
+STALE = {"federation", "round", "base_digest", "plan_digest"}  # answers to another plan
 FAREWELL_S = 10.0  # for nodes to hear that the federation has finished
 
 
@@ -136,6 +137,7 @@ class RoundEngine:
         """Run every round that is not sealed yet; raises RoundError when one cannot be."""
         last, checkpoint = self._home.latest()
         standing = Standing.of(checkpoint)
+        self._release(last, standing.base, checkpoint.facts)  # a kill may have come between
         for number in range(last + 1, self._settings.rounds.rounds + 1):
             standing = self._round(number, standing)
         rounds, digest = self._settings.rounds.rounds, standing.base.digest
@@ -185,6 +187,7 @@ class RoundEngine:
             local_steps=rounds.local_steps,
             seed=self._settings.seed,
             deadline_s=rounds.deadline_s,
+            codec=rounds.codec,
         )
 
     def _wait_for_members(self) -> None:
@@ -268,7 +271,7 @@ class RoundEngine:
             return
         outcome = self._judge(plan, base, collection, reply)
         if isinstance(outcome, Refusal):
-            if reply.node not in collection.rows:
+            if reply.node not in collection.rows and outcome.reason not in STALE:
                 collection.refused[reply.node] = outcome
             self._event("refused", round=plan.round, node=entry.name, **vars(outcome))
             return
@@ -297,6 +300,8 @@ class RoundEngine:
             "node": entry.name,
             "delta_digest": made.delta_digest,
             "delta_norm": admitted.delta.norm(),
+            "codec": made.codec,
+            "bytes": admitted.payload_bytes,
             "images": made.images,
             "seconds": made.seconds,
             "metrics": dict(made.metrics),
@@ -360,11 +365,7 @@ class RoundEngine:
         extra |= {"merge": dict(merged.state)} if merged.state else {}
         folder = self._home.round_folder(plan.round)
         write_checkpoint(folder, self._recipe, consensus, facts, extra)
-        last = plan.round == plan.rounds
-        if last or plan.round % self._settings.rounds.release_every == 0:
-            release = self._home.releases / f"release-{plan.round:05d}"
-            write_checkpoint(release, self._recipe, consensus, facts)
-            self._event("release", round=plan.round, folder=release.name)
+        self._release(plan.round, consensus, facts)
         self._tell(plan, merged)
         elapsed = self._clock() - opened
         self._event(
@@ -373,6 +374,7 @@ class RoundEngine:
             vector_digest=consensus.digest,
             **merged.facts,
             influence={name: row["influence"] for name, row in merged.members.items()},
+            bytes=sum(int(row["bytes"]) for row in rows),
             seconds=elapsed,
             overhead_s=elapsed - max(float(row["seconds"]) for row in rows),
         )
@@ -383,6 +385,15 @@ class RoundEngine:
         if merged.minority:
             rule = self._settings.aggregation.rule
             self._event("minority_loss", round=plan.round, rule=rule, members=merged.minority)
+
+    def _release(self, number: int, consensus: ParameterVector, facts: Mapping[str, Any]) -> None:
+        """Publish a sealed round if it is due for release and not published yet."""
+        rounds = self._settings.rounds
+        due = number == rounds.rounds or (number and number % rounds.release_every == 0)
+        folder = self._home.releases / f"release-{number:05d}"
+        if due and not folder.exists():
+            write_checkpoint(folder, self._recipe, consensus, facts)
+            self._event("release", round=number, folder=folder.name)
 
     def _say_waiting(self, what: str) -> None:
         if what != self._waiting_for:

@@ -24,6 +24,7 @@ from gobelin.server.engine import (
     superlink_command,
 )
 from gobelin.server.home import AggregatorHome
+from gobelin.shared.address import format_address
 from gobelin.shared.errors import EngineError, GobelinError, PortInUseError
 from gobelin.shared.files import PRIVATE, sole_owner, write_atomic
 from gobelin.shared.signals import stop_on_signals
@@ -92,7 +93,7 @@ class Supervisor:
         self._home = home
         self._on_event = on_event
         require_free(network.host, network.port)
-        self._ports = Ports(f"{network.host}:{network.port}", free_port())
+        self._ports = Ports(format_address(network.host, network.port), free_port())
         self._superlink = Child("superlink", superlink_command(home, self._ports), home)
         self._superexec = Child("superexec", superexec_command(home, self._ports), home)
         self._offset = home.events()[1]  # events from before this start are history
@@ -103,7 +104,7 @@ class Supervisor:
         """Supervise until the federation's last round is sealed; raises GobelinError or Stopped."""
         home = self._home
         home.flower.mkdir(parents=True, exist_ok=True)
-        with sole_owner(home.folder), stop_on_signals():
+        with sole_owner(home.folder, wait_s=1), stop_on_signals():
             secret = home.flower / "superexec.secret"
             write_atomic(secret, secrets.token_hex(32).encode(), PRIVATE)
             try:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gobelin.shared.errors import CheckpointError, StateError, VectorError
-from gobelin.shared.files import folder_atomic, read_json, write_json
+from gobelin.shared.errors import CheckpointError, VectorError
+from gobelin.shared.files import folder_atomic, json_bytes, write_json
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
 FORMAT = "gobelin.checkpoint.v1"
 MODEL = "model.safetensors"
 MANIFEST = "manifest.json"
+REMEDY = "fetch it again, or use another checkpoint"
+_OF_VECTOR = ("schema_digest", "vector_digest", "parameters")
 
 
 @dataclass(frozen=True)
@@ -51,51 +53,60 @@ def write_checkpoint(
         for name, tensors in extra.items():
             save_file(_own(tensors), tmp / f"{name}.safetensors")
         files = [MODEL, *(f"{name}.safetensors" for name in extra)]
-        write_json(
-            tmp / MANIFEST,
-            {
-                "format": FORMAT,
-                "recipe": recipe.model_dump(mode="json"),
-                "recipe_digest": recipe.digest,
-                "schema_digest": vector.schema.digest,
-                "vector_digest": vector.digest,
-                "parameters": vector.schema.size,
-                "files": {name: file_digest(tmp / name) for name in files},
-                "facts": dict(facts),
-            },
-        )
+        manifest = {
+            "format": FORMAT,
+            "recipe": recipe.model_dump(mode="json"),
+            "recipe_digest": recipe.digest,
+            "schema_digest": vector.schema.digest,
+            "vector_digest": vector.digest,
+            "parameters": vector.schema.size,
+            "files": {name: file_digest(tmp / name) for name in files},
+            "facts": dict(facts),
+        }
+        write_json(tmp / MANIFEST, {**manifest, "manifest_digest": _digest_of(manifest)})
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Read and verify a checkpoint folder; raises CheckpointError on any flipped bit."""
-    remedy = "fetch it again, or use another checkpoint"
     if not (folder / MANIFEST).is_file():
-        raise CheckpointError(f"{folder} is no checkpoint: it has no {MANIFEST}", remedy)
+        raise CheckpointError(f"{folder} is no checkpoint: it has no {MANIFEST}", REMEDY)
     try:
-        manifest = read_json(folder / MANIFEST)
-    except StateError as error:
-        raise CheckpointError(error.what, remedy) from None
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{folder} has format {manifest.get('format')!r}, not {FORMAT}")
-    try:
+        manifest = _read_manifest(folder / MANIFEST)
         files = dict(manifest["files"])
         for name, digest in files.items():
-            if file_digest(folder / name) != digest:
-                raise CheckpointError(f"{folder / name} does not match its manifest", remedy)
+            if Path(name).name != name or file_digest(folder / name) != digest:
+                raise CheckpointError(f"{folder / name} does not match its manifest", REMEDY)
         recipe = Recipe.model_validate(manifest["recipe"])
         tensors = load_file(folder / MODEL)
         schema = ParameterSchema.of_shapes({k: tuple(t.shape) for k, t in tensors.items()})
         vector = ParameterVector.of_tensors(schema, tensors)
-        if vector.digest != manifest["vector_digest"]:
-            raise CheckpointError(f"{folder}: the vector's digest is not the manifest's", remedy)
+        found = (recipe.digest, schema.digest, vector.digest, schema.size)
+        if found != tuple(manifest[k] for k in ("recipe_digest", *_OF_VECTOR)):
+            raise CheckpointError(f"{folder}: a digest is not the manifest's", REMEDY)
         extra = {
             name.removesuffix(".safetensors"): load_file(folder / name)
             for name in files
             if name != MODEL
         }
         return Checkpoint(recipe, vector, dict(manifest["facts"]), extra)
-    except (OSError, KeyError, TypeError, SafetensorError, ValidationError, VectorError) as error:
-        raise CheckpointError(f"{folder} is damaged: {error!s:.200}", remedy) from None
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError, VectorError) as error:
+        raise CheckpointError(f"{folder} is damaged: {error!s:.200}", REMEDY) from None
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest whose bytes are exactly those that were written."""
+    manifest: dict[str, Any] = json.loads(path.read_bytes())
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {manifest.get('format')!r}, not {FORMAT}")
+    if json_bytes(manifest) != path.read_bytes():
+        raise ValueError("the manifest is not as it was written")
+    if manifest.pop("manifest_digest") != _digest_of(manifest):
+        raise ValueError("the manifest does not match its own digest")
+    return manifest
+
+
+def _digest_of(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json_bytes(manifest)).hexdigest()
 
 
 def file_digest(path: Path) -> str:

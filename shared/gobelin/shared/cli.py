@@ -10,7 +10,7 @@ from importlib.metadata import entry_points, version
 import click
 import typer
 
-from gobelin.shared.errors import GobelinError
+from gobelin.shared.errors import GobelinError, MachineError
 
 GROUP = "gobelin.commands"
 SUMMARIES = {
@@ -58,15 +58,22 @@ def fail(error: GobelinError, as_json: bool) -> None:
     print(f"gobelin: [{error.code}] {line}", file=sys.stderr)
 
 
+def _of_machine(error: OSError) -> MachineError:
+    where = f"{error.filename}: " if error.filename else ""
+    reason = error.strerror or type(error).__name__
+    return MachineError(f"{where}{reason}", "check the path, its permissions and the free space")
+
+
 def main() -> None:
     """Entry point of the console script."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         code = gobelin.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
-    except GobelinError as error:
-        fail(error, as_json="--json" in sys.argv)
-        sys.exit(error.exit_code)
+    except (GobelinError, OSError) as error:
+        ours = error if isinstance(error, GobelinError) else _of_machine(error)
+        fail(ours, as_json="--json" in sys.argv)
+        sys.exit(ours.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

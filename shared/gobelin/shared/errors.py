@@ -42,6 +42,12 @@ class StateError(GobelinError):
     code, exit_code = "state", 11
 
 
+class MachineError(GobelinError):
+    """The machine refused: no permission, no space, a file where a folder should be."""
+
+    code, exit_code = "machine", 14
+
+
 class DataError(GobelinError):
     """A data source is missing, empty, unreadable or not what the recipe expects."""
 
@@ -106,6 +112,12 @@ class RoundError(GobelinError):
     """A round cannot be completed."""
 
     code, exit_code = "round", 23
+
+
+class CodecError(GobelinError):
+    """Values that cannot be encoded, or bytes that are not a payload of the codec they name."""
+
+    code, exit_code = "codec", 25
 
 
 class UnreachableError(GobelinError):

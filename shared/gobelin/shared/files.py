@@ -47,8 +47,13 @@ def write_atomic(path: Path, data: bytes, mode: int = PUBLIC) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any], mode: int = PUBLIC) -> None:
     """Write `value` as indented JSON with sorted keys, atomically."""
+    write_atomic(path, json_bytes(value), mode)
+
+
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    """The one way we write JSON to files."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    write_atomic(path, text.encode() + b"\n", mode)
+    return text.encode() + b"\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -68,6 +73,7 @@ def read_json(path: Path) -> dict[str, Any]:
 @contextmanager
 def folder_atomic(path: Path) -> Iterator[Path]:
     """Fill the yielded folder; it becomes `path` (replacing an older one) on a clean exit only."""
+    path = path.absolute()  # "." has no name of its own
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     tmp.chmod(0o755)

@@ -66,6 +66,16 @@ def parse_public_key(pem: bytes, where: str) -> ec.EllipticCurvePublicKey:
     return key
 
 
+def check_certificate(pem: bytes, where: str) -> None:
+    """Raise ConfigError unless `pem` is one whole certificate."""
+    try:
+        x509.load_pem_x509_certificate(pem)
+    except ValueError:
+        raise ConfigError(
+            f"{where} is no certificate", "ask the aggregator's operator for ca.pem"
+        ) from None
+
+
 def fingerprint(pem: bytes, where: str = "key") -> str:
     """SHA-256 over the key's DER form, as 64 hex digits: the identity of a node."""
     key = parse_public_key(pem, where)
@@ -86,6 +96,7 @@ def write_authority(folder: Path, federation: str, hosts: Iterable[str]) -> None
         _certificate(name, name, ca_key.public_key(), CA_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), False)
         .sign(ca_key, hashes.SHA384())
     )
     key = make_key()
@@ -96,6 +107,10 @@ def write_authority(folder: Path, federation: str, hosts: Iterable[str]) -> None
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), False
+        )
         .sign(ca_key, hashes.SHA384())
     )
     write_atomic(folder / "ca.key", private_pem(ca_key), PRIVATE)

@@ -64,7 +64,9 @@ def to_toml(settings: Settings) -> str:
 
 def _explain(kind: type[BaseModel], error: ValidationError) -> str:
     """The first problem of a validation error in one line, with a did-you-mean."""
-    problem = error.errors()[0]
+    problems = error.errors()
+    # A misspelt key is the cause of a missing one, so it is told first.
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     key = ".".join(str(part) for part in problem["loc"]) or "(top level)"
     if problem["type"] != "extra_forbidden":
         return f"{key}: {problem['msg']} (found {problem['input']!r})"

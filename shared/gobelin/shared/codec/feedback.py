@@ -1,0 +1,49 @@
+"""Error feedback: what a codec loses in one round is added to the next (arXiv:1901.09847).
+
+c = δ + β·e, q = Q(c), e ← c − q. With β = 1 the sums of q and of δ differ by the last residual
+alone, however coarse the codec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gobelin.shared.codec.codec import squared
+from gobelin.shared.codec.payload import Payload
+from gobelin.shared.codec.table import codec_named
+from gobelin.shared.errors import ShapeError
+from gobelin.shared.vector import ParameterVector
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A delta ready to be sent."""
+
+    payload: Payload
+    residual: Tensor | None  # (P,) what is still owed; None when nothing was lost
+    distortion: float  # ‖c − q‖² / ‖c‖²
+
+
+def compress(codec: str, delta: ParameterVector, residual: Tensor | None) -> Compressed:
+    """Encode `delta` and what was owed before, segment by segment; raises VectorError.
+
+    A lossless codec without a residual sends the delta's own bits.
+    """
+    by = codec_named(codec)
+    if residual is not None and residual.shape != delta.values.shape:
+        raise ShapeError(f"a residual of {residual.numel()} values, the delta has another number")
+    segments, lost, power = {}, 0.0, 0.0
+    owed = torch.empty(delta.schema.size)
+    for name, (start, end) in delta.schema.segments.items():
+        wanted = delta.values[start:end]
+        if residual is not None:
+            wanted = wanted + by.feedback * residual[start:end]
+        segments[name] = by.encode(wanted)
+        owed[start:end] = wanted - by.decode(segments[name], end - start)
+        lost += squared(owed[start:end])
+        power += squared(wanted)
+    distortion = lost / power if power else 0.0
+    return Compressed(Payload(delta.schema, codec, segments), owed if lost else None, distortion)

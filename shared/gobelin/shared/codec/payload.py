@@ -1,0 +1,52 @@
+"""A delta as it travels: every segment of the vector encoded by itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from gobelin.shared.codec.table import codec_named
+from gobelin.shared.vector import ParameterSchema, ParameterVector
+
+
+def describe_codec(codec: str, size: float, distortion: float) -> str:
+    """For an operator: the codec, the bytes sent, and what was lost where something was."""
+    lost = f", distortion {distortion:.2g}" if distortion else ""
+    return f"{codec}, {size / 1e6:.3g} MB{lost}"
+
+
+@dataclass(frozen=True)
+class Payload:
+    """The encoded segments of one vector, by the names its schema gives them."""
+
+    schema: ParameterSchema
+    codec: str
+    segments: Mapping[str, bytes]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all segments."""
+        return sum(map(len, self.segments.values()))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the segments in order; at fp32 this is the digest of the vector itself.
+
+        Over what is sent and not over what it decodes to: it can be checked before anything is
+        decoded. Every codec's payload says its own end, so no byte can change segments unnoticed.
+        """
+        digest = hashlib.sha256()
+        for name in sorted(self.segments):
+            digest.update(self.segments[name])
+        return digest.hexdigest()
+
+    def decode(self) -> ParameterVector:
+        """The vector, segment by segment; raises CodecError or NotFiniteError."""
+        codec = codec_named(self.codec)
+        values = torch.empty(self.schema.size)
+        for name, (start, end) in self.schema.segments.items():
+            values[start:end] = codec.decode(self.segments[name], end - start)
+        return ParameterVector(self.schema, values)

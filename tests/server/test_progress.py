@@ -1,0 +1,204 @@
+"""Every event is one line that says what happened, and status is told from files alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from gobelin.server.founding import Charter, found
+from gobelin.server.home import AggregatorHome
+from gobelin.server.progress import Progress, describe, print_status
+from gobelin.server.roster import NodeEntry
+from gobelin.shared.errors import StateError
+from gobelin.shared.files import sole_owner
+from gobelin.shared.keys import public_pem
+
+DIGEST = "0123456789abcdef" * 4
+CONTRIBUTION: dict[str, Any] = {
+    "event": "contribution",
+    "round": 2,
+    "node": "north-1",
+    "images": 12345,
+    "seconds": 6.78,
+    "metrics": {"loss": 0.1234, "effective_rank": 17.36},
+}
+
+EVENTS: list[tuple[dict[str, Any], str]] = [
+    (
+        {"event": "up", "address": "host:9092", "superlink": 1, "superexec": 2},
+        "up: nodes reach the aggregator at host:9092",
+    ),
+    (
+        {"event": "round_opened", "round": 2, "attempt": 1, "base_digest": DIGEST},
+        "round 2/9: opened on base 0123456789ab",
+    ),
+    (
+        {"event": "round_opened", "round": 2, "attempt": 3, "base_digest": DIGEST},
+        "round 2/9: opened on base 0123456789ab (attempt 3)",
+    ),
+    (
+        CONTRIBUTION,
+        "round 2/9: north-1 contributed 12,345 images in 6.8 s (loss 0.123, effective rank 17.4)",
+    ),
+    (
+        {**CONTRIBUTION, "metrics": {}},
+        "round 2/9: north-1 contributed 12,345 images in 6.8 s (loss nan, effective rank nan)",
+    ),
+    (
+        {"event": "refused", "round": 2, "node": "south", "reason": "round", "found": "made for 1"},
+        "round 2/9: refused south: round (made for 1)",
+    ),
+    (
+        {"event": "refused", "round": 2, "node": "012345", "reason": "not_on_roster"},
+        "round 2/9: refused 012345: not_on_roster ()",
+    ),
+    (
+        {
+            "event": "round_sealed",
+            "round": 2,
+            "vector_digest": DIGEST,
+            "seconds": 12.34,
+            "overhead_s": 1.26,
+            "retained_norm": 0.577,
+        },
+        "round 2/9: sealed 0123456789ab in 12.3 s (overhead 1.3 s, retained norm 0.58)",
+    ),
+    (
+        {"event": "round_void", "round": 2, "attempt": 1, "reason": "1 of 2 members contributed"},
+        "round 2/9: void, base unchanged: 1 of 2 members contributed",
+    ),
+    (
+        {"event": "release", "round": 2, "folder": "release-00002"},
+        "round 2/9: released release-00002",
+    ),
+    ({"event": "waiting", "reason": "waiting for south"}, "waiting for south"),
+    (
+        {"event": "finished", "round": 9, "vector_digest": DIGEST},
+        "finished: consensus 0123456789ab after 9 rounds",
+    ),
+    ({"event": "restarting", "process": "superlink"}, "restarting superlink"),
+]
+
+
+@pytest.mark.parametrize(("event", "line"), EVENTS, ids=[e["event"] for e, _ in EVENTS])
+def test_an_event_is_one_line(event: dict[str, Any], line: str) -> None:
+    assert describe(event, 9) == line
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> AggregatorHome:
+    found(tmp_path / "home", Charter("fed", "toy", "127.0.0.1:9092", rounds={"rounds": 9}))
+    place = AggregatorHome(tmp_path / "home")
+    for number, name in ((1, "north-1"), (2, "south-1")):
+        key = public_pem(ec.derive_private_key(number, ec.SECP384R1()).public_key()).decode()
+        entry = NodeEntry(name.split("-")[0], name, key)
+        place.write_roster(place.roster().admit(entry))
+    return place
+
+
+def status_of(home: AggregatorHome, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    print_status(home, as_json=True)
+    facts: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return facts
+
+
+def test_a_fresh_federation_has_sealed_round_0_only(
+    home: AggregatorHome, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of(home, capsys) == {
+        "federation": "fed",
+        "running": False,
+        "address": "127.0.0.1:9092",
+        "sealed": 0,
+        "rounds": 9,
+        "members": ["north", "south"],
+        "nodes": {
+            "north-1": {"member": "north", "last_round": None},
+            "south-1": {"member": "south", "last_round": None},
+        },
+        "influence": {},
+        "last_event": None,
+        "releases": [],
+    }
+
+
+def test_status_tells_who_runs_and_who_contributed_last(
+    home: AggregatorHome, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home.record({**CONTRIBUTION, "round": 1})
+    home.record(CONTRIBUTION)
+    with sole_owner(home.folder):
+        facts = status_of(home, capsys)
+        print_status(home, as_json=False)
+        text = capsys.readouterr().out
+    assert facts["running"] is True
+    assert facts["nodes"]["north-1"]["last_round"] == 2
+    assert facts["nodes"]["south-1"]["last_round"] is None
+    assert facts["last_event"] == CONTRIBUTION
+    assert "fed: up, 0 of 9 rounds sealed" in text
+    assert "none yet" in text
+
+
+def test_status_of_a_folder_that_is_no_home_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="no aggregator home"):
+        print_status(AggregatorHome(tmp_path), as_json=True)
+
+
+def test_as_json_every_event_is_one_object_and_nothing_else(
+    home: AggregatorHome, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Progress(home, as_json=True) as progress:
+        progress.say("for people")
+        for event, _ in EVENTS:
+            progress.on_event(event)
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line) for line in lines] == [event for event, _ in EVENTS]
+
+
+def test_as_text_every_event_is_its_line(
+    home: AggregatorHome, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Progress(home, as_json=False) as progress:
+        for event, _ in EVENTS:
+            progress.on_event(event)
+    assert capsys.readouterr().out.splitlines() == [line for _, line in EVENTS]
+
+
+def test_names_are_no_markup(home: AggregatorHome, capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(home, as_json=False) as progress:
+        progress.on_event({"event": "waiting", "reason": "waiting for [bold]x[/bold]"})
+    assert "[bold]x[/bold]" in capsys.readouterr().out
+
+
+def test_events_are_read_from_where_one_left_off(home: AggregatorHome) -> None:
+    assert home.events() == ([], 0)
+    home.record({"event": "one"})
+    first, offset = home.events()
+    home.record({"event": "two"})
+    second, end = home.events(offset)
+    assert [event["event"] for event in first + second] == ["one", "two"]
+    assert home.events(end) == ([], end)
+
+
+def test_a_line_that_is_not_complete_yet_is_left_for_later(home: AggregatorHome) -> None:
+    home.record({"event": "one"})
+    with home.events_file.open("a") as file:
+        file.write('{"event": "tw')
+    rows, offset = home.events()
+    assert [row["event"] for row in rows] == ["one"]
+    with home.events_file.open("a") as file:
+        file.write('o"}\n')
+    assert [row["event"] for row in home.events(offset)[0]] == ["two"]
+
+
+def test_a_line_torn_by_a_full_disk_does_not_hide_what_comes_after(home: AggregatorHome) -> None:
+    home.record({"event": "one"})
+    with home.events_file.open("a") as file:
+        file.write('{"event": "tw')
+    home.record({"event": "three"})
+    events = [row["event"] for row in home.events()[0]]
+    assert (events[0], events[-1]) == ("one", "three")

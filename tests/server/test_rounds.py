@@ -1,0 +1,671 @@
+"""The round engine: what is counted, what is waited for, what survives a kill."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from gobelin.protocols.messages import ENCODING, Contribution, Farewell, RoundPlan
+from gobelin.server.admission import WireArray
+from gobelin.server.founding import Charter, found
+from gobelin.server.home import AggregatorHome
+from gobelin.server.roster import NodeEntry
+from gobelin.server.rounds import FAREWELL_S, NodeState, Reply, RoundEngine
+from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
+from gobelin.shared.errors import RoundError
+from gobelin.shared.keys import public_pem
+from gobelin.shared.seeds import generator_of
+from gobelin.shared.vector import DTYPE, ParameterVector
+
+DEADLINE = 60.0
+PATIENCE = 600.0  # wait_for_members_s
+SGD = {"kind": "sgd", "lr": 1.0}
+NESTEROV = {"kind": "nesterov", "lr": 0.7, "momentum": 0.9}
+
+Answer = Callable[[RoundPlan, ParameterVector], list[tuple[float, Reply]]]
+
+
+class Killed(BaseException):
+    """Stands for kill −9."""
+
+
+class Node:
+    """A contributor whose answer to a plan is a function, with delays in seconds."""
+
+    numbers = itertools.count(77)
+
+    def __init__(self, name: str, member: str = "", answer: Answer | None = None) -> None:
+        key = ec.derive_private_key(next(self.numbers), ec.SECP384R1()).public_key()
+        self.entry = NodeEntry(member or name, name, public_pem(key).decode())
+        self.id = self.entry.id
+        self.name = name
+        self.answer = answer or (lambda plan, base: [(0.5, self.reply(plan, base))])
+        self.online = True
+        self.activated_at = "monday"
+
+    def delta(self, number: int, schema_of: ParameterVector) -> ParameterVector:
+        """What this node learns in a round, whoever asks and how often."""
+        generator = generator_of(0, self.name, number)
+        values = torch.randn(schema_of.schema.size, generator=generator) * 0.01
+        return ParameterVector(schema_of.schema, values)
+
+    def reply(self, plan: RoundPlan, base: ParameterVector, **changes: Any) -> Reply:
+        """An honest reply; `changes` spoil its header."""
+        delta = self.delta(plan.round, base)
+        header = Contribution(
+            federation=plan.federation,
+            round=plan.round,
+            plan_digest=plan.digest,
+            base_digest=plan.base_digest,
+            delta_digest=delta.digest,
+            local_steps=plan.local_steps,
+            images=80,
+            seconds=0.5,
+            metrics={"loss": 1.0},
+        )
+        header = dataclasses.replace(header, **changes)
+        arrays = {
+            name: WireArray(DTYPE, (len(data) // 4,), ENCODING, data)
+            for name, data in delta.segments().items()
+        }
+        return Reply(self.id, header.to_bytes(), arrays)
+
+
+class World:
+    """A courier and a clock: plans reach nodes at once, replies arrive when they are due."""
+
+    def __init__(self, *nodes: Node) -> None:
+        self.all = {node.id: node for node in nodes}
+        self.now = 0.0
+        self.sent: list[tuple[float, str, RoundPlan | Farewell]] = []
+        self.happenings: list[tuple[float, Callable[[], None]]] = []  # at a time, once
+        self._due: list[tuple[float, int, Reply]] = []
+        self._order = itertools.count()
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += seconds
+        assert self.now < 1e6, "waits without bound"
+
+    def nodes(self) -> list[NodeState]:
+        for item in [item for item in self.happenings if item[0] <= self.now]:
+            self.happenings.remove(item)
+            item[1]()
+        return [NodeState(n.id, n.online, n.activated_at) for n in self.all.values()]
+
+    def send(
+        self, nodes: Iterable[str], message: RoundPlan | Farewell, base: ParameterVector | None
+    ) -> None:
+        for node in nodes:
+            assert self.all[node].online
+            self.sent.append((self.now, self.all[node].name, message))
+            if isinstance(message, Farewell):
+                assert base is None
+                self.arrive(0.1, Reply(node))
+                continue
+            assert base is not None
+            assert base.digest == message.base_digest
+            for delay, reply in self.all[node].answer(message, base):
+                self.arrive(delay, reply)
+
+    def arrive(self, delay: float, reply: Reply) -> None:
+        self._due.append((self.now + delay, next(self._order), reply))
+
+    def replies(self) -> Iterable[Reply]:
+        due = sorted(item for item in self._due if item[0] <= self.now)
+        for item in due:
+            self._due.remove(item)
+            yield item[2]
+
+    def offers(self, name: str) -> list[int]:
+        """Rounds that were offered to a node, in order."""
+        return [m.round for _, n, m in self.sent if n == name and isinstance(m, RoundPlan)]
+
+
+class Federation:
+    """A founded home with its roster, and engines that run on it."""
+
+    def __init__(self, folder: Path, world: World, roster: Iterable[Node], **rounds: Any) -> None:
+        outer = rounds.pop("outer", SGD)
+        values = {
+            "rounds": 2,
+            "local_steps": 3,
+            "min_members": 2,
+            "deadline_s": DEADLINE,
+            "wait_for_members_s": PATIENCE,
+            **rounds,
+        }
+        found(folder, Charter("fed", "toy", "127.0.0.1:0", 1, rounds=values, outer=outer))
+        self.home = AggregatorHome(folder)
+        self.world = world
+        for node in roster:
+            self.admit(node)
+
+    def admit(self, node: Node) -> None:
+        self.home.write_roster(self.home.roster().admit(node.entry))
+
+    def run(self) -> None:
+        RoundEngine(self.home, self.world, self.world.clock, self.world.sleep).run()
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.home.events()[0] if event["event"] == kind]
+
+    def sealed(self, number: int) -> Checkpoint:
+        return read_checkpoint(self.home.round_folder(number))
+
+    def counted(self, number: int) -> list[str]:
+        """Names of the nodes a sealed round counted."""
+        return [row["node"] for row in self.sealed(number).facts["contributions"]]
+
+    def digest(self) -> str:
+        return self.home.latest()[1].vector.digest
+
+
+@pytest.fixture
+def north() -> Node:
+    return Node("north")
+
+
+@pytest.fixture
+def south() -> Node:
+    return Node("south")
+
+
+def federation(folder: Path, *nodes: Node, **rounds: Any) -> Federation:
+    return Federation(folder / "home", World(*nodes), nodes, **rounds)
+
+
+def mean_by_hand(
+    fed: Federation, number: int, weights: Mapping[Node, float]
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Base plus the weighted mean of the deltas, in fp64."""
+    base = fed.sealed(number - 1).vector
+    total = sum(w * n.delta(number, base).values.double().numpy() for n, w in weights.items())
+    return base.values.double().numpy() + total / sum(weights.values())
+
+
+def test_every_round_is_sealed_and_the_last_is_released(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    fed = federation(tmp_path, north, south, rounds=3)
+    fed.run()
+    assert fed.home.sealed_rounds() == [0, 1, 2, 3]
+    assert [event["round"] for event in fed.events("round_sealed")] == [1, 2, 3]
+    assert fed.events("finished")[0]["vector_digest"] == fed.digest()
+    release = read_checkpoint(fed.home.releases / "release-00003")
+    assert release.vector.digest == fed.digest()
+    assert [path.name for path in fed.home.releases.iterdir()] == ["release-00003"]
+
+
+def test_releases_come_as_often_as_asked_for_and_at_the_end(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    fed = federation(tmp_path, north, south, rounds=5, release_every=2)
+    fed.run()
+    names = sorted(path.name for path in fed.home.releases.iterdir())
+    assert names == ["release-00002", "release-00004", "release-00005"]
+
+
+def test_each_round_starts_from_the_consensus_of_the_last(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    fed = federation(tmp_path, north, south, rounds=3)
+    fed.run()
+    for number in (1, 2, 3):
+        before, after = fed.sealed(number - 1), fed.sealed(number)
+        assert after.facts["base_digest"] == before.vector.digest
+        assert after.vector.digest != before.vector.digest
+    plans = {m.round: m for _, _, m in fed.world.sent if isinstance(m, RoundPlan)}
+    for number, plan in plans.items():
+        assert (plan.rounds, plan.local_steps, plan.seed) == (3, 3, 1)
+        assert fed.sealed(number).facts["plan_digest"] == plan.digest
+
+
+def test_the_consensus_is_the_base_plus_the_mean_of_the_deltas(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    west = Node("west")
+    fed = federation(tmp_path, north, south, west, rounds=2)
+    fed.run()
+    for number in (1, 2):
+        expected = mean_by_hand(fed, number, {north: 1, south: 1, west: 1})
+        found_values = fed.sealed(number).vector.values.double().numpy()
+        np.testing.assert_allclose(found_values, expected, rtol=0, atol=1e-7)
+
+
+def test_a_member_with_two_nodes_counts_as_one(tmp_path: Path, north: Node) -> None:
+    one, two = Node("south-1", "south"), Node("south-2", "south")
+    fed = federation(tmp_path, north, one, two, rounds=1)
+    fed.run()
+    expected = mean_by_hand(fed, 1, {north: 1, one: 0.5, two: 0.5})
+    np.testing.assert_allclose(fed.sealed(1).vector.values.numpy(), expected, rtol=0, atol=1e-7)
+    rows = fed.sealed(1).facts["contributions"]
+    assert [row["node"] for row in rows] == ["north", "south-1", "south-2"]
+    assert [row["weight"] for row in rows] == [0.5, 0.25, 0.25]
+    members = fed.sealed(1).facts["members"]
+    assert {name: row["weight"] for name, row in members.items()} == {"north": 0.5, "south": 0.5}
+
+
+def test_two_nodes_of_one_member_are_not_two_members(tmp_path: Path) -> None:
+    one, two = Node("south-1", "south"), Node("south-2", "south")
+    fed = federation(tmp_path, one, two, min_members=2)
+    with pytest.raises(RoundError, match="1 of 2 members came online"):
+        fed.run()
+    assert fed.home.sealed_rounds() == [0]
+
+
+def test_the_order_of_arrival_does_not_change_the_consensus(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    first = federation(tmp_path / "a", north, south)
+    first.run()
+    north.answer = lambda plan, base: [(7.0, north.reply(plan, base))]
+    second = federation(tmp_path / "b", south, north)
+    second.run()
+    assert first.digest() == second.digest()
+    order = [event["node"] for event in second.events("contribution")][:2]
+    assert order == ["south", "north"]
+
+
+def test_what_nodes_report_is_kept_and_weighs_nothing(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    honest = federation(tmp_path / "a", north, south, rounds=1)
+    honest.run()
+    south.answer = lambda plan, base: [(0.5, south.reply(plan, base, images=10**15))]
+    boasting = federation(tmp_path / "b", north, south, rounds=1)
+    boasting.run()
+    assert boasting.digest() == honest.digest()
+    assert [row["images"] for row in boasting.sealed(1).facts["contributions"]] == [80, 10**15]
+
+
+def test_the_retained_norm_says_how_far_members_agree(
+    tmp_path: Path, north: Node, south: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart = federation(tmp_path / "a", north, south, rounds=1)
+    apart.run()
+    assert apart.sealed(1).facts["retained_norm"] == pytest.approx(0.5**0.5, abs=0.02)
+    monkeypatch.setattr(south, "delta", north.delta)
+    agreed = federation(tmp_path / "b", north, south, rounds=1)
+    agreed.run()
+    assert agreed.sealed(1).facts["retained_norm"] == pytest.approx(1.0, abs=1e-6)
+
+
+# ---------------------------------------------------------------- waiting
+
+
+def test_the_engine_waits_for_members_and_says_for_whom(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    fed = federation(tmp_path, north, south)
+    south.online = False
+    fed.world.happenings.append((50.0, lambda: setattr(south, "online", True)))
+    fed.run()
+    reasons = [event["reason"] for event in fed.events("waiting")]
+    assert any("1 of 2 members are online; waiting for south" in reason for reason in reasons)
+    assert len(reasons) < 5  # once, not at every look
+    assert min(at for at, _, _ in fed.world.sent) >= 50.0
+    assert fed.home.sealed_rounds() == [0, 1, 2]
+
+
+def test_waiting_for_members_is_bounded(tmp_path: Path, north: Node, south: Node) -> None:
+    fed = federation(tmp_path, north, south)
+    south.online = False
+    with pytest.raises(RoundError, match=r"1 of 2 members came online.*south"):
+        fed.run()
+    assert PATIENCE <= fed.world.now < PATIENCE + 10
+    assert fed.world.sent == []
+    assert fed.home.sealed_rounds() == [0]
+
+
+def test_an_empty_roster_is_said_to_be_one(tmp_path: Path) -> None:
+    fed = federation(tmp_path)
+    with pytest.raises(RoundError, match="members to be admitted"):
+        fed.run()
+
+
+def test_a_node_admitted_while_waiting_takes_part(tmp_path: Path, north: Node, south: Node) -> None:
+    fed = Federation(tmp_path / "home", World(north, south), [north])
+    fed.world.happenings.append((30.0, lambda: fed.admit(south)))
+    fed.run()
+    assert fed.counted(1) == ["north", "south"]
+
+
+def test_a_node_admitted_during_a_round_takes_part_from_the_next(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    west = Node("west")
+    north.answer = lambda plan, base: [(20.0, north.reply(plan, base))]
+    fed = Federation(tmp_path / "home", World(north, south, west), [north, south])
+    fed.world.happenings.append((5.0, lambda: fed.admit(west)))
+    fed.run()
+    assert fed.counted(1) == ["north", "south"]
+    assert fed.counted(2) == ["north", "south", "west"]
+    assert fed.world.offers("west") == [2]
+
+
+def test_a_round_waits_for_all_who_are_online(tmp_path: Path, north: Node, south: Node) -> None:
+    south.answer = lambda plan, base: [(DEADLINE - 5, south.reply(plan, base))]
+    fed = federation(tmp_path, north, south, rounds=1, min_members=1)
+    fed.run()
+    assert fed.counted(1) == ["north", "south"]
+
+
+def test_a_deadline_with_enough_members_seals_without_the_late(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    west = Node("west", answer=lambda plan, base: [])
+    fed = federation(tmp_path, north, south, west, rounds=1)
+    fed.run()
+    assert fed.counted(1) == ["north", "south"]
+    assert DEADLINE <= fed.sealed(1).facts["seconds"] < DEADLINE + 5
+    expected = mean_by_hand(fed, 1, {north: 1, south: 1})
+    np.testing.assert_allclose(fed.sealed(1).vector.values.numpy(), expected, rtol=0, atol=1e-7)
+
+
+def test_a_deadline_with_too_few_members_voids_the_round_and_leaves_the_base(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    south.answer = lambda plan, base: []
+    fed = federation(tmp_path, north, south, attempts=3)
+    before = fed.digest()
+    with pytest.raises(RoundError, match=r"round 1 .* 3 times.*south"):
+        fed.run()
+    assert fed.digest() == before
+    assert fed.home.sealed_rounds() == [0]
+    assert not fed.home.releases.exists()
+    voids = fed.events("round_void")
+    assert [event["attempt"] for event in voids] == [1, 2, 3]
+    assert all("none yet from south" in event["reason"] for event in voids)
+    opened = fed.events("round_opened")
+    assert {event["base_digest"] for event in opened} == {before}
+    assert 3 * DEADLINE <= fed.world.now < 3 * DEADLINE + 10
+
+
+def test_a_void_round_is_offered_again_and_counts_each_node_once(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    """South misses the first attempt; its late reply and its second one are the same delta."""
+    south.answer = lambda plan, base: [(DEADLINE + 2, south.reply(plan, base))]
+    fed = federation(tmp_path, north, south, rounds=1)
+    fed.run()
+    assert fed.world.offers("north") == fed.world.offers("south") == [1, 1]
+    assert fed.counted(1) == ["north", "south"]
+    expected = mean_by_hand(fed, 1, {north: 1, south: 1})
+    np.testing.assert_allclose(fed.sealed(1).vector.values.numpy(), expected, rtol=0, atol=1e-7)
+
+
+def test_a_late_reply_to_the_last_round_does_not_end_the_wait_for_this_one(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    def slow_at_first(plan: RoundPlan, base: ParameterVector) -> list[tuple[float, Reply]]:
+        return [(DEADLINE + 3 if plan.round == 1 else 20.0, south.reply(plan, base))]
+
+    south.answer = slow_at_first
+    fed = federation(tmp_path, north, south, rounds=2, min_members=1)
+    fed.run()
+    assert fed.counted(1) == ["north"]
+    assert fed.counted(2) == ["north", "south"]
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"delta_digest": "0" * 64}, "delta_digest"),
+        ({"round": 9}, "round"),
+        ({"local_steps": 1}, "local_steps"),
+    ],
+)
+def test_a_refused_reply_is_recorded_and_does_not_count(
+    changes: dict[str, Any], reason: str, tmp_path: Path, north: Node, south: Node
+) -> None:
+    south.answer = lambda plan, base: [(0.5, south.reply(plan, base, **changes))]
+    fed = federation(tmp_path, north, south, rounds=1, min_members=1)
+    fed.run()
+    assert fed.counted(1) == ["north"]
+    (refused,) = fed.events("refused")
+    assert (refused["node"], refused["reason"], refused["round"]) == ("south", reason, 1)
+    expected = mean_by_hand(fed, 1, {north: 1})
+    np.testing.assert_allclose(fed.sealed(1).vector.values.numpy(), expected, rtol=0, atol=1e-7)
+
+
+def test_a_refused_member_does_not_count_towards_the_minimum(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    south.answer = lambda plan, base: [(0.5, south.reply(plan, base, delta_digest="0" * 64))]
+    fed = federation(tmp_path, north, south, attempts=1)
+    with pytest.raises(RoundError, match="1 of 2 members contributed"):
+        fed.run()
+
+
+def test_a_nodes_own_error_is_recorded(tmp_path: Path, north: Node, south: Node) -> None:
+    south.answer = lambda plan, base: [(0.5, Reply(south.id, error="gobelin:data"))]
+    fed = federation(tmp_path, north, south, rounds=1, min_members=1)
+    fed.run()
+    (refused,) = fed.events("refused")
+    assert (refused["reason"], refused["found"]) == ("node_error", "gobelin:data")
+    assert fed.counted(1) == ["north"]
+
+
+def test_a_duplicate_contribution_counts_once(tmp_path: Path, north: Node, south: Node) -> None:
+    undisturbed = federation(tmp_path / "a", north, south)
+    undisturbed.run()
+
+    def thrice(plan: RoundPlan, base: ParameterVector) -> list[tuple[float, Reply]]:
+        return [(0.1 * i, south.reply(plan, base)) for i in range(3)]
+
+    south.answer = thrice
+    north.answer = lambda plan, base: [(5.0, north.reply(plan, base))]
+    fed = federation(tmp_path / "b", north, south)
+    fed.run()
+    assert fed.digest() == undisturbed.digest()
+    refused = fed.events("refused")
+    assert [event["reason"] for event in refused] == ["duplicate"] * 4
+    assert fed.counted(1) == ["north", "south"]
+
+
+def test_a_refused_duplicate_does_not_take_back_what_was_counted(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    south.answer = lambda plan, base: [
+        (0.1, south.reply(plan, base)),
+        (0.2, south.reply(plan, base, delta_digest="0" * 64)),
+        (0.3, Reply(south.id, error="gobelin:data")),
+    ]
+    fed = federation(tmp_path, north, south, rounds=1)
+    fed.run()
+    assert fed.counted(1) == ["north", "south"]
+
+
+def test_a_node_that_is_not_on_the_roster_is_neither_asked_nor_counted(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    stranger = Node("stranger")
+
+    def with_company(plan: RoundPlan, base: ParameterVector) -> list[tuple[float, Reply]]:
+        return [(0.1, stranger.reply(plan, base)), (5.0, south.reply(plan, base))]
+
+    south.answer = with_company
+    fed = Federation(tmp_path / "home", World(north, south, stranger), [north, south], rounds=1)
+    fed.run()
+    assert fed.world.offers("stranger") == []
+    assert fed.counted(1) == ["north", "south"]
+    (refused,) = fed.events("refused")
+    assert refused["reason"] == "not_on_roster"
+    assert "stranger" not in {name for _, name, _ in fed.world.sent}
+
+
+def test_a_reply_in_anothers_name_is_counted_for_the_one_who_sent_it(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    """The courier says who sent a reply; nothing in the reply can say otherwise."""
+    south.answer = lambda plan, base: [
+        (0.5, dataclasses.replace(north.reply(plan, base), node=south.id))
+    ]
+    fed = federation(tmp_path, north, south, rounds=1)
+    fed.run()
+    assert fed.counted(1) == ["north", "south"]
+
+
+def test_no_reply_of_a_member_can_stop_the_aggregator(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    south.answer = lambda plan, base: [(0.5, south.reply(plan, base, metrics={"\ud800": 1.0}))]
+    fed = federation(tmp_path, north, south, rounds=1, min_members=1)
+    fed.run()
+    assert "north" in fed.counted(1)
+
+
+# ---------------------------------------------------------------- restarts
+
+
+def test_a_node_that_restarts_is_offered_the_round_again(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    def dies_once(plan: RoundPlan, base: ParameterVector) -> list[tuple[float, Reply]]:
+        return [] if south.activated_at == "monday" else [(0.5, south.reply(plan, base))]
+
+    south.answer = dies_once
+    fed = federation(tmp_path, north, south, rounds=1)
+    fed.world.happenings.append((10.0, lambda: setattr(south, "activated_at", "tuesday")))
+    fed.run()
+    assert fed.world.offers("south") == [1, 1]
+    assert fed.world.offers("north") == [1]  # counted already
+    assert fed.counted(1) == ["north", "south"]
+    assert fed.events("round_void") == []
+
+
+def test_a_refused_node_that_restarts_may_try_again(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    def broken_once(plan: RoundPlan, base: ParameterVector) -> list[tuple[float, Reply]]:
+        broken = south.activated_at == "monday"
+        reply = Reply(south.id, error="gobelin:data") if broken else south.reply(plan, base)
+        return [(0.5, reply)]
+
+    south.answer = broken_once
+    fed = federation(tmp_path, north, south, rounds=1)
+    fed.world.happenings.append((10.0, lambda: setattr(south, "activated_at", "tuesday")))
+    fed.run()
+    assert fed.counted(1) == ["north", "south"]
+
+
+def test_a_node_that_stays_is_offered_a_round_once(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    south.answer = lambda plan, base: [(30.0, south.reply(plan, base))]
+    fed = federation(tmp_path, north, south, rounds=2)
+    fed.run()
+    assert fed.world.offers("south") == [1, 2]
+    assert fed.world.offers("north") == [1, 2]
+
+
+@pytest.mark.parametrize("when", ["offer", "before sealing", "after sealing"])
+def test_a_killed_engine_goes_on_from_the_last_sealed_round_to_the_same_digest(
+    when: str, tmp_path: Path, north: Node, south: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = federation(tmp_path / "a", north, south, rounds=4, outer=NESTEROV)
+    undisturbed.run()
+
+    fed = federation(tmp_path / "b", north, south, rounds=4, outer=NESTEROV)
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    def after_two(engine: RoundEngine, event: str, **facts: Any) -> None:
+        if facts.get("round") == 3 and event == {"offer": "round_opened"}.get(when, "contribution"):
+            kill()
+        if event == "round_sealed" and facts["round"] == 2 and when == "after sealing":
+            kill()
+        keep(engine, event, **facts)
+
+    keep = RoundEngine._event
+    with monkeypatch.context() as patch:
+        patch.setattr(RoundEngine, "_event", after_two)
+        with pytest.raises(Killed):
+            fed.run()
+    assert fed.home.sealed_rounds() == [0, 1, 2]
+    fed.world = World(north, south)  # what was under way is lost
+    fed.run()
+    assert fed.home.sealed_rounds() == [0, 1, 2, 3, 4]
+    assert fed.digest() == undisturbed.digest()
+    assert fed.world.offers("north") == [3, 4]
+
+
+def test_the_outer_momentum_is_part_of_the_checkpoint(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    fed = federation(tmp_path, north, south, rounds=2, outer=NESTEROV)
+    fed.run()
+    velocity = fed.sealed(2).extra["outer"]["velocity"]
+    assert float(velocity.norm()) > 0
+    assert read_checkpoint(fed.home.releases / "release-00002").extra == {}
+
+
+def test_a_finished_federation_run_again_changes_nothing(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    fed = federation(tmp_path, north, south)
+    fed.run()
+    before = fed.digest()
+    fed.world = World(north, south)
+    fed.run()
+    assert fed.digest() == before
+    assert fed.world.offers("north") == []
+
+
+def test_a_kill_between_the_last_seal_and_its_release_still_releases(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    fed = federation(tmp_path, north, south)
+    fed.run()
+    shutil.rmtree(fed.home.releases)  # what the disk holds after such a kill
+    fed.run()
+    assert read_checkpoint(fed.home.releases / "release-00002").vector.digest == fed.digest()
+
+
+# ---------------------------------------------------------------- farewell
+
+
+def test_nodes_hear_that_the_federation_has_finished(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    fed = federation(tmp_path, north, south)
+    fed.run()
+    farewells = [(name, m) for _, name, m in fed.world.sent if isinstance(m, Farewell)]
+    assert {name for name, _ in farewells} == {"north", "south"}
+    assert {m for _, m in farewells} == {Farewell("fed", 2, fed.digest())}
+
+
+def test_a_node_that_does_not_answer_the_farewell_is_not_waited_for_long(
+    tmp_path: Path, north: Node, south: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed = federation(tmp_path, north, south)
+    ended: list[float] = []
+    keep = fed.world.arrive
+
+    def lose(delay: float, reply: Reply) -> None:
+        if reply.header:
+            keep(delay, reply)
+        else:
+            ended.append(fed.world.now)
+
+    monkeypatch.setattr(fed.world, "arrive", lose)
+    fed.run()
+    assert len(ended) == 2
+    assert ended[0] + FAREWELL_S <= fed.world.now < ended[0] + FAREWELL_S + 2

@@ -1,0 +1,135 @@
+"""The supervisor takes no port that is taken, and gives up on a child that keeps dying."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gobelin.server import supervisor
+from gobelin.server.founding import Charter, found
+from gobelin.server.home import AggregatorHome
+from gobelin.server.supervisor import RESTARTS, Child, Supervisor, free_port, require_free
+from gobelin.shared.errors import EngineError, PortInUseError
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> AggregatorHome:
+    place = AggregatorHome(tmp_path)
+    place.flower.mkdir()
+    return place
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def wait_until_dead(child: Child) -> None:
+    give_up = time.monotonic() + 30
+    while child.pid is not None:
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
+def script(home: AggregatorHome, code: str) -> Child:
+    return Child("script", [sys.executable, "-S", "-c", code], home)
+
+
+def test_a_taken_port_is_refused_by_its_number(taken: int) -> None:
+    with pytest.raises(PortInUseError, match=f"127.0.0.1:{taken}") as caught:
+        require_free("127.0.0.1", taken)
+    assert "federation.toml" in caught.value.remedy
+    assert caught.value.exit_code == 31
+
+
+def test_a_free_port_is_left_free() -> None:
+    port = free_port()
+    for _ in range(2):
+        require_free("127.0.0.1", port)
+
+
+def test_an_aggregator_on_a_taken_port_starts_nothing(tmp_path: Path, taken: int) -> None:
+    found(tmp_path / "home", Charter("fed", "toy", f"127.0.0.1:{taken}"))
+    with pytest.raises(PortInUseError):
+        Supervisor(AggregatorHome(tmp_path / "home"), lambda event: None)
+    assert not (tmp_path / "home" / "flower").exists()
+
+
+def test_a_child_that_exits_at_once_is_started_five_times_and_no_more(
+    home: AggregatorHome,
+) -> None:
+    child = Child("false", [shutil.which("false") or "false"], home)
+    for _ in range(RESTARTS):
+        child.start()
+        wait_until_dead(child)
+    with pytest.raises(EngineError, match=f"false died {RESTARTS} times") as caught:
+        child.start()
+    assert str(child.log) in caught.value.remedy
+    assert child.pid is None
+
+
+def test_deaths_of_long_ago_are_forgotten(
+    home: AggregatorHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    child = Child("false", [shutil.which("false") or "false"], home)
+    for _ in range(RESTARTS + 3):
+        with monkeypatch.context() as patch:
+            patch.setattr(supervisor.time, "monotonic", lambda: now[0])
+            child.start()
+        wait_until_dead(child)
+        now[0] += supervisor.RESTART_WINDOW_S / 2
+
+
+def test_what_a_child_prints_is_kept_over_restarts(home: AggregatorHome) -> None:
+    child = script(home, "import sys; print('out'); print('err', file=sys.stderr)")
+    for _ in range(2):
+        child.start()
+        wait_until_dead(child)
+    lines = child.log.read_text().split()
+    assert (lines.count("out"), lines.count("err")) == (2, 2)
+
+
+def test_a_child_knows_its_home_and_phones_nobody(home: AggregatorHome) -> None:
+    child = script(
+        home,
+        "import os; print(os.environ['GOBELIN_AGGREGATOR_HOME'], os.environ['FLWR_HOME'],"
+        " os.environ['FLWR_TELEMETRY_ENABLED'])",
+    )
+    child.start()
+    wait_until_dead(child)
+    assert child.log.read_text().split() == [str(home.folder), str(home.flower), "0"]
+
+
+def test_a_child_is_stopped_by_asking(home: AggregatorHome) -> None:
+    child = Child("sleep", [shutil.which("sleep") or "sleep", "600"], home)
+    assert child.pid is None
+    child.stop()  # not started: nothing to do
+    child.start()
+    assert child.pid is not None
+    child.stop()
+    assert child.pid is None
+
+
+def test_a_child_that_will_not_go_is_ended(home: AggregatorHome) -> None:
+    child = script(
+        home,
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        " print('deaf', flush=True); time.sleep(600)",
+    )
+    child.start()
+    give_up = time.monotonic() + 30
+    while "deaf" not in child.log.read_text():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    child.stop(grace_s=0.1)
+    assert child.pid is None
