@@ -1,0 +1,26 @@
+"""Rounds with cross-node SIGReg, in one process: the same bits again, and other ones than without."""
+
+from __future__ import annotations
+
+import torch
+
+from examples.in_process import federate_in_process
+from gobelin.shared.data import MemorySource
+from gobelin.shared.recipe import load_recipe
+from gobelin.shared.seeds import generator_of
+
+
+def digest(cross_node: bool) -> str:
+    members = {
+        name: MemorySource(
+            torch.randint(256, (40, 1, 28, 28), generator=generator_of(0, name)).to(torch.uint8)
+        )
+        for name in ("a", "b")
+    }
+    recipe = load_recipe("toy")
+    return federate_in_process(recipe, members, 2, 2, 7, cross_node=cross_node).digest
+
+
+def test_cross_node_rounds_repeat_to_the_byte_and_differ_from_plain_ones() -> None:
+    assert digest(cross_node=True) == digest(cross_node=True)
+    assert digest(cross_node=True) != digest(cross_node=False)
