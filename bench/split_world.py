@@ -6,7 +6,9 @@ alone and federated; `pooled` has all their episodes and the same number of step
 
 Error: mean distance between the true position and the one decoded from the latent after ten steps
 imagined from one picture and the actions, anywhere in the world. The decoder is a ridge readout
-fitted on the whole world, its positions clipped to the world. Writes bench/results/split_world.json.
+fitted on the whole world, its positions clipped to the world.
+
+Writes bench/results/split_world.json.
 """
 
 from __future__ import annotations

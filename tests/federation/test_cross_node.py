@@ -1,4 +1,4 @@
-"""Rounds with cross-node SIGReg, in one process: the same bits again, and other ones than without."""
+"""Rounds with cross-node SIGReg, in one process: the same bits again, other ones than plain."""
 
 from __future__ import annotations
 
