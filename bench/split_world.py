@@ -2,7 +2,8 @@
 
 Two rooms and a door (`gobelin.shared.worlds`). Member `left` has only the left room, `right` only
 the right one, `door` the strip on both sides of the wall. Each trains the same small world model,
-alone and federated; `pooled` has all their episodes and the same number of steps.
+alone and federated; `pooled` has all their episodes and the same number of steps. The consensus
+is plain FedAvg or has cross-node SIGReg, by characteristic-function sketches or by moments.
 
 Error: mean distance between the true position and the one decoded from the latent after ten steps
 imagined from one picture and the actions, anywhere in the world. The decoder is a ridge readout
@@ -26,10 +27,11 @@ from torch import Tensor, nn
 
 from bench.measure import spread, write_result
 from examples.demo import one_thread
+from examples.in_process import CrossNode
 from gobelin.server.aggregation import WeightedMean
 from gobelin.server.outer import Sgd
+from gobelin.shared.objective import Moments, Offset, Sketch
 from gobelin.shared.objective.sigreg import collapse_score, directions, sigreg
-from gobelin.shared.objective.sketch import Sketch
 from gobelin.shared.seeds import derive_seed, generator_of
 from gobelin.shared.vector import ParameterVector
 from gobelin.shared.worlds import REGIONS, WORLD, Box, Episodes, TwoRoom
@@ -41,7 +43,8 @@ WEIGHT, REFERENCE = 0.05, 128  # λ, and the N the statistic is normalised to
 SLICES, KNOTS, T_MAX = 128, 17, 3.0
 SKETCH_SLICES, SKETCH_SAMPLES = 1024, 512
 HORIZON, TEST_EPISODES = 10, 400
-MODELS = (*REGIONS, "pooled", "fedavg", "cross_node")
+CONSENSUS: dict[str, CrossNode] = {"fedavg": "no", "sketch": "sketch", "moments": "moments"}
+MODELS = (*REGIONS, "pooled", *CONSENSUS)
 TWO_ROOM = TwoRoom()
 
 Slices = Callable[[int], tuple[Tensor, tuple[Tensor, Tensor] | None]]  # step → (D, M), offset
@@ -148,17 +151,19 @@ class Member:
         return one_step + imagined + WEIGHT * REFERENCE * score
 
     @torch.no_grad()
+    def projections(self, number: int) -> Tensor:
+        """Latents (N, D) of a round's sample of this member's pictures, by the model as it is."""
+        random = generator_of(self.seed, "sketch", number)
+        return self.model.encode(self.film.frames(SKETCH_SAMPLES, random))
+
     def sketch(self, number: int, seed: int) -> Sketch:
-        """The sketch of the model as it is, on this member's pictures."""
-        z = self.model.encode(
-            self.film.frames(SKETCH_SAMPLES, generator_of(self.seed, "sketch", number))
-        )
-        slices_seed = derive_seed(seed, "sketch", number)
-        return Sketch.of(z, slices_seed, SKETCH_SLICES, KNOTS, T_MAX)
+        """The sketch of those latents under the round's slices."""
+        seed = derive_seed(seed, "sketch", number)
+        return Sketch.of(self.projections(number), seed, SKETCH_SLICES, KNOTS, T_MAX)
 
 
 def federate(
-    films: Sequence[Film], seed: int, steps: int, local_steps: int, cross_node: bool
+    films: Sequence[Film], seed: int, steps: int, local_steps: int, form: CrossNode
 ) -> WorldModel:
     """The consensus of members with these films; with one film, that member training alone."""
     torch.manual_seed(seed)
@@ -168,7 +173,7 @@ def federate(
         for member in members:
             base.load_into(member.model)
         mean = WeightedMean(base.schema)
-        for member, slices in zip(members, draws(members, number, seed, cross_node), strict=True):
+        for member, slices in zip(members, draws(members, number, seed, form), strict=True):
             member.train(start, start + local_steps, slices)
             mean.add(ParameterVector.of(member.model) - base, Fraction(1))
         base = ParameterVector(base.schema, Sgd().step(base.values, mean.mean().values, {})[0])
@@ -176,17 +181,25 @@ def federate(
     return members[0].model
 
 
-def draws(members: Sequence[Member], number: int, seed: int, cross_node: bool) -> list[Slices]:
+def draws(members: Sequence[Member], number: int, seed: int, form: CrossNode) -> list[Slices]:
     """How each member draws a step's slices in this round: shared seeds, own offsets."""
-    if not cross_node:
+    offsets: list[Offset] = []
+    if form == "sketch":
+        own = [member.sketch(number, seed) for member in members]
+        together = Sketch.mean((sketch, Fraction(1)) for sketch in own)
+        offsets += [together.offset_from(sketch) for sketch in own]
+    elif form == "moments":
+        seen = [Moments.of(member.projections(number)) for member in members]
+        pooled = Moments.pool((moments, Fraction(1)) for moments in seen)
+        offsets += [pooled.offset_from(moments) for moments in seen]
+    else:
         return [
             lambda step: (directions(derive_seed(seed, "slices", step), DIM, SLICES), None)
         ] * len(members)
-    own = [member.sketch(number, seed) for member in members]
-    together = Sketch.mean((sketch, Fraction(1)) for sketch in own)
-    offsets = [together.offset_from(sketch) for sketch in own]
     return [
-        lambda step, offset=offset: offset.pick(derive_seed(seed, "slices", step), DIM, SLICES)
+        lambda step, offset=offset: offset.draw(
+            derive_seed(seed, "slices", step), DIM, SLICES, KNOTS, T_MAX
+        )
         for offset in offsets
     ]
 
@@ -232,12 +245,12 @@ def run_job(job: Job) -> dict[str, float]:
         name: Film.of(region, EPISODES, derive_seed(job.seed, name))
         for name, region in REGIONS.items()
     }
-    if job.model in ("fedavg", "cross_node"):
+    if job.model in CONSENSUS:
         mine = list(films.values())
     else:
         mine = [Film.cat(list(films.values())) if job.model == "pooled" else films[job.model]]
-    cross_node = job.model == "cross_node"
-    return error_of(federate(mine, job.seed, job.steps, job.local_steps, cross_node))
+    form = CONSENSUS.get(job.model, "no")
+    return error_of(federate(mine, job.seed, job.steps, job.local_steps, form))
 
 
 def values_of(found: Mapping[Job, Mapping[str, float]]) -> dict[str, object]:
@@ -251,7 +264,7 @@ def values_of(found: Mapping[Job, Mapping[str, float]]) -> dict[str, object]:
             [result["decoded"] for job, result in found.items() if job.model == model]
         )
     best = [min(errors[region, seed] for region in REGIONS) for seed in seeds]
-    for model, prefix in (("cross_node", ""), ("fedavg", "fedavg.")):
+    for model, prefix in (("moments", ""), ("sketch", "sketch."), ("fedavg", "fedavg.")):
         mine = [errors[model, seed] for seed in seeds]
         pooled = [errors["pooled", seed] for seed in seeds]
         values[f"{prefix}over_pooled"] = spread([a / b for a, b in zip(mine, pooled, strict=True)])
@@ -264,7 +277,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=900, help="of every member, and pooled")
-    parser.add_argument("--local-steps", type=int, default=50)
+    parser.add_argument("--local-steps", type=int, default=10)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--name", default="split_world", help="of the result file")
     options = parser.parse_args()

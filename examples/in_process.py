@@ -8,16 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
+from typing import Literal
 
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.server.aggregation import WeightedMean
 from gobelin.server.outer import OuterOptimizer, OuterState, Sgd
 from gobelin.shared.data import BatchStream, ImageSource
 from gobelin.shared.model import build_jepa
-from gobelin.shared.objective import Sketch
+from gobelin.shared.objective import Moments, Offset, Sketch
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterVector
+
+CrossNode = Literal["no", "sketch", "moments"]  # what members say of their data's embeddings
 
 
 def federate_in_process(
@@ -28,7 +31,7 @@ def federate_in_process(
     seed: int,
     outer: OuterOptimizer | None = None,
     on_round: Callable[[int, list[ParameterVector]], None] | None = None,
-    cross_node: bool = False,
+    cross_node: CrossNode = "no",
 ) -> ParameterVector:
     """The consensus after `rounds`; `on_round` sees each round's number and the deltas.
 
@@ -47,8 +50,8 @@ def federate_in_process(
         mean, deltas = WeightedMean(base.schema), []
         first, total = (number - 1) * local_steps, rounds * local_steps
         plans = {name: LocalSteps(first, local_steps, total, seed, seeds[name]) for name in members}
-        if cross_node:
-            plans = with_offsets(trainers, base, plans)
+        if cross_node != "no":
+            plans = with_offsets(trainers, base, plans, cross_node)
         for name, trainer in trainers.items():
             local = plans[name]
             deltas.append(trainer.train(base, local)[0] - base)
@@ -61,9 +64,19 @@ def federate_in_process(
 
 
 def with_offsets(
-    trainers: Mapping[str, LocalTrainer], base: ParameterVector, plans: Mapping[str, LocalSteps]
+    trainers: Mapping[str, LocalTrainer],
+    base: ParameterVector,
+    plans: Mapping[str, LocalSteps],
+    form: CrossNode,
 ) -> dict[str, LocalSteps]:
     """The local steps, each with what the global sketch of `base` adds to the member's own."""
-    own = {name: trainer.sketch(base, plans[name]) for name, trainer in trainers.items()}
-    together = Sketch.mean((sketch, Fraction(1)) for sketch in own.values())
-    return {name: replace(plans[name], offset=together.offset_from(own[name])) for name in trainers}
+    offsets: dict[str, Offset] = {}
+    if form == "sketch":
+        own = {name: trainer.sketch(base, plans[name]) for name, trainer in trainers.items()}
+        together = Sketch.mean((sketch, Fraction(1)) for sketch in own.values())
+        offsets |= {name: together.offset_from(sketch) for name, sketch in own.items()}
+    else:
+        seen = {name: trainer.moments(base, plans[name]) for name, trainer in trainers.items()}
+        pooled = Moments.pool((moments, Fraction(1)) for moments in seen.values())
+        offsets |= {name: pooled.offset_from(moments) for name, moments in seen.items()}
+    return {name: replace(plan, offset=offsets[name]) for name, plan in plans.items()}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from examples.in_process import federate_in_process
+from examples.in_process import CrossNode, federate_in_process
 from gobelin.shared.data import MemorySource
 from gobelin.shared.recipe import load_recipe
 from gobelin.shared.seeds import generator_of
 
 
-def digest(cross_node: bool) -> str:
+def digest(cross_node: CrossNode) -> str:
     members = {
         name: MemorySource(
             torch.randint(256, (40, 1, 28, 28), generator=generator_of(0, name)).to(torch.uint8)
@@ -21,6 +22,7 @@ def digest(cross_node: bool) -> str:
     return federate_in_process(recipe, members, 2, 2, 7, cross_node=cross_node).digest
 
 
-def test_cross_node_rounds_repeat_to_the_byte_and_differ_from_plain_ones() -> None:
-    assert digest(cross_node=True) == digest(cross_node=True)
-    assert digest(cross_node=True) != digest(cross_node=False)
+@pytest.mark.parametrize("form", ["sketch", "moments"])
+def test_cross_node_rounds_repeat_to_the_byte_and_differ_from_plain_ones(form: CrossNode) -> None:
+    assert digest(form) == digest(form)
+    assert digest(form) != digest("no")

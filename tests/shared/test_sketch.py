@@ -178,13 +178,13 @@ def test_sketches_under_other_slices_do_not_mix() -> None:
 def test_a_step_picks_slices_with_their_own_offsets() -> None:
     own = nodes()
     offset = global_sketch(own).offset_from(sketch_of(own[0]))
-    slices, (cosine, sine) = offset.pick(3, DIM, 8)
+    slices, (cosine, sine) = offset.draw(3, DIM, 8, KNOTS, T_MAX)
     everything = directions(SEED, DIM, SLICES)
     for m in range(8):
         (index,) = (slices[:, m] == everything.T).all(dim=1).nonzero()
         assert torch.equal(cosine[m], offset.cosine[index[0]])
         assert torch.equal(sine[m], offset.sine[index[0]])
-    assert not torch.equal(slices, offset.pick(4, DIM, 8)[0])
+    assert not torch.equal(slices, offset.draw(4, DIM, 8, KNOTS, T_MAX)[0])
 
 
 def test_lejepa_tests_all_nodes_data_with_an_offset() -> None:

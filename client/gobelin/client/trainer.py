@@ -22,7 +22,7 @@ from gobelin.shared.augment import MultiCrop, normalise
 from gobelin.shared.errors import DataError, GobelinError, NamesError, ShapeError
 from gobelin.shared.health import Health, effective_rank, measure_health
 from gobelin.shared.model import build_jepa
-from gobelin.shared.objective import Sketch, SketchOffset, build_objective
+from gobelin.shared.objective import Moments, Offset, Sketch, build_objective
 from gobelin.shared.recipe import InnerRecipe, Recipe
 from gobelin.shared.seeds import derive_seed, generator_of
 from gobelin.shared.vector import ParameterSchema, ParameterVector
@@ -51,7 +51,7 @@ class LocalSteps:
     total_steps: int  # of the whole federation; warm-up and cosine run over these
     seed: int  # the federation's: slices derive from it and the step, equal on all nodes
     node_seed: int  # this node's own: augmentation derives from it and the step
-    offset: SketchOffset | None = None  # global − own sketch: SIGReg then tests all nodes' data
+    offset: Offset | None = None  # global − own sketch: SIGReg then tests all nodes' data
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,6 @@ class LocalTrainer:
             self.load_state(before)
             raise
 
-    @torch.no_grad()
     def sketch(
         self,
         base: ParameterVector,
@@ -145,8 +144,24 @@ class LocalTrainer:
     ) -> Sketch:
         """Sketch the base on this node's data, under slices all nodes of these local steps share.
 
-        It embeds views as training does, of the batches these local steps will see, until there
-        are `samples` images: what the objective tests is what the sketch describes.
+        `samples` is the least number of images, if the local steps see that many.
+        """
+        z = self._projections(base, local, samples)
+        objective = self.recipe.objective
+        seed = derive_seed(local.seed, "sketch", local.first_step)
+        return Sketch.of(z, seed, slices, objective.knots, objective.t_max)
+
+    def moments(
+        self, base: ParameterVector, local: LocalSteps, samples: int = SKETCH_SAMPLES
+    ) -> Moments:
+        """The moments of the base's projections of this node's data, sampled as by `sketch`."""
+        return Moments.of(self._projections(base, local, samples))
+
+    @torch.no_grad()
+    def _projections(self, base: ParameterVector, local: LocalSteps, samples: int) -> Tensor:
+        """Projections (V N, D) of views as training makes them, of the first batches it will see.
+
+        What the objective tests is then what the sketch describes.
         """
         base.load_into(self.model)
         self.model.train()
@@ -161,9 +176,7 @@ class LocalTrainer:
                     embedded = self._embed(self.multi_crop(batch, random))[1]
                 projections.append(embedded.float().flatten(0, 1))  # (V B, D)
                 images += len(batch)
-        objective = self.recipe.objective
-        seed = derive_seed(local.seed, "sketch", local.first_step)
-        return Sketch.of(torch.cat(projections), seed, slices, objective.knots, objective.t_max)
+        return torch.cat(projections)
 
     def state(self) -> dict[str, Tensor]:
         """The inner optimizer's state by flat names, on the CPU: a copy, ready for safetensors."""

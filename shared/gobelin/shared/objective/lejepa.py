@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gobelin.shared.objective.sigreg import collapse_score, directions, sigreg
-from gobelin.shared.objective.sketch import SketchOffset
+from gobelin.shared.objective.sketch import Offset
 from gobelin.shared.recipe import ObjectiveRecipe
 
 
@@ -28,12 +28,12 @@ class LeJepa:
         self.recipe = recipe
 
     def __call__(
-        self, z: Tensor, global_views: int, seed: int, offset: SketchOffset | None = None
+        self, z: Tensor, global_views: int, seed: int, offset: Offset | None = None
     ) -> LossParts:
         """Loss parts of projections z (V, N, D), whose first `global_views` views are global.
 
         `seed` picks the slices; nodes that share it test along the same directions. With an
-        `offset` it picks them among the sketch's, and the test is one of all nodes' data.
+        `offset` the test is one of all nodes' data.
         """
         z = z.float()
         centre = z[:global_views].mean(dim=0)  # (N, D); gradient flows through it
@@ -42,7 +42,9 @@ class LeJepa:
         if offset is None:
             slices, shift = directions(seed, z.shape[-1], recipe.slices, z.device), None
         else:
-            slices, shift = offset.pick(seed, z.shape[-1], recipe.slices, z.device)
+            slices, shift = offset.draw(
+                seed, z.shape[-1], recipe.slices, recipe.knots, recipe.t_max, z.device
+            )
         statistic = sigreg(z, slices, recipe.knots, recipe.t_max, shift)
         collapse = collapse_score(statistic, z.shape[1])
         # T grows with N, so a node with a larger batch would regularise harder.

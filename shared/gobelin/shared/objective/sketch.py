@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -70,22 +71,15 @@ class Sketch:
         weight zero. Raises ShapeError on sketches of different slices, and when all weigh nothing.
         """
         rows = [(sketch, weight) for sketch, weight in sketches if weight > 0]
-        total = sum((weight for _, weight in rows), Fraction(0))
         if not rows:
             raise ShapeError("the mean of no sketches", "let at least one node sketch")
         first = rows[0][0]
         for sketch, _ in rows:
             first.require_same_slices(sketch)
-        parts = []
-        for part in ("cosine", "sine"):
-            fixed = [
-                torch.round(getattr(sketch, part).double() * float(weight / total) * 2.0**40)
-                for sketch, weight in rows
-            ]
-            whole = torch.stack([term.long() for term in fixed]).sum(dim=0)
-            parts.append((whole.double() / 2.0**40).clamp(-1, 1).float())
+        cosine = exact_mean([(sketch.cosine, weight) for sketch, weight in rows])
+        sine = exact_mean([(sketch.sine, weight) for sketch, weight in rows])
         samples = sum(sketch.samples for sketch, _ in rows)
-        return cls(parts[0], parts[1], samples, first.seed, first.t_max)
+        return cls(cosine.clamp(-1, 1), sine.clamp(-1, 1), samples, first.seed, first.t_max)
 
     def require_same_slices(self, other: Sketch) -> None:
         """Raise ShapeError unless both were taken under the same slices and knots."""
@@ -99,7 +93,7 @@ class Sketch:
     def offset_from(self, own: Sketch) -> SketchOffset:
         """What this sketch, the global one, adds to a node's own characteristic function."""
         self.require_same_slices(own)
-        return SketchOffset(self.cosine - own.cosine, self.sine - own.sine, self.seed)
+        return SketchOffset(self.cosine - own.cosine, self.sine - own.sine, self.seed, self.t_max)
 
     def to_bytes(self) -> bytes:
         """Canonical bytes: a line of JSON, then cosines and sines as little-endian fp32."""
@@ -134,6 +128,20 @@ class Sketch:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
+def exact_mean(weighted: Sequence[tuple[Tensor, Fraction]]) -> Tensor:
+    """Σ wᵢ xᵢ / Σ wᵢ in fixed point (2⁻⁴⁰): the same bits in any order; fp32.
+
+    Raises ShapeError when there is nothing to average.
+    """
+    total = sum((weight for _, weight in weighted), Fraction(0))
+    if not total:
+        raise ShapeError("the mean of no sketches", "let at least one node sketch")
+    whole = torch.zeros_like(weighted[0][0], dtype=torch.int64)
+    for values, weight in weighted:
+        whole += torch.round(values.double() * (float(weight / total) * 2.0**40)).long()
+    return (whole.double() / 2.0**40).float()
+
+
 @dataclass(frozen=True, eq=False)
 class SketchOffset:
     """Global − own: what `sigreg` adds to a live batch's mean cosines and sines, as a constant."""
@@ -141,16 +149,41 @@ class SketchOffset:
     cosine: Tensor  # (M, K)
     sine: Tensor  # (M, K)
     seed: int  # of the M slices
+    t_max: float
 
-    def pick(
-        self, seed: int, dim: int, slices: int, device: torch.device | str = "cpu"
+    def draw(
+        self,
+        seed: int,
+        dim: int,
+        slices: int,
+        knots: int,
+        t_max: float,
+        device: torch.device | str = "cpu",
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """At most `slices` of the sketch's directions (dim, m) and their offsets, each (m, K).
 
         A sketch of more slices than a step tests lets every step draw others: the encoder then
-        has no few directions to please.
+        has no few directions to please. Raises ShapeError at other knots than the sketch's.
         """
+        if (self.cosine.shape[1], self.t_max) != (knots, t_max):
+            raise ShapeError("the sketch was taken at other knots", "use the same recipe")
         count = len(self.cosine)
         order = torch.randperm(count, generator=generator_of(seed, "pick"))[:slices]
         drawn = directions(self.seed, dim, count)[:, order].to(device)
         return drawn, (self.cosine[order].to(device), self.sine[order].to(device))
+
+
+class Offset(Protocol):
+    """Global − own: draws a step's slices (dim, M) with what is added to (C, S) under them."""
+
+    def draw(
+        self,
+        seed: int,
+        dim: int,
+        slices: int,
+        knots: int,
+        t_max: float,
+        device: torch.device | str = "cpu",
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Directions (dim, M), and their offsets, each (M, K)."""
+        ...
