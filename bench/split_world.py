@@ -3,7 +3,8 @@
 Two rooms and a door (`gobelin.shared.worlds`). Member `left` has only the left room, `right` only
 the right one, `door` the strip on both sides of the wall. Each trains the same small world model,
 alone and federated; `pooled` has all their episodes and the same number of steps. The consensus
-is plain FedAvg or has cross-node SIGReg, by characteristic-function sketches or by moments.
+is plain FedAvg or has cross-node SIGReg, by characteristic-function sketches or by moments;
+`_inner` averages the inner optimizer's state as well (three vectors a round instead of one).
 
 Error: mean distance between the true position and the one decoded from the latent after ten steps
 imagined from one picture and the actions, anywhere in the world. The decoder is a ridge readout
@@ -42,8 +43,16 @@ DIM, LR, WARMUP, CLIP = 32, 6e-3, 50, 1.0
 WEIGHT, REFERENCE = 0.05, 128  # λ, and the N the statistic is normalised to
 SLICES, KNOTS, T_MAX = 128, 17, 3.0
 SKETCH_SLICES, SKETCH_SAMPLES = 1024, 512
+BEST = "moments_inner"  # the consensus that stands for the federation in the result's plain keys
 HORIZON, TEST_EPISODES = 10, 400
-CONSENSUS: dict[str, CrossNode] = {"fedavg": "no", "sketch": "sketch", "moments": "moments"}
+# A consensus: the form of its cross-node SIGReg, and whether AdamW's state is averaged, too.
+CONSENSUS: dict[str, tuple[CrossNode, bool]] = {
+    "fedavg": ("no", False),
+    "fedavg_inner": ("no", True),
+    "sketch": ("sketch", False),
+    "moments": ("moments", False),
+    "moments_inner": ("moments", True),
+}
 MODELS = (*REGIONS, "pooled", *CONSENSUS)
 TWO_ROOM = TwoRoom()
 
@@ -163,7 +172,12 @@ class Member:
 
 
 def federate(
-    films: Sequence[Film], seed: int, steps: int, local_steps: int, form: CrossNode
+    films: Sequence[Film],
+    seed: int,
+    steps: int,
+    local_steps: int,
+    form: CrossNode,
+    inner: bool,
 ) -> WorldModel:
     """The consensus of members with these films; with one film, that member training alone."""
     torch.manual_seed(seed)
@@ -177,8 +191,20 @@ def federate(
             member.train(start, start + local_steps, slices)
             mean.add(ParameterVector.of(member.model) - base, Fraction(1))
         base = ParameterVector(base.schema, Sgd().step(base.values, mean.mean().values, {})[0])
+        if inner:
+            average_inner(members)
     base.load_into(members[0].model)
     return members[0].model
+
+
+def average_inner(members: Sequence[Member]) -> None:
+    """Give all members the mean of their AdamW moments."""
+    for parameters in zip(*(member.model.parameters() for member in members), strict=True):
+        states = [m.optimizer.state[p] for m, p in zip(members, parameters, strict=True)]
+        for moment in ("exp_avg", "exp_avg_sq"):
+            mean = torch.stack([state[moment] for state in states]).mean(dim=0)
+            for state in states:
+                state[moment].copy_(mean)
 
 
 def draws(members: Sequence[Member], number: int, seed: int, form: CrossNode) -> list[Slices]:
@@ -249,8 +275,8 @@ def run_job(job: Job) -> dict[str, float]:
         mine = list(films.values())
     else:
         mine = [Film.cat(list(films.values())) if job.model == "pooled" else films[job.model]]
-    form = CONSENSUS.get(job.model, "no")
-    return error_of(federate(mine, job.seed, job.steps, job.local_steps, form))
+    form, inner = CONSENSUS.get(job.model, ("no", False))
+    return error_of(federate(mine, job.seed, job.steps, job.local_steps, form, inner))
 
 
 def values_of(found: Mapping[Job, Mapping[str, float]]) -> dict[str, object]:
@@ -264,7 +290,8 @@ def values_of(found: Mapping[Job, Mapping[str, float]]) -> dict[str, object]:
             [result["decoded"] for job, result in found.items() if job.model == model]
         )
     best = [min(errors[region, seed] for region in REGIONS) for seed in seeds]
-    for model, prefix in (("moments", ""), ("sketch", "sketch."), ("fedavg", "fedavg.")):
+    for model in CONSENSUS:
+        prefix = "" if model == BEST else f"{model}."
         mine = [errors[model, seed] for seed in seeds]
         pooled = [errors["pooled", seed] for seed in seeds]
         values[f"{prefix}over_pooled"] = spread([a / b for a, b in zip(mine, pooled, strict=True)])
