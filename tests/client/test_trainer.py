@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from gobelin.client.trainer import (
 )
 from gobelin.shared.errors import DataError, NamesError, ShapeError
 from gobelin.shared.model import build_jepa
+from gobelin.shared.objective import Sketch
 from gobelin.shared.recipe import InnerRecipe, Recipe, load_recipe
 from gobelin.shared.seeds import generator_of
 from gobelin.shared.vector import ParameterVector
@@ -222,3 +224,28 @@ def test_a_compiled_model_trains_as_the_plain_one(toy: Recipe, base: ParameterVe
     _, compiled = LocalTrainer(toy, batches, compile=True).train(base, FIRST)
     assert compiled.loss == pytest.approx(plain.loss, rel=1e-4)
     assert compiled.gradient_norm == pytest.approx(plain.gradient_norm, rel=1e-3)
+
+
+def test_a_sketch_repeats_to_the_byte_and_leaves_the_trainer_as_it_was(
+    toy: Recipe, base: ParameterVector
+) -> None:
+    trainer = LocalTrainer(toy, batches)
+    undisturbed = LocalTrainer(toy, batches).train(base, FIRST)[0].digest
+    first, second = (trainer.sketch(base, FIRST, slices=64, samples=32) for _ in range(2))
+    assert first.digest == second.digest
+    assert first.cosine.shape == (64, toy.objective.knots)
+    assert trainer.train(base, FIRST)[0].digest == undisturbed
+
+
+def test_an_offset_changes_what_is_learned_and_its_absence_nothing(
+    toy: Recipe, base: ParameterVector
+) -> None:
+    trainer = LocalTrainer(toy, batches)
+    own = trainer.sketch(base, FIRST, slices=64, samples=32)
+    other = Sketch.of(
+        torch.full((8, toy.projector.out), 0.3), own.seed, 64, toy.objective.knots, own.t_max
+    )
+    together = Sketch.mean([(own, Fraction(1)), (other, Fraction(1))])
+    guided = trainer.train(base, replace(FIRST, offset=together.offset_from(own)))[0]
+    alone = LocalTrainer(toy, batches).train(base, FIRST)[0]
+    assert guided.digest != alone.digest
