@@ -109,18 +109,17 @@ def demo_table(values: Mapping[str, Any]) -> str:
 
 def premium_table(values: Mapping[str, Any]) -> str:
     """Premium by scenario."""
+    present = {s: why for s, why in SCENARIOS.items() if f"{s}.consensus.tokens" in values}
+    legend = "; ".join(f"`{scenario}`: {why}" for scenario, why in present.items())
     lines = [
         "## When does federating pay on images?\n",
         f"`make bench-premium_images`: {values['rounds']} rounds of {values['local_steps']} steps, "
-        f"three members, seeds {values['seeds']}, {values['machine']}. `even`: a third of "
-        "everything each; `classes`: tops, footwear, the rest; `scanners`: as is, turned by 90°, "
-        "negative; `few`: 200 images each. The test set covers what any member has.\n",
+        f"three members, seeds {values['seeds']}, {values['machine']}. {legend}. All models have "
+        "seen as many samples; the test set covers what any member has.\n",
     ]
     for probe, heading in PROBES.items():
         rows = []
-        for scenario in SCENARIOS:
-            if f"{scenario}.consensus.{probe}" not in values:
-                continue
+        for scenario in present:
             keys = [*LETTERS, "pooled", "consensus", "premium_mean", "premium_least"]
             cells = [values[f"{scenario}.{key}.{probe}"] for key in keys]
             rows.append(
