@@ -23,6 +23,7 @@ def main() -> None:
     pages = {
         "demo": demo_table,
         "premium_images": premium_table,
+        "split_world": split_table,
         "codec_int4": codec_table,
         "codec_topk": codec_table,
     }
@@ -152,6 +153,34 @@ def codec_table(values: Mapping[str, Any]) -> str:
         f"Goal: {values['goal']}.\n"
     )
     return "\n".join([heading, table(["figure", "value"], rows)])
+
+
+def split_table(values: Mapping[str, Any]) -> str:
+    """A world of which every member knows a part."""
+    forms = {
+        "left": "solo, left room",
+        "right": "solo, right room",
+        "door": "solo, around the door",
+        "pooled": "all data pooled",
+        "fedavg": "plain FedAvg",
+        "fedavg_inner": "plain FedAvg, inner state averaged",
+        "sketch": "cross-node SIGReg, sketches",
+        "moments": "cross-node SIGReg, moments",
+        "moments_inner": "cross-node SIGReg, moments, inner state averaged",
+    }
+    rows = [[title, figure(values[name], 3)] for name, title in forms.items() if name in values]
+    return "\n".join(
+        [
+            "## A world split over three members\n",
+            f"`make bench-split_world`: TwoRoom, {values['steps']} steps a member, H = "
+            f"{values['local_steps']}, seeds {values['seeds']}, {values['machine']}, in one "
+            "process. Error of the position decoded after ten imagined steps, over the whole world; "
+            f"standing still scores {values['standing_still']:.3f}. Not yet part of a real round.\n",
+            table(["model", "error"], rows),
+            f"Consensus over pooled {figure(values['over_pooled'], 2)} (goal at most 1.25), over "
+            f"the best solo {figure(values['over_best_solo'], 2)} (goal below 1).\n",
+        ]
+    )
 
 
 def figure(value: Mapping[str, float] | None, digits: int = 1, signed: bool = False) -> str:

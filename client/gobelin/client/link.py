@@ -254,9 +254,9 @@ class FleetConnection:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
+        # No DeactivateNode: the SuperLink drops a reply that is not pulled yet when its node goes
+        # offline, so the session is left to lapse and ended by the next start.
         self._closing.set()
-        with contextlib.suppress(grpc.RpcError):
-            self._plain.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id), timeout=3)
         self._channel.close()
 
     @property
