@@ -174,8 +174,8 @@ def split_table(values: Mapping[str, Any]) -> str:
             "## A world split over three members\n",
             f"`make bench-split_world`: TwoRoom, {values['steps']} steps a member, H = "
             f"{values['local_steps']}, seeds {values['seeds']}, {values['machine']}, in one "
-            "process. Error of the position decoded after ten imagined steps, over the whole world; "
-            f"standing still scores {values['standing_still']:.3f}. Not yet part of a real round.\n",
+            "process. Error of the position decoded after ten imagined steps, anywhere; "
+            f"standing still scores {values['standing_still']:.3f}. Not in a real round yet.\n",
             table(["model", "error"], rows),
             f"Consensus over pooled {figure(values['over_pooled'], 2)} (goal at most 1.25), over "
             f"the best solo {figure(values['over_best_solo'], 2)} (goal below 1).\n",
