@@ -24,7 +24,7 @@ from bench import premium_images
 from bench.measure import spread, write_result
 from examples.demo import one_thread
 from examples.in_process import federate_in_process
-from gobelin.shared.codec import CODECS, compress, distortion
+from gobelin.shared.codec import CODECS, codec_named, compress, distortion
 from gobelin.shared.data.fashion_mnist import fetch_fashion_mnist
 from gobelin.shared.evaluation import evaluate_model
 from gobelin.shared.model import build_jepa
@@ -111,7 +111,7 @@ def contribution_bytes(codec: str, number: int, sent: ParameterVector) -> int:
 def speed(codec: str) -> dict[str, float]:
     """MB/s of fp32 on one core, segment by segment, and distortion on Gaussian values."""
     torch.set_num_threads(1)
-    by = CODECS[codec]  # type: ignore[index]
+    by = codec_named(codec)
     values = torch.randn(SPEED_VALUES, generator=torch.Generator().manual_seed(0)) * 1e-3
     encode = decode = 0.0
     parts = []

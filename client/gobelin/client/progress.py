@@ -4,45 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-from types import TracebackType
-
-from rich.console import Console
 
 from gobelin.client.home import NodeHome, NodeStatus
 from gobelin.client.spool import Spool
+from gobelin.shared.console import LiveConsole
 from gobelin.shared.files import is_owned, read_json
 
 PLAIN_EVERY_S = 10.0  # between two lines about training where there is no terminal
 
 
-class Progress:
+class Progress(LiveConsole):
     """Shows a node's status as it changes."""
 
     def __init__(self, name: str, as_json: bool) -> None:
+        super().__init__(as_json, "starting")
         self._name = name
-        self._as_json = as_json
-        self._console = Console(highlight=False)
-        self._live = self._console.status("starting")
         self._last_plain = 0.0
         self._last: tuple[str, int, str] = ("", 0, "")
-
-    def __enter__(self) -> Progress:
-        if self._console.is_terminal and not self._as_json:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self._live.stop()
-
-    def say(self, line: str) -> None:
-        """Print one line."""
-        if not self._as_json:
-            self._console.print(line, markup=False, soft_wrap=True)
 
     def on_status(self, status: NodeStatus) -> None:
         """Show a status: every change of state, and training now and then."""

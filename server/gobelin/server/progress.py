@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -13,35 +12,16 @@ from gobelin.protocols.messages import METRIC_DISTORTION
 from gobelin.server.home import AggregatorHome
 from gobelin.shared.address import format_address
 from gobelin.shared.codec import describe_codec
+from gobelin.shared.console import LiveConsole
 from gobelin.shared.files import is_owned
 
 
-class Progress:
+class Progress(LiveConsole):
     """Prints events as they happen; on a terminal a status line says what is awaited."""
 
     def __init__(self, home: AggregatorHome, as_json: bool) -> None:
-        self._as_json = as_json
-        self._console = Console(highlight=False)
+        super().__init__(as_json, "starting the engine")
         self._rounds = home.settings().rounds.rounds
-        self._status = self._console.status("starting the engine")
-
-    def __enter__(self) -> Progress:
-        if self._console.is_terminal and not self._as_json:
-            self._status.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self._status.stop()
-
-    def say(self, line: str) -> None:
-        """Print one line."""
-        if not self._as_json:
-            self._console.print(line, markup=False, soft_wrap=True)
 
     def on_event(self, event: dict[str, Any]) -> None:
         """Show one event."""
@@ -50,7 +30,7 @@ class Progress:
             return
         line = describe(event, self._rounds)
         if event["event"] in ("waiting", "round_opened"):
-            self._status.update(line)
+            self._live.update(line)
         self.say(line)
 
 

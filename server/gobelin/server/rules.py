@@ -8,6 +8,7 @@ delta. Rules that only mix are as cheap as the mean; rules that sort work coordi
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -115,7 +116,7 @@ class CenteredClipping(Mixing):
         return [*kept, max(0.0, total - math.fsum(kept))]
 
 
-class Sorting:
+class Sorting(ABC):
     """Base of the rules that sort every coordinate's n values and weigh them by rank."""
 
     clips = False
@@ -145,9 +146,9 @@ class Sorting:
             whole += share
         return result / whole
 
+    @abstractmethod
     def shares(self, below: Tensor, units: Tensor) -> Tensor:
         """Share of each rank, from its units and the units up to and with it: like (n, s)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,35 @@
+"""A terminal with one live line where there is one, plain lines elsewhere, silence for JSON."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+
+
+class LiveConsole:
+    """Base of what an operator watches; a context manager that ends its live line."""
+
+    def __init__(self, as_json: bool, first: str) -> None:
+        self._as_json = as_json
+        self._console = Console(highlight=False)
+        self._live = self._console.status(first)
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal and not self._as_json:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def say(self, line: str) -> None:
+        """Print one line."""
+        if not self._as_json:
+            self._console.print(line, markup=False, soft_wrap=True)
