@@ -65,7 +65,7 @@ class Loopback:
                 *("aggregator", "init", "--home", self.aggregator_home, "--name", "loopback"),
                 *("--recipe", self.recipe, "--address", "127.0.0.1:0", "--json"),
                 *("--rounds", str(self.rounds), "--local-steps", str(self.local_steps)),
-                *("--min-members", str(len(self.members)), "--seed", str(self.seed)),
+                *("--quorum", "1", "--min-members", "1", "--seed", str(self.seed)),
                 *self.options,
             )
         )

@@ -136,6 +136,20 @@ def test_the_same_plan_twice_is_trained_once(home: NodeHome) -> None:
     assert bytes(again.delta.canonical_bytes) == bytes(first.delta.canonical_bytes)
 
 
+def test_what_is_finished_is_found_without_its_base_and_nothing_is_trained_for_a_recall(
+    home: NodeHome,
+) -> None:
+    node = Node(home)
+    assert node.contributor.finished(plan(1, BASE)) is None
+    assert node.statuses == []
+    done = node(plan(1, BASE), BASE)
+    found = Node(home).contributor.finished(plan(1, BASE))
+    assert found is not None
+    assert found.contribution == done.contribution
+    assert bytes(found.delta.canonical_bytes) == bytes(done.delta.canonical_bytes)
+    assert node.contributor.finished(plan(1, BASE, local_steps=STEPS + 1)) is None
+
+
 def test_a_plan_answered_before_a_kill_comes_from_the_spool(home: NodeHome) -> None:
     first = Node(home)(plan(1, BASE), BASE)
     restarted = Node(home)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +33,15 @@ def private_images(folder: Path, member: str, seed: int) -> Path:
     return folder / "data" / member
 
 
-def federation(folder: Path, rounds: int, codec: str = "fp32") -> Loopback:
+def federation(
+    folder: Path, rounds: int, codec: str = "fp32", local_steps: int = STEPS
+) -> Loopback:
     members = {name: private_images(folder, name, i) for i, name in enumerate(["north", "south"])}
     return Loopback(
         folder,
         members,
         rounds=rounds,
-        local_steps=STEPS,
+        local_steps=local_steps,
         seed=7,
         options=(*OUTER, "--codec", codec),
     )
@@ -97,6 +102,36 @@ def test_killed_processes_come_back_and_the_digest_is_the_undisturbed_one(
         assert vector.digest == computed_here(dict(net.members), 3, codec)
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["on the wire", "after a kill"])
+def test_a_node_that_missed_a_round_is_counted_late_and_once(tmp_path: Path, killed: bool) -> None:
+    """South stops while it trains for round 1, which is sealed without it."""
+    with federation(tmp_path, rounds=5, local_steps=300) as net:
+        net.found()
+        settings = net.aggregator_home / "federation.toml"
+        text = settings.read_text().replace("quorum = 1.0", "quorum = 0.5\ngrace_s = 1.0")
+        settings.write_text(text.replace("max_staleness = 2", "max_staleness = 9"))
+        net.start()
+        wait_until(lambda: training(net, "south"))
+        net.processes["south"].send_signal(signal.SIGSTOP)
+        net.wait_for("round_sealed", 1 if killed else 2)
+        if killed:
+            net.kill("aggregator")
+        net.processes["south"].send_signal(signal.SIGCONT)
+        if killed:
+            net.start_aggregator()
+        told = net.wait_for("late")
+        assert (told["node"], told["round"]) == ("south", 1 + told["staleness"])
+        net.wait()
+        rounds = net.aggregator_home / "rounds"
+        sealed = [read_checkpoint(rounds / f"round-{n:05d}").facts for n in range(1, 6)]
+        rows = [row for facts in sealed for row in facts["contributions"]]
+        counted = [(row["node"], row["plan_digest"]) for row in rows]
+        assert len(counted) == len(set(counted))
+        assert ("south", sealed[0]["plan_digest"]) in counted
+        if not killed:  # a plan that a newer one has overtaken is not trained for
+            assert ("south", sealed[1]["plan_digest"]) not in counted
+
+
 def test_a_node_with_an_unregistered_key_is_refused(tmp_path: Path) -> None:
     with federation(tmp_path, rounds=2) as net:
         net.found()
@@ -138,6 +173,18 @@ def test_an_aggregator_of_another_ca_is_refused(tmp_path: Path) -> None:
         refused = run_node(net.node_home("north"))
         assert refused.returncode == 32
         assert "not this federation's aggregator" in refused.stderr
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
+def training(net: Loopback, name: str) -> bool:
+    file = net.node_home(name) / "status.json"
+    return file.exists() and json.loads(file.read_bytes())["state"] == "training"
 
 
 def status_of(net: Loopback) -> dict[str, Any]:

@@ -13,15 +13,33 @@ from hypothesis import strategies as st
 from gobelin.server.admission import WireArray
 from gobelin.server.courier import Reply
 from gobelin.server.journal import Journal
-from gobelin.server.round_state import Closed, Convened, Counted, Durable, Lost, Seat, Voided
+from gobelin.server.round_events import (
+    Asked,
+    Closed,
+    Convened,
+    Counted,
+    Durable,
+    Lost,
+    Seat,
+    Voided,
+)
 
 EVENTS: list[Durable] = [
-    Convened(1.5, "ab", 2, {"id-1": Seat("north", "north-1"), "id-2": Seat("south", "s")}),
-    Counted(2.25, "id-1", {"node": "north-1", "bytes": 7, "metrics": {"loss": 0.1}, "codec": "x"}),
-    Lost(3.0, "id-1"),
+    Convened(
+        1.5,
+        "ab",
+        2,
+        {"id-1": Seat("north", "north-1"), "id-2": Seat("south", "s")},
+        {3: frozenset({"id-1"}), 4: frozenset()},
+    ),
+    Counted(
+        2.25, "id-1", 5, {"node": "north-1", "bytes": 7, "metrics": {"loss": 0.1}, "codec": "x"}
+    ),
+    Lost(3.0, "id-1", 5),
     Voided(4.0, "1 of 2 members contributed, none yet from söuth"),
     Closed(5.0),
 ]
+ASKED = Asked("id-1", 5)
 REPLY = Reply(
     "id-1",
     b"header",
@@ -90,29 +108,29 @@ def test_a_full_disk_takes_back_half_a_line(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="no space"):
-            journal.append(Lost(6.0, "id-2"))
+            journal.append(Lost(6.0, "id-2", 5))
     journal.append(Closed(7.0))
     assert Journal(tmp_path).events() == [*EVENTS, Closed(7.0)]
 
 
 def test_a_reply_is_read_back_as_it_came(tmp_path: Path) -> None:
-    Journal(tmp_path).keep(REPLY)
-    assert Journal(tmp_path).reply("id-1") == REPLY
-    assert Journal(tmp_path).reply("id-2") is None
+    Journal(tmp_path).keep(ASKED, REPLY)
+    assert Journal(tmp_path).reply(ASKED) == REPLY
+    assert Journal(tmp_path).reply(Asked("id-2", 5)) is None
 
 
 @pytest.mark.parametrize("length", [0, 4, 9, 60, -1])
 def test_half_a_reply_is_none(length: int, tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.keep(REPLY)
+    journal.keep(ASKED, REPLY)
     (file,) = tmp_path.glob("*.reply")
     file.write_bytes(file.read_bytes()[:length])
-    assert journal.reply("id-1") is None
+    assert journal.reply(ASKED) is None
 
 
 def test_a_cleared_journal_is_empty_and_can_be_used_again(tmp_path: Path) -> None:
     journal = filled(tmp_path / "journal")
-    journal.keep(REPLY)
+    journal.keep(ASKED, REPLY)
     journal.clear()
     assert not (tmp_path / "journal").exists()
     assert journal.events() == []

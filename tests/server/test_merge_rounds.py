@@ -172,7 +172,7 @@ def test_a_kill_in_any_round_loses_neither_momentum_nor_the_last_aggregate(
 
 def test_deltas_wait_on_disk_and_are_gone_when_the_round_is(tmp_path: Path) -> None:
     home = home_of(tmp_path / "home", rounds=1)
-    assert {name.removesuffix(".f32") for name in run(home).seen} == set(home.roster().by_id())
+    assert run(home).seen == {f"{node}-00001.f32" for node in home.roster().by_id()}
     assert not home.collecting.exists()
 
 

@@ -11,8 +11,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
+from gobelin.server.journal import Journal
 from gobelin.server.progress import Progress, describe, print_status
 from gobelin.server.roster import NodeEntry
+from gobelin.server.round_events import Convened, Counted, Seat
 from gobelin.shared.errors import StateError
 from gobelin.shared.files import sole_owner
 from gobelin.shared.keys import public_pem
@@ -55,6 +57,11 @@ EVENTS: list[tuple[dict[str, Any], str]] = [
     (
         CONTRIBUTION,
         "round 2/9: north-1 contributed 12,345 images in 6.8 s (loss 0.123, effective rank 17.4)",
+    ),
+    (
+        {**CONTRIBUTION, "event": "late", "staleness": 2},
+        "round 2/9: north-1 contributed 12,345 images in 6.8 s, 2 rounds late "
+        "(loss 0.123, effective rank 17.4)",
     ),
     (
         {**CONTRIBUTION, "metrics": {}},
@@ -127,6 +134,7 @@ def test_a_fresh_federation_has_sealed_round_0_only(
         "address": "127.0.0.1:9092",
         "sealed": 0,
         "rounds": 9,
+        "open": None,
         "members": ["north", "south"],
         "nodes": {
             "north-1": {"member": "north", "last_round": None},
@@ -153,6 +161,30 @@ def test_status_tells_who_runs_and_who_contributed_last(
     assert facts["last_event"] == CONTRIBUTION
     assert "fed: up, 0 of 9 rounds sealed" in text
     assert "none yet" in text
+
+
+def test_status_tells_how_the_open_round_stands(
+    home: AggregatorHome, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seats = {node.id: Seat(node.member, node.name) for node in home.roster().nodes}
+    north, south = sorted(seats, key=lambda node: seats[node].name)
+    journal = Journal(home.journal)
+    journal.append(Convened(0.0, "plan", 2, seats, {0: frozenset({south})}))
+    journal.append(Counted(1.0, north, 1, {}))
+    journal.append(Counted(1.0, south, 0, {}))
+    assert status_of(home, capsys)["open"] == {
+        "round": 1,
+        "phase": "collecting",
+        "attempt": 2,
+        "needed": 2,
+        "members": ["north"],
+        "nodes": ["north-1"],
+        "late": ["south-1"],
+        "owing": ["south-1"],
+    }
+    print_status(home, as_json=False)
+    text = capsys.readouterr().out
+    assert "round 1: collecting, 1 of 2 members; not yet: south-1; late: south-1" in text
 
 
 def test_status_of_a_folder_that_is_no_home_is_an_error(tmp_path: Path) -> None:

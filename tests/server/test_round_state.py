@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -10,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gobelin.server.admission import Refusal
-from gobelin.server.round_state import (
+from gobelin.server.round_events import (
     Aggregate,
     Aggregated,
+    Asked,
     Closed,
     Convened,
     Counted,
@@ -23,24 +26,30 @@ from gobelin.server.round_state import (
     Looked,
     Lost,
     Offer,
-    Phase,
+    Recall,
     Record,
     Refused,
     Reopened,
     Resumed,
-    Round,
     Seal,
     Sealed,
     Seat,
     Tell,
-    Terms,
     Ticked,
+    Undelivered,
     Voided,
-    screen,
-    step,
 )
+from gobelin.server.round_state import Phase, Round, Terms, screen, step
 
-TERMS = Terms(needed=2, deadline_s=60.0, wait_s=600.0, attempts=3, rejoin_s=30.0)
+TERMS = Terms(
+    quorum=Fraction(1, 2),
+    min_members=2,
+    deadline_s=60.0,
+    grace_s=math.inf,
+    wait_s=600.0,
+    attempts=3,
+    rejoin_s=30.0,
+)
 ROSTER = {"n": Seat("north", "n"), "s1": Seat("south", "s1"), "s2": Seat("south", "s2")}
 OPEN = Round(number=4, plan_digest="plan", base_digest="base", terms=TERMS, since=0.0)
 ROW: dict[str, Any] = {"node": "x"}
@@ -82,8 +91,8 @@ def test_an_undisturbed_round_goes_through_every_phase() -> None:
     phases = [shell.state.phase]
     way: list[Event] = [
         looked(1.0, "n", "s1"),
-        Counted(2.0, "n", ROW),
-        Counted(3.0, "s1", ROW),
+        Counted(2.0, "n", 4, ROW),
+        Counted(3.0, "s1", 4, ROW),
         Ticked(3.0),
         Aggregated(),
         Sealed(),
@@ -98,7 +107,7 @@ def test_an_undisturbed_round_goes_through_every_phase() -> None:
         Phase.SEALED,
     ]
     assert shell.asked(Offer) == [Offer(("n", "s1"))]
-    assert shell.asked(Aggregate) == [Aggregate(("n", "s1"))]
+    assert shell.asked(Aggregate) == [Aggregate((Asked("n", 4), Asked("s1", 4)))]
     assert shell.asked(Seal) == [Seal()]
     assert [type(event) for event in shell.journal] == [Convened, Counted, Counted, Closed]
 
@@ -106,29 +115,29 @@ def test_an_undisturbed_round_goes_through_every_phase() -> None:
 def test_one_members_nodes_are_not_two_members() -> None:
     shell = Shell().on(looked(0.0, "s1", "s2"))
     assert shell.state.phase is Phase.OPEN
-    shell = collecting().on(Counted(1.0, "s1", ROW), Counted(1.0, "s2", ROW), Ticked(60.0))
+    shell = collecting().on(Counted(1.0, "s1", 4, ROW), Counted(1.0, "s2", 4, ROW), Ticked(60.0))
     assert shell.state.phase is Phase.VOID
 
 
 def test_the_deadline_closes_with_enough_members_and_voids_without() -> None:
-    enough = collecting().on(Counted(1.0, "n", ROW), Counted(1.0, "s1", ROW))
+    enough = collecting().on(Counted(1.0, "n", 4, ROW), Counted(1.0, "s1", 4, ROW))
     assert enough.on(Ticked(59.9)).state.phase is Phase.COLLECTING
     assert enough.on(Ticked(60.0)).state.phase is Phase.CLOSED
-    assert collecting().on(Counted(1.0, "n", ROW), Ticked(60.0)).state.phase is Phase.VOID
+    assert collecting().on(Counted(1.0, "n", 4, ROW), Ticked(60.0)).state.phase is Phase.VOID
 
 
 def test_what_a_void_attempt_gathered_stays_and_others_are_asked_again() -> None:
-    shell = collecting().on(Counted(1.0, "n", ROW), Ticked(60.0), Reopened(61.0))
+    shell = collecting().on(Counted(1.0, "n", 4, ROW), Ticked(60.0), Reopened(61.0))
     assert (shell.state.phase, shell.state.attempt) == (Phase.OPEN, 2)
     shell.on(looked(62.0, "s1", "s2"))
     assert shell.state.phase is Phase.COLLECTING
     assert shell.asked(Offer)[-1] == Offer(("s1", "s2"))
-    assert set(shell.state.counted) == {"n"}
+    assert shell.state.answered == {"n"}
 
 
 def test_the_last_attempt_gives_up_and_says_who_was_missing() -> None:
     last = replace(OPEN, attempt=3)
-    shell = Shell(last).on(looked(0.0, "n", "s1"), Counted(1.0, "n", ROW), Ticked(60.0))
+    shell = Shell(last).on(looked(0.0, "n", "s1"), Counted(1.0, "n", 4, ROW), Ticked(60.0))
     (given_up,) = shell.asked(GiveUp)
     assert "3 times" in given_up.what
     assert "none yet from south" in given_up.what
@@ -136,8 +145,8 @@ def test_the_last_attempt_gives_up_and_says_who_was_missing() -> None:
 
 
 def test_a_refused_node_is_not_waited_for_until_it_restarts() -> None:
-    shell = collecting().on(Counted(1.0, "n", ROW), Counted(1.0, "s1", ROW))
-    shell.on(Refused("s2", Refusal("collapse", "")), looked(2.0, "n", "s1", "s2"))
+    shell = collecting().on(Counted(1.0, "n", 4, ROW), Counted(1.0, "s1", 4, ROW))
+    shell.on(Refused("s2", 4, Refusal("collapse", "")), looked(2.0, "n", "s1", "s2"))
     assert shell.asked(Offer) == [Offer(("n", "s1", "s2"))]
     shell.on(Looked(3.0, ROSTER, {"n": "monday", "s1": "monday", "s2": "tuesday"}))
     assert shell.asked(Offer)[-1] == Offer(("s2",))
@@ -146,29 +155,27 @@ def test_a_refused_node_is_not_waited_for_until_it_restarts() -> None:
 
 @pytest.mark.parametrize("reason", ["round", "plan_digest"])
 def test_an_answer_to_another_plan_leaves_its_node_owing(reason: str) -> None:
-    shell = collecting().on(Refused("s2", Refusal(reason, "")))
+    shell = collecting().on(Refused("s2", 4, Refusal(reason, "")))
     assert "s2" in shell.state.owing(1.0)
 
 
-def test_who_is_not_seated_has_answered_or_has_failed_is_screened_out() -> None:
-    state = collecting().on(Counted(1.0, "n", ROW)).state
-    reasons = [screen(state, node, "") for node in ("n", "stranger", "s1")]
+def test_who_has_no_seat_or_has_answered_is_screened_out() -> None:
+    state = collecting().on(Counted(1.0, "n", 4, ROW)).state
+    reasons = [screen(state, node, 4) for node in ("n", "stranger", "s1")]
     assert [r and r.reason for r in reasons] == ["duplicate", "not_on_roster", None]
-    failed = screen(state, "s1", "gobelin:data")
-    assert failed == Refusal("node_error", "gobelin:data")
     gone = step(state, Looked(2.0, {"n": ROSTER["n"]}, {}))[0]
-    assert screen(gone, "s1", "") == Refusal("not_on_roster", "")
+    assert screen(gone, "s1", 4) == Refusal("not_on_roster", "")
 
 
 @pytest.mark.parametrize(
     ("phase", "event"),
     [
-        (Phase.OPEN, Counted(0.0, "n", ROW)),
+        (Phase.OPEN, Counted(0.0, "n", 4, ROW)),
         (Phase.OPEN, Closed(0.0)),
         (Phase.COLLECTING, Aggregated()),
-        (Phase.CLOSED, Counted(0.0, "n", ROW)),
+        (Phase.CLOSED, Counted(0.0, "n", 4, ROW)),
         (Phase.CLOSED, Sealed()),
-        (Phase.SEALED, Lost(0.0, "n")),
+        (Phase.SEALED, Lost(0.0, "n", 4)),
         (Phase.SEALED, Voided(0.0, "")),
         (Phase.COLLECTING, Reopened(0.0)),
     ],
@@ -180,14 +187,14 @@ def test_what_cannot_happen_in_a_phase_is_refused(phase: Phase, event: Event) ->
 
 
 def test_nothing_is_counted_twice() -> None:
-    state = collecting().on(Counted(1.0, "n", ROW)).state
-    with pytest.raises(ValueError, match="already"):
-        step(state, Counted(2.0, "n", ROW))
+    state = collecting().on(Counted(1.0, "n", 4, ROW)).state
+    with pytest.raises(ValueError, match="duplicate"):
+        step(state, Counted(2.0, "n", 4, ROW))
 
 
 def test_a_lost_contribution_opens_a_closed_round_again() -> None:
-    shell = collecting().on(Counted(1.0, "n", ROW), Counted(1.0, "s1", ROW), Closed(2.0))
-    shell.on(Lost(3.0, "n"), Resumed(3.0), looked(3.0, "n", "s1"))
+    shell = collecting().on(Counted(1.0, "n", 4, ROW), Counted(1.0, "s1", 4, ROW), Closed(2.0))
+    shell.on(Lost(3.0, "n", 4), Resumed(3.0), looked(3.0, "n", "s1"))
     assert shell.state.phase is Phase.COLLECTING
     assert shell.asked(Offer)[-1] == Offer(("n",))
 
@@ -212,8 +219,8 @@ def test_the_journal_brings_back_what_counts(steps: list[tuple[str, Any]]) -> No
             shell.on(Ticked(now))
         elif kind == "look":
             shell.on(looked(now, *what))
-        elif state.phase is Phase.COLLECTING and screen(state, what, "") is None:
-            shell.on(Counted(now, what, ROW) if kind == "count" else Refused(what, REFUSAL))
+        elif state.phase is Phase.COLLECTING and screen(state, what, 4) is None:
+            shell.on(Counted(now, what, 4, ROW) if kind == "count" else Refused(what, 4, REFUSAL))
         if shell.asked(GiveUp) or shell.state.phase is Phase.CLOSED:
             break
         if shell.state.phase is Phase.VOID:
@@ -232,5 +239,78 @@ REFUSAL = Refusal("collapse", "")
 
 
 def test_everything_said_names_its_round() -> None:
-    told = collecting().on(Counted(1.0, "n", ROW)).asked(Tell)
+    told = collecting().on(Counted(1.0, "n", 4, ROW)).asked(Tell)
     assert {tell.facts["round"] for tell in told} == {4}
+
+
+# ---------------------------------------------------------------- participation
+
+
+def crowd(*members: str) -> dict[str, Seat]:
+    return {name: Seat(name, name) for name in members}
+
+
+@pytest.mark.parametrize(
+    ("quorum", "members", "needed"),
+    [("0.5", 3, 2), ("0.5", 10, 5), ("0.1", 30, 3), ("1", 4, 4), ("0.01", 50, 2), ("0.6", 5, 3)],
+)
+def test_the_quorum_is_a_share_of_the_members_and_never_under_the_minimum(
+    quorum: str, members: int, needed: int
+) -> None:
+    terms = replace(TERMS, quorum=Fraction(quorum))
+    assert terms.needed(crowd(*(f"m{i}" for i in range(members)))) == needed
+
+
+def test_the_grace_begins_with_the_quorum_and_ends_the_wait() -> None:
+    terms = replace(TERMS, grace_s=5.0)
+    shell = Shell(replace(OPEN, terms=terms)).on(looked(0.0, "n", "s1", "s2"))
+    shell.on(Counted(10.0, "n", 4, ROW), Ticked(30.0))
+    assert shell.state.phase is Phase.COLLECTING
+    shell.on(Counted(30.0, "s1", 4, ROW), Ticked(34.9))
+    assert shell.state.phase is Phase.COLLECTING
+    assert shell.on(Ticked(35.0)).state.phase is Phase.CLOSED
+
+
+PAST = replace(OPEN, past={2: frozenset({"n", "x"}), 3: frozenset({"s1"})})
+
+
+def test_nodes_are_asked_once_for_what_they_may_still_answer_and_that_comes_first() -> None:
+    shell = Shell(PAST).on(looked(0.0, "n", "s1"), looked(1.0, "n", "s1"))
+    asked = [effect for effect in shell.effects if isinstance(effect, Offer | Recall)]
+    assert asked == [Recall(2, ("n",)), Recall(3, ("s1",)), Offer(("n", "s1"))]
+    shell.on(Looked(2.0, ROSTER, {"n": "tuesday"}))
+    asked = [effect for effect in shell.effects if isinstance(effect, Offer | Recall)]
+    assert asked[3:] == [Recall(2, ("n",)), Offer(("n",))]
+
+
+def test_what_is_on_its_way_is_not_asked_for() -> None:
+    on_its_way = replace(PAST, offered={Asked("n", 2): "monday", Asked("s1", 3): "sunday"})
+    shell = Shell(on_its_way).on(looked(0.0, "n", "s1"))
+    assert shell.asked(Recall) == [Recall(3, ("s1",))]
+
+
+def test_what_the_wire_has_lost_is_asked_for_again() -> None:
+    shell = Shell(PAST).on(looked(0.0, "n", "s1"))
+    shell.on(Undelivered("n", 4), Undelivered("s1", 3), looked(1.0, "n", "s1"))
+    asked = [effect for effect in shell.effects if isinstance(effect, Offer | Recall)]
+    assert asked[3:] == [Recall(3, ("s1",)), Offer(("n",))]
+
+
+def test_a_late_answer_counts_once_and_is_no_part_of_the_quorum() -> None:
+    shell = Shell(PAST).on(looked(0.0, "n", "s1"))
+    assert screen(shell.state, "s1", 3) is None
+    shell.on(Counted(1.0, "s1", 3, ROW), Counted(1.0, "n", 4, ROW))
+    assert shell.state.members == {"north"}
+    assert "s1" in shell.state.owing(1.0)
+    again, never, old = (screen(shell.state, *who) for who in [("s1", 3), ("s2", 3), ("n", 1)])
+    assert [r and r.reason for r in (again, never, old)] == ["duplicate", "duplicate", "stale"]
+    with pytest.raises(ValueError, match="duplicate"):
+        shell.on(Counted(2.0, "s1", 3, ROW))
+    with pytest.raises(ValueError, match="stale"):
+        shell.on(Counted(2.0, "s1", 1, ROW))
+    assert [tell.event for tell in shell.asked(Tell)] == ["round_opened", "late", "contribution"]
+
+
+def test_a_failure_that_concerns_an_earlier_round_leaves_its_node_owing() -> None:
+    shell = Shell(PAST).on(looked(0.0, "n", "s1"), Refused("s1", 3, REFUSAL))
+    assert "s1" in shell.state.owing(1.0)

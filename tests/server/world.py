@@ -13,7 +13,13 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from gobelin.protocols.messages import ENCODING, Contribution, Farewell, RoundPlan
+from gobelin.protocols.messages import (
+    ENCODING,
+    NOT_SPOOLED,
+    Contribution,
+    Farewell,
+    RoundPlan,
+)
 from gobelin.server.admission import WireArray
 from gobelin.server.courier import NodeState, Reply
 from gobelin.server.founding import Charter, found
@@ -62,6 +68,7 @@ class Node:
         self.answer = answer or (lambda plan, base: [(0.5, self.reply(plan, base))])
         self.online = True
         self.activated_at = "monday"
+        self.spool: dict[str, tuple[float, Reply]] = {}  # plan → when finished, and what
 
     def delta(self, number: int, schema_of: ParameterVector) -> ParameterVector:
         """What this node learns in a round, whoever asks and how often."""
@@ -98,8 +105,9 @@ class World:
         self.all = {node.id: node for node in nodes}
         self.now = 0.0
         self.sent: list[tuple[float, str, RoundPlan | Farewell]] = []
+        self.recalled: list[tuple[str, RoundPlan]] = []
         self.happenings: list[tuple[float, Callable[[], None]]] = []  # at a time, once
-        self._due: list[tuple[float, int, Reply]] = []
+        self._due: list[tuple[float, int, Reply, str]] = []
         self._order = itertools.count()
 
     def clock(self) -> float:
@@ -121,6 +129,9 @@ class World:
     ) -> None:
         for node in nodes:
             assert self.all[node].online
+            if isinstance(message, RoundPlan) and base is None:
+                self.recall(self.all[node], message)
+                continue
             self.sent.append((self.now, self.all[node].name, message))
             if isinstance(message, Farewell):
                 assert base is None
@@ -129,20 +140,34 @@ class World:
             assert base is not None
             assert base.digest == message.base_digest
             for delay, reply in self.all[node].answer(message, base):
+                self.all[node].spool[message.digest] = (self.now + delay, reply)
                 self.arrive(delay, reply)
 
+    def recall(self, node: Node, plan: RoundPlan) -> None:
+        self.recalled.append((node.name, plan))
+        finished, reply = node.spool.get(plan.digest, (1e9, Reply(node.id)))
+        nothing = Reply(node.id, error=NOT_SPOOLED, plan=plan.digest)
+        self.arrive(0.1, reply if finished <= self.now else nothing)
+
     def arrive(self, delay: float, reply: Reply) -> None:
-        self._due.append((self.now + delay, next(self._order), reply))
+        since = self.all[reply.node].activated_at
+        self._due.append((self.now + delay, next(self._order), reply, since))
 
     def replies(self) -> Iterable[Reply]:
         due = sorted(item for item in self._due if item[0] <= self.now)
         for item in due:
             self._due.remove(item)
-            yield item[2]
+            node = self.all[item[2].node]
+            if node.online and node.activated_at == item[3]:  # else it was lost with its session
+                yield item[2]
 
     def offers(self, name: str) -> list[int]:
         """Rounds that were offered to a node, in order."""
         return [m.round for _, n, m in self.sent if n == name and isinstance(m, RoundPlan)]
+
+    def recalls(self, name: str) -> list[int]:
+        """Rounds a node was asked for from its spool alone, in order."""
+        return [plan.round for n, plan in self.recalled if n == name]
 
 
 class Federation:

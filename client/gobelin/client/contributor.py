@@ -89,6 +89,14 @@ class Contributor:
         self._trained = plan.round
         return Spooled(contribution, made.payload)
 
+    def finished(self, plan: RoundPlan) -> Spooled | None:
+        """What this node has finished for a plan, or None; nothing is trained for it.
+
+        Raises ContributionError when the plan's recipe is none, StateError on a damaged spool.
+        """
+        schema = schema_of(parse_recipe(plan.recipe))
+        return self._spool.find(plan.digest, plan.round, schema)
+
     def _base(self, plan: RoundPlan, segments: Mapping[str, bytes]) -> ParameterVector:
         """The base vector, known to be the one the plan names."""
         if plan.local_steps < 1 or not 1 <= plan.round <= plan.rounds:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from flwr.app import (
@@ -80,7 +80,10 @@ from gobelin.protocols.messages import (
     HEADER,
     METRIC_DISTORTION,
     METRIC_SENT_BYTES,
+    NOT_SPOOLED,
     PAYLOAD,
+    RECALL,
+    SUPERSEDED,
     Contribution,
     Farewell,
     MalformedMessageError,
@@ -103,6 +106,7 @@ HEARTBEAT_EVERY_S = 4.0
 UNKNOWN_GRACE_S = 10.0  # a starting aggregator answers before it has read its roster
 PEAK_PER_MB = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
 HOME_KEY = "home"
+TRAIN = MessageType.TRAIN
 OUR_ERROR = 100  # Flower error code of replies that carry one of our codes
 
 Say = Callable[[NodeStatus], None]
@@ -124,6 +128,20 @@ def train(message: Message, context: Context) -> Message:
     except GobelinError as error:
         _failures[home] = error
         return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
+    return Message(contribution_record(spooled), reply_to=message)
+
+
+@app.query("recall")
+def recall(message: Message, context: Context) -> Message:
+    """Answer a plan that came without its base from the spool, or say that nothing is there."""
+    home = str(context.node_config[HOME_KEY])
+    try:
+        plan = RoundPlan.from_bytes(message.content[HEADER][PAYLOAD])
+        spooled = _contributor(home).finished(plan)
+    except (GobelinError, MalformedMessageError, KeyError, TypeError):
+        spooled = None
+    if spooled is None:
+        return Message(Error(OUR_ERROR, NOT_SPOOLED), reply_to=message)
     return Message(contribution_record(spooled), reply_to=message)
 
 
@@ -170,6 +188,13 @@ def contribution_record(spooled: Spooled) -> RecordDict:
 
 
 # ---------------------------------------------------------------- the Fleet connection
+
+
+class Mail(NamedTuple):
+    """A message whose content still lies with the SuperLink."""
+
+    message: Message
+    objects: list[str]  # ids
 
 
 class FleetConnection:
@@ -264,8 +289,8 @@ class FleetConnection:
         """Flower's id of this node."""
         return int(self._node.node_id)
 
-    def receive(self) -> Message | None:
-        """The next message with its content, or None when there is none."""
+    def pull(self) -> Mail | None:
+        """The oldest message that waits, without its content, or None when there is none."""
         try:
             response = self._stub.PullMessages(PullMessagesRequest(node=self._node))
         except grpc.RpcError:
@@ -276,22 +301,36 @@ class FleetConnection:
         if not response.messages_list:
             return None
         message = message_from_proto(response.messages_list[0])
-        run_id, message_id = message.metadata.run_id, message.metadata.message_id
         tree = response.message_object_trees[0]
+        return Mail(message, [node.object_id for node in iterate_object_tree(tree)])
+
+    def fetch(self, mail: Mail) -> Message | None:
+        """A message with its content, or None when its run has ended meanwhile.
+
+        Then the next run offers the round again.
+        """
+        run_id, message_id = mail.message.metadata.run_id, mail.message.metadata.message_id
+        pull = make_pull_object_fn_protobuf(self._stub.PullObject, self._node, run_id)
         try:
-            contents = pull_objects(
-                [node.object_id for node in iterate_object_tree(tree)],
-                make_pull_object_fn_protobuf(self._stub.PullObject, self._node, run_id),
-                initial_backoff=0.1,
-            )
-            make_confirm_message_received_fn_protobuf(
-                self._stub.ConfirmMessageReceived, self._node, run_id
-            )(message_id)
+            contents = pull_objects(mail.objects, pull, initial_backoff=0.1)
+            self._confirm(mail)
         except (grpc.RpcError, ObjectPullError):
-            return None  # its run has ended meanwhile; the next run offers the round again
+            return None
         inflated = inflate_object_from_contents(message_id, contents)
         inflated.metadata.__dict__["_message_id"] = message_id
         return inflated
+
+    def decline(self, mail: Mail) -> None:
+        """Answer a plan that a newer one has overtaken, without fetching its base."""
+        with contextlib.suppress(grpc.RpcError):
+            self._confirm(mail)
+        self.send(Message(Error(OUR_ERROR, SUPERSEDED), reply_to=mail.message), 0.0)
+
+    def _confirm(self, mail: Mail) -> None:
+        metadata = mail.message.metadata
+        make_confirm_message_received_fn_protobuf(
+            self._stub.ConfirmMessageReceived, self._node, metadata.run_id
+        )(metadata.message_id)
 
     def send(self, reply: Message, seconds: float) -> bool:
         """Push a reply; False when the run it answers has ended meanwhile."""
@@ -340,6 +379,8 @@ def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
             if message.metadata.message_type == MessageType.QUERY:
                 say(_finished(message))
                 return
+            if message.metadata.message_type == RECALL and reply.has_error():
+                continue
             failure = _failures.pop(key, None)
             if failure is not None and not isinstance(failure, ContributionError):
                 raise failure  # ours to mend, not the aggregator's
@@ -375,12 +416,19 @@ def _outcome(reply: Message, sent: bool, failure: GobelinError | None) -> NodeSt
 
 
 def _messages(link: FleetConnection) -> Iterator[Message]:
+    """What has arrived, the plan last; of several plans only the newest is worth training for."""
     while True:
-        message = link.receive()
-        if message is None:
+        waiting = list(iter(link.pull, None))
+        plans = [mail for mail in waiting if mail.message.metadata.message_type == TRAIN]
+        for overtaken in plans[:-1]:
+            link.decline(overtaken)
+        others = [mail for mail in waiting if mail not in plans]
+        for mail in others + plans[-1:]:
+            message = link.fetch(mail)
+            if message is not None:
+                yield message
+        if not waiting:
             time.sleep(POLL_S)
-        else:
-            yield message
 
 
 def _finished(message: Message) -> NodeStatus:

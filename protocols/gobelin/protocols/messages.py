@@ -21,6 +21,9 @@ BASE = "base"  # name of the record that carries the plan's base vector
 DELTA = "delta"  # name of the record that carries the contribution's delta
 PAYLOAD = "message"  # key of the canonical bytes inside HEADER
 ENCODING = "gobelin.fp32"  # of a tensor's bytes: little-endian fp32, canonical order
+RECALL = "query.recall"  # type of a plan without its base: it asks for what is finished, only
+NOT_SPOOLED = "gobelin:not_spooled"  # a node's answer to a recall of what it has not finished
+SUPERSEDED = "gobelin:superseded"  # its answer to a plan that a newer one has overtaken
 METRIC_DISTORTION = "distortion"  # declared metric: share of the delta's power the codec left out
 METRIC_SENT_BYTES = "sent_bytes"  # declared metric: bytes of the encoded delta
 

@@ -7,6 +7,7 @@ a fixed-point grid. Memory is O(P) plus a few pieces a member, whatever the numb
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -33,31 +34,35 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ByMember:
-    """Members' deltas: the mean of the deltas of each member's nodes, rounded to fp32 once.
+    """Members' deltas: the mean of each member's contributions, rounded to fp32 once.
 
     So a member that runs several nodes is one voice in every rule, and gains nothing by them.
+    A contribution's share in its member's mean is its freshness.
     """
 
-    nodes: Deltas
-    groups: Sequence[Sequence[int]]  # of each member, its nodes' places in `nodes`
+    deltas: Deltas
+    groups: Sequence[Sequence[int]]  # of each member, its contributions' places in `deltas`
+    freshness: Sequence[Fraction]  # of each contribution
 
     @property
     def size(self) -> int:
         """Number of parameters P."""
-        return self.nodes.size
+        return self.deltas.size
 
     def __len__(self) -> int:
         return len(self.groups)
 
     def piece(self, index: int, start: int, end: int) -> Tensor:
         """Parameters start … end of one member's delta: fp32 (end − start,)."""
-        first, *more = self.groups[index]
-        if not more:
-            return self.nodes.piece(first, start, end)
-        total = self.nodes.piece(first, start, end).double()
-        for node in more:
-            total += self.nodes.piece(node, start, end)
-        return (total / (1 + len(more))).float()
+        group = self.groups[index]
+        if len(group) == 1:
+            return self.deltas.piece(group[0], start, end)
+        most = max(self.freshness[place] for place in group)
+        shares = [float(self.freshness[place] / most) for place in group]
+        total = torch.zeros(end - start, dtype=torch.float64)
+        for place, share in zip(group, shares, strict=True):
+            total += self.deltas.piece(place, start, end).double() * share
+        return (total / math.fsum(shares)).float()
 
 
 @dataclass(frozen=True)

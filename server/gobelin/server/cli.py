@@ -25,7 +25,10 @@ def init(
     ] = "127.0.0.1:9092",
     rounds: Annotated[int, typer.Option(min=1)] = 100,
     local_steps: Annotated[int, typer.Option(min=1, help="H, a node's steps a round.")] = 500,
-    min_members: Annotated[int, typer.Option(min=1)] = 2,
+    quorum: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the members a round needs.")
+    ] = 0.5,
+    min_members: Annotated[int, typer.Option(min=1, help="And never fewer members.")] = 2,
     codec: Annotated[
         str, typer.Option(help="What nodes encode by: fp32, bf16, int8, int4 or topk.")
     ] = "fp32",
@@ -61,6 +64,7 @@ def init(
         rounds={
             "rounds": rounds,
             "local_steps": local_steps,
+            "quorum": quorum,
             "min_members": min_members,
             "codec": codec,
         },

@@ -28,6 +28,8 @@ class Reply:
     header: bytes = b""
     arrays: Mapping[str, WireArray] = field(default_factory=dict)
     error: str = ""
+    plan: str = ""  # digest of the plan it was asked to answer, as the courier knows
+    lost: bool = False  # the wire has lost the plan, or the answer to it
 
 
 class Courier(Protocol):
@@ -40,7 +42,10 @@ class Courier(Protocol):
     def send(
         self, nodes: Iterable[str], message: RoundPlan | Farewell, base: ParameterVector | None
     ) -> None:
-        """Send a message, and the base of a plan, to nodes by id."""
+        """Send a message, and the base of a plan, to nodes by id.
+
+        A plan without its base only asks for what a node has finished for it already.
+        """
         ...
 
     def replies(self) -> Iterable[Reply]:

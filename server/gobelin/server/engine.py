@@ -21,8 +21,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import (
+    DEFAULT_TTL,
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MessageType,
+    RecordDict,
+)
 from flwr.cli.build import build_fab_from_files
+from flwr.common.constant import ErrorCode
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
@@ -36,7 +46,16 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
 
-from gobelin.protocols.messages import BASE, DELTA, ENCODING, HEADER, PAYLOAD, Farewell, RoundPlan
+from gobelin.protocols.messages import (
+    BASE,
+    DELTA,
+    ENCODING,
+    HEADER,
+    PAYLOAD,
+    RECALL,
+    Farewell,
+    RoundPlan,
+)
 from gobelin.server.admission import WireArray
 from gobelin.server.courier import NodeState, Reply
 from gobelin.server.home import AggregatorHome
@@ -47,6 +66,11 @@ from gobelin.shared.files import sole_owner
 from gobelin.shared.keys import fingerprint
 from gobelin.shared.vector import DTYPE, ParameterVector
 
+LOST = (  # Flower's own errors that say nothing of the node's work
+    ErrorCode.MESSAGE_UNAVAILABLE,
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+    ErrorCode.NODE_UNAVAILABLE,
+)
 HOME_VARIABLE = "GOBELIN_AGGREGATOR_HOME"  # how the ServerApp learns its home (never via the run)
 app = ServerApp()
 
@@ -58,7 +82,9 @@ def main(grid: Grid, context: Context) -> None:
     home = AggregatorHome(Path(os.environ[HOME_VARIABLE]))
     with sole_owner(home.rounds, wait_s=60):  # the ServerApp of a killed supervisor may linger
         try:
-            RoundEngine(home, GridCourier(grid)).run()
+            rounds = home.settings().rounds
+            lifetime_s = max(DEFAULT_TTL, rounds.deadline_s * (1 + rounds.max_staleness))
+            RoundEngine(home, GridCourier(grid, lifetime_s)).run()
         except GobelinError as error:
             home.record({"event": "failed", **error.facts()})
             raise RoundError(error.code) from None  # no path or value leaves in Flower's record
@@ -81,11 +107,15 @@ def _end_with_parent() -> None:
 
 
 class GridCourier:
-    """A courier over Flower's Grid: one message a node, replies pulled one at a time."""
+    """A courier over Flower's Grid: one message a node, replies pulled one at a time.
 
-    def __init__(self, grid: Grid) -> None:
+    It waits for answers to earlier plans as well, for `lifetime_s` after each was sent.
+    """
+
+    def __init__(self, grid: Grid, lifetime_s: float = DEFAULT_TTL) -> None:
         self._grid = grid
-        self._pending: dict[str, str] = {}  # message id → fingerprint of the node
+        self._lifetime_s = lifetime_s
+        self._pending: dict[str, tuple[str, str]] = {}  # message id → node, digest of the plan
         self._flower_ids: dict[str, int] = {}  # fingerprint → Flower's node id
 
     def nodes(self) -> list[NodeState]:
@@ -109,38 +139,41 @@ class GridCourier:
                     for name, data in base.segments().items()
                 }
             )
-        kind = MessageType.TRAIN if isinstance(message, RoundPlan) else MessageType.QUERY
+        kind = MessageType.QUERY
+        if isinstance(message, RoundPlan):
+            kind = MessageType.TRAIN if base is not None else RECALL
         for node in nodes:
-            pushed = self._grid.push_messages([Message(content, self._flower_ids[node], kind)])
-            for message_id in pushed:
+            out = Message(content, self._flower_ids[node], kind, ttl=self._lifetime_s)
+            for message_id in self._grid.push_messages([out]):
                 if message_id:  # '' when the node has just left
-                    self._pending[message_id] = node
+                    self._pending[message_id] = (node, message.digest)
 
     def replies(self) -> Iterator[Reply]:
         """Pull what has arrived, one message at a time, so that memory holds one reply."""
-        for message_id, node in list(self._pending.items()):
+        for message_id, asked in list(self._pending.items()):
             for message in self._grid.pull_messages([message_id]):
                 self._pending.pop(message_id, None)
-                yield _reply(node, message)
+                yield _reply(*asked, message)
 
 
-def _reply(node: str, message: Message) -> Reply:
+def _reply(node: str, plan: str, message: Message) -> Reply:
     """A Flower message as a reply; anything unexpected becomes an error code."""
     if message.has_error():
         reason = message.error.reason or ""
         known = re.fullmatch(r"gobelin:[a-z_.]{1,64}", reason)  # never a member's free text
-        return Reply(node, error=reason if known else f"flower:{message.error.code}")
+        error = reason if known else f"flower:{message.error.code}"
+        return Reply(node, error=error, plan=plan, lost=message.error.code in LOST)
     try:
         if not message.content:  # a node's answer to the farewell
-            return Reply(node)
+            return Reply(node, plan=plan)
         header = message.content[HEADER][PAYLOAD]
         arrays = {
             name: WireArray(array.dtype, tuple(array.shape), array.stype, array.data)
             for name, array in message.content[DELTA].items()
         }
     except (KeyError, AttributeError, TypeError):
-        return Reply(node, error="gobelin:malformed")
-    return Reply(node, header if isinstance(header, bytes) else b"", arrays)
+        return Reply(node, error="gobelin:malformed", plan=plan)
+    return Reply(node, header if isinstance(header, bytes) else b"", arrays, plan=plan)
 
 
 @dataclass(frozen=True)

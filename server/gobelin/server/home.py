@@ -20,6 +20,7 @@ from gobelin.shared.settings import Settings, read_settings
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class OuterSettings(Settings):
@@ -55,10 +56,14 @@ class RoundSettings(Settings):
     rounds: Positive = 100
     local_steps: Positive = 500
     codec: CodecName = "fp32"  # what nodes encode their deltas by
-    min_members: Positive = 2
+    quorum: Share = 0.5  # of the roster's members, who must contribute to every round …
+    min_members: Positive = 2  # … and never fewer
     deadline_s: Seconds = 3600.0  # of one round, from its offer
-    wait_for_members_s: Seconds = 86400.0  # for min_members to be online
-    attempts: Positive = 3  # of a round that misses its minimum, before giving up
+    grace_s: Annotated[float, Field(ge=0)] | None = None  # after the quorum; unset: the deadline
+    max_staleness: Annotated[int, Field(ge=0)] = 2  # rounds after which a late answer is refused
+    staleness_decay: Annotated[float, Field(ge=0)] = 0.5  # s rounds late counts (1 + s)^−decay
+    wait_for_members_s: Seconds = 86400.0  # for the quorum to be online
+    attempts: Positive = 3  # of a round that misses its quorum, before giving up
     release_every: Positive = 10
 
 

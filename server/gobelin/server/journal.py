@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from gobelin.server.admission import WireArray
 from gobelin.server.courier import Reply
-from gobelin.server.round_state import Durable
+from gobelin.server.round_events import Asked, Durable
 from gobelin.shared.files import file_atomic, sync_folder, write_atomic
 
 HEADER = "header"  # name of a reply's header among its arrays, which are named "array.…"
@@ -63,27 +63,27 @@ class Journal:
             os.fsync(file.fileno())
         self._end += len(line)
 
-    def keep(self, reply: Reply) -> None:
-        """Write a reply as it came, whole or not at all."""
+    def keep(self, asked: Asked, reply: Reply) -> None:
+        """Write a node's reply as it came, whole or not at all."""
         tensors = {f"array.{key}": array.data for key, array in reply.arrays.items()}
         tensors[HEADER] = reply.header
         arrays = {key: [*array[:3]] for key, array in reply.arrays.items()}
-        with file_atomic(self._path(reply.node)) as tmp:
+        with file_atomic(self._path(asked)) as tmp:
             views = {key: np.frombuffer(data, np.uint8) for key, data in tensors.items()}
             save_file(views, tmp, {ARRAYS: json.dumps(arrays)})
 
-    def reply(self, node: str) -> Reply | None:
-        """The reply kept of a node, or None when it is missing or unreadable.
+    def reply(self, asked: Asked) -> Reply | None:
+        """The reply that was kept, or None when it is missing or unreadable.
 
         Its bytes may have changed; who reads it admits it again.
         """
         try:
-            with safe_open(self._path(node), "numpy") as file:
+            with safe_open(self._path(asked), "numpy") as file:
                 arrays = {
                     key: WireArray(dtype, tuple(shape), encoding, _bytes(file, f"array.{key}"))
                     for key, (dtype, shape, encoding) in json.loads(file.metadata()[ARRAYS]).items()
                 }
-                return Reply(node, _bytes(file, HEADER), arrays)
+                return Reply(asked.node, _bytes(file, HEADER), arrays)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -93,8 +93,8 @@ class Journal:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._end = 0
 
-    def _path(self, node: str) -> Path:
-        return self._folder / f"{node}.reply"
+    def _path(self, asked: Asked) -> Path:
+        return self._folder / f"{asked}.reply"
 
 
 def _line(event: Durable) -> bytes:

@@ -42,18 +42,30 @@ class Merger:
     rule: Rule = field(default_factory=Mean)
     cap: float = 1.0
 
-    def merge(self, deltas: Deltas, owners: Sequence[str], state: Mapping[str, Tensor]) -> Merged:
-        """Merge nodes' deltas, in the order of their nodes' ids, owned by these members.
+    def merge(
+        self,
+        deltas: Deltas,
+        owners: Sequence[str],
+        state: Mapping[str, Tensor],
+        freshness: Sequence[Fraction] | None = None,
+    ) -> Merged:
+        """Merge contributions' deltas, in a fixed order, owned by these members.
 
-        `state` is the last round's `Merged.state`, empty at first.
+        `state` is the last round's `Merged.state`, empty at first. A member's score is scaled by
+        the greatest freshness (0, 1] among its contributions; None means that all are fresh.
         """
         names = sorted(set(owners))
         groups = [[i for i, owner in enumerate(owners) if owner == name] for name in names]
-        weights = member_weights(equal_scores(names), self.cap)
+        fresh = freshness or [Fraction(1)] * len(owners)
+        scores = {
+            name: Fraction(score) * max(fresh[i] for i in group)
+            for (name, score), group in zip(equal_scores(names).items(), groups, strict=True)
+        }
+        weights = member_weights(scores, self.cap)
         shares = [weights[name] for name in names]
         capped = self.cap < 1
         made = aggregate(
-            ByMember(deltas, groups),
+            ByMember(deltas, groups, fresh),
             shares,
             self.rule,
             capped=capped,

@@ -9,7 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from gobelin.protocols.messages import METRIC_DISTORTION
-from gobelin.server.home import AggregatorHome
+from gobelin.server.home import AggregatorHome, FederationSettings
+from gobelin.server.journal import Journal
+from gobelin.server.round_events import Convened
+from gobelin.server.round_state import Round, fold
+from gobelin.server.rounds import terms_of
 from gobelin.shared.address import format_address
 from gobelin.shared.codec import describe_codec
 from gobelin.shared.console import LiveConsole
@@ -48,13 +52,14 @@ def describe(event: dict[str, Any], rounds: int) -> str:
         return f"{number}: resumed with what is in from {kept}"
     if kind == "lost":
         return f"{number}: what {event['node']} contributed is damaged here; it is asked again"
-    if kind == "contribution":
+    if kind in ("contribution", "late"):
+        late = f", {event['staleness']} rounds late" if kind == "late" else ""
         loss = event["metrics"].get("loss", float("nan"))
         rank = event["metrics"].get("effective_rank", float("nan"))
         sent = f"; {_sent(event)}" if _sent(event) else ""
         return (
             f"{number}: {event['node']} contributed {event['images']:,} images in "
-            f"{event['seconds']:.1f} s (loss {loss:.3f}, effective rank {rank:.1f}{sent})"
+            f"{event['seconds']:.1f} s{late} (loss {loss:.3f}, effective rank {rank:.1f}{sent})"
         )
     if kind == "refused":
         return f"{number}: refused {event['node']}: {event['reason']} ({event.get('found', '')})"
@@ -84,20 +89,49 @@ def _sent(row: dict[str, Any]) -> str:
     return describe_codec(row["codec"], row["bytes"], row["metrics"].get(METRIC_DISTORTION, 0.0))
 
 
+def _open_round(
+    home: AggregatorHome, settings: FederationSettings, sealed: int
+) -> dict[str, Any] | None:
+    """Where the round behind the last sealed one stands, from its journal alone."""
+    match Journal(home.journal).events():
+        case [Convened(plan_digest=digest), *_] as events:
+            pass
+        case _:
+            return None
+    if home.facts(sealed).get("plan_digest") == digest:  # killed between seal and clearing
+        return None
+    state = Round(sealed + 1, digest, "", terms_of(settings.rounds), since=0.0)
+    state = fold(state, events)
+    names = {node: seat.name for node, seat in state.seats.items()}
+    late = [names[asked.node] for asked in state.counted if asked.round != state.number]
+    return {
+        "round": state.number,
+        "phase": state.phase,
+        "attempt": state.attempt,
+        "needed": state.needed,
+        "members": sorted(state.members),
+        "nodes": sorted(names[node] for node in state.answered),
+        "late": sorted(late),
+        "owing": sorted(names[node] for node in state.seats.keys() - state.answered),
+    }
+
+
 def print_status(home: AggregatorHome, as_json: bool) -> None:
     """Print where a federation stands, from its files alone."""
     settings = home.settings()
     sealed = home.sealed_rounds()
     events, _ = home.events()
     roster = home.roster()
-    last = {row["node"]: row for row in events if row["event"] == "contribution"}
+    last = {row["node"]: row for row in events if row["event"] in ("contribution", "late")}
     members = home.facts(sealed[-1]).get("members", {}) if sealed else {}
+    opened = _open_round(home, settings, sealed[-1]) if sealed else None
     facts = {
         "federation": settings.name,
         "running": is_owned(home.folder),
         "address": format_address(settings.network.host, settings.network.port),
         "sealed": sealed[-1] if sealed else None,
         "rounds": settings.rounds.rounds,
+        "open": opened,
         "members": roster.members,
         "nodes": {
             node.name: {"member": node.member, "last_round": last.get(node.name, {}).get("round")}
@@ -116,6 +150,14 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
     console = Console(highlight=False)
     state = "up" if facts["running"] else "not running"
     console.print(f"{settings.name}: {state}, {facts['sealed']} of {facts['rounds']} rounds sealed")
+    if opened:
+        owing = f"; not yet: {', '.join(opened['owing'])}" if opened["owing"] else ""
+        late = f"; late: {', '.join(opened['late'])}" if opened["late"] else ""
+        console.print(
+            f"round {opened['round']}: {opened['phase']}, {len(opened['members'])} of "
+            f"{opened['needed']} members{owing}{late}",
+            markup=False,
+        )
     heads = ("member", "node", "last contribution", "sent", "influence: last round", "so far")
     table = Table(*heads)
     whole = sum(row["influence_total"] for row in members.values()) or 1.0

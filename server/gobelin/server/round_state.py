@@ -12,11 +12,39 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal
+from fractions import Fraction
+from typing import Any
 
 from gobelin.server.admission import Refusal
+from gobelin.server.round_events import (
+    Aggregate,
+    Aggregated,
+    Asked,
+    Closed,
+    Convened,
+    Counted,
+    Durable,
+    Effect,
+    Event,
+    GiveUp,
+    Looked,
+    Lost,
+    Offer,
+    Recall,
+    Record,
+    Refused,
+    Reopened,
+    Resumed,
+    Seal,
+    Sealed,
+    Seat,
+    Tell,
+    Ticked,
+    Undelivered,
+    Voided,
+)
 
-ANSWERS_ANOTHER = frozenset({"federation", "round", "base_digest", "plan_digest"})
+ANSWERS_ANOTHER = frozenset({"federation", "round", "base_digest", "plan_digest", "stale"})
 
 
 class Phase(StrEnum):
@@ -31,228 +59,98 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True)
-class Seat:
-    """A node's place in a round: who owns it, and what people call it."""
-
-    member: str
-    name: str
-
-
-@dataclass(frozen=True)
 class Terms:
     """What bounds a round, times in seconds."""
 
-    needed: int  # members who must contribute
+    quorum: Fraction  # share of the members with a seat who must contribute
+    min_members: int  # and never fewer of them
     deadline_s: float  # from the offer
+    grace_s: float  # from the moment the quorum is there
     wait_s: float  # for the needed members to be online
     attempts: int
     rejoin_s: float  # what nodes need to be back after the aggregator was killed
 
+    def needed(self, seats: Mapping[str, Seat]) -> int:
+        """How many members must contribute."""
+        members = {seat.member for seat in seats.values()}
+        return max(self.min_members, math.ceil(self.quorum * len(members)))
+
 
 @dataclass(frozen=True)
 class Round:
-    """One round; nodes are known by id, the fingerprint of their key."""
+    """One round; nodes are known by id, the fingerprint of their key.
+
+    `past` says which earlier rounds may still be answered, and by whom: nodes that had a seat
+    in them and were not counted. Such an answer counts late, here, and once.
+    """
 
     number: int
     plan_digest: str
     base_digest: str
     terms: Terms
     since: float  # when this attempt's phase began, or went on after a kill
+    past: Mapping[int, frozenset[str]] = field(default_factory=dict)
     phase: Phase = Phase.OPEN
     attempt: int = 1
     seats: Mapping[str, Seat] = field(default_factory=dict)  # the roster when it was convened
-    counted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # what was sent
-    refused: Mapping[str, str] = field(default_factory=dict)  # reason codes
+    counted: Mapping[Asked, Mapping[str, Any]] = field(default_factory=dict)  # what was sent
+    refused: Mapping[str, str] = field(default_factory=dict)  # node → reason code
     roster: Mapping[str, Seat] = field(default_factory=dict)  # as it was last seen
     online: Mapping[str, str] = field(default_factory=dict)  # since when, as the courier says
-    offered: Mapping[str, str] = field(default_factory=dict)  # its `online` then
+    offered: Mapping[Asked, str] = field(default_factory=dict)  # the node's `online` then
+    enough_since: float = math.inf  # when the quorum was there
     rejoin_until: float = -math.inf  # so long absent nodes are awaited after a kill
     waiting_for: str = ""
 
     @property
-    def members(self) -> set[str]:
-        """Members with at least one counted contribution."""
-        return {self.seats[node].member for node in self.counted}
+    def answered(self) -> set[str]:
+        """Nodes whose answer to this round's own plan is counted."""
+        return {asked.node for asked in self.counted if asked.round == self.number}
 
     @property
-    def lacking(self) -> list[str]:
-        """Nodes that are online, owe an answer and have not got the plan since they came."""
-        return sorted(
-            node
-            for node, since in self.online.items()
-            if node in self.seats and node not in self.counted and self.offered.get(node) != since
+    def members(self) -> set[str]:
+        """Members of whom a node has answered; what comes late is no part of the quorum."""
+        return {self.seats[node].member for node in self.answered}
+
+    @property
+    def needed(self) -> int:
+        """How many members must have answered."""
+        return self.terms.needed(self.seats)
+
+    def lacking(self, number: int) -> tuple[str, ...]:
+        """Nodes online that may answer a round and have not been asked since they came."""
+        may = self.seats if number == self.number else self.past[number]
+        return tuple(
+            sorted(
+                node
+                for node, since in self.online.items()
+                if node in may and node in self.seats
+                if Asked(node, number) not in self.counted
+                and self.offered.get(Asked(node, number)) != since
+            )
         )
 
     def owing(self, at: float) -> set[str]:
         """Nodes worth waiting for; a refused one owes no answer until it restarts."""
         near = set(self.seats) if at < self.rejoin_until else set(self.online)
-        return near & set(self.seats) & set(self.roster) - set(self.counted) - set(self.refused)
+        return near & set(self.seats) & set(self.roster) - self.answered - set(self.refused)
 
 
-# ---------------------------------------------------------------- events
-
-
-@dataclass(frozen=True)
-class Convened:
-    """Enough members are online: the round collects from the nodes on the roster now."""
-
-    at: float
-    plan_digest: str
-    attempt: int
-    seats: Mapping[str, Seat]
-    kind: Literal["convened"] = "convened"
-
-
-@dataclass(frozen=True)
-class Counted:
-    """An admitted contribution is on disk."""
-
-    at: float
-    node: str
-    row: Mapping[str, Any]  # what is recorded of it
-    kind: Literal["counted"] = "counted"
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A counted contribution is no longer on disk as it was: it is asked for again."""
-
-    at: float
-    node: str
-    kind: Literal["lost"] = "lost"
-
-
-@dataclass(frozen=True)
-class Closed:
-    """No contribution comes in any more."""
-
-    at: float
-    kind: Literal["closed"] = "closed"
-
-
-@dataclass(frozen=True)
-class Voided:
-    """The attempt has missed its minimum."""
-
-    at: float
-    reason: str
-    kind: Literal["voided"] = "voided"
-
-
-Durable = Convened | Counted | Lost | Closed | Voided
-
-
-@dataclass(frozen=True)
-class Looked:
-    """Who is on the roster and who is online (id → since when)."""
-
-    at: float
-    roster: Mapping[str, Seat]
-    online: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Ticked:
-    """All replies that had arrived have been taken."""
-
-    at: float
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A reply that does not count."""
-
-    node: str
-    refusal: Refusal
-
-
-@dataclass(frozen=True)
-class Reopened:
-    """A void round is tried again."""
-
-    at: float
-
-
-@dataclass(frozen=True)
-class Resumed:
-    """The aggregator was killed and has folded the journal."""
-
-    at: float
-
-
-@dataclass(frozen=True)
-class Aggregated:
-    """The shell holds what the contributions come to."""
-
-
-@dataclass(frozen=True)
-class Sealed:
-    """The checkpoint folder exists."""
-
-
-Event = Durable | Looked | Ticked | Refused | Reopened | Resumed | Aggregated | Sealed
-
-
-# ---------------------------------------------------------------- effects
-
-
-@dataclass(frozen=True)
-class Record:
-    """Journal an event, then step on it."""
-
-    event: Durable
-
-
-@dataclass(frozen=True)
-class Offer:
-    """Send the plan to nodes."""
-
-    nodes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Aggregate:
-    """Merge the contributions of these nodes."""
-
-    nodes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Seal:
-    """Write the checkpoint."""
-
-
-@dataclass(frozen=True)
-class Tell:
-    """Put an event into the event log."""
-
-    event: str
-    facts: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class GiveUp:
-    """Stop: the round cannot be completed."""
-
-    what: str
-    remedy: str
-
-
-Effect = Record | Offer | Aggregate | Seal | Tell | GiveUp
 Step = tuple[Round, tuple[Effect, ...]]
 
 
-# ---------------------------------------------------------------- transitions
-
-
-def screen(state: Round, node: str, error: str) -> Refusal | None:
-    """Why a node's reply need not even be looked at; `error` is the code it came with."""
+def screen(state: Round, node: str, number: int) -> Refusal | None:
+    """Why a node's answer to a round's plan need not even be looked at."""
     if node not in state.seats or node not in state.roster:
         return Refusal("not_on_roster", "")
-    if error:
-        return Refusal("node_error", error)
-    if node in state.counted:
-        return Refusal("duplicate", "this node's contribution is already counted")
+    if number == state.number:
+        if Asked(node, number) in state.counted:
+            return Refusal("duplicate", "this node's contribution is already counted")
+    elif number < state.number:
+        if number not in state.past:
+            return Refusal("stale", f"made for round {number}, which is too long ago")
+        if node not in state.past[number] or Asked(node, number) in state.counted:
+            return Refusal("duplicate", f"its contribution to round {number} is already counted")
     return None
 
 
@@ -272,6 +170,8 @@ def step(state: Round, event: Event) -> Step:
             return _counted(state, event)
         case Refused():
             return _refused(state, event)
+        case Undelivered():
+            return _undelivered(state, event), ()
         case Closed():
             _require(state, Phase.COLLECTING)
             return _aggregate(replace(state, phase=Phase.CLOSED))
@@ -292,6 +192,13 @@ def step(state: Round, event: Event) -> Step:
             return _resumed(state, event.at)
 
 
+def fold(state: Round, events: Iterable[Durable]) -> Round:
+    """What a journal says of a round; the effects of its events are past."""
+    for event in events:
+        state, _ = step(state, event)
+    return state
+
+
 def _require(state: Round, *phases: Phase) -> None:
     if state.phase not in phases:
         raise ValueError(f"a round that is {state.phase} is not {', '.join(phases)}")
@@ -310,16 +217,16 @@ def _convene(state: Round, at: float) -> Step:
     here = {
         seat.member
         for node, seat in state.roster.items()
-        if node in state.online or node in state.counted
+        if node in state.online or node in state.answered
     }
-    needed = state.terms.needed
+    needed = state.terms.needed(state.roster)
     if len(here) >= needed:
-        convened = Convened(at, state.plan_digest, state.attempt, state.roster)
+        convened = Convened(at, state.plan_digest, state.attempt, state.roster, state.past)
         return replace(state, waiting_for=""), (Record(convened),)
     absent = _names(state.roster, here) or "members to be admitted"
     if at >= state.since + state.terms.wait_s:
         what = f"only {len(here)} of {needed} members came online"
-        remedy = f"waited for {absent}; start their nodes or lower rounds.min_members"
+        remedy = f"waited for {absent}; start their nodes, or lower rounds.quorum"
         return state, (GiveUp(what, remedy),)
     return _wait(state, f"{len(here)} of {needed} members are online; waiting for {absent}")
 
@@ -332,56 +239,83 @@ def _convened(state: Round, event: Convened) -> Step:
         since=event.at,
         attempt=event.attempt,
         seats=event.seats,
-        counted={n: row for n, row in state.counted.items() if n in event.seats},
+        past=event.past,
+        counted={asked: row for asked, row in state.counted.items() if asked.node in event.seats},
         refused={},
-        offered={},
+        offered={a: since for a, since in state.offered.items() if a.round != state.number},
+        enough_since=math.inf,
     )
+    state = _enough(state, event.at)
     opened = _tell(state, "round_opened", attempt=state.attempt, base_digest=state.base_digest)
     state, offers = _offer(state)
     return state, (opened, *offers)
 
 
 def _offer(state: Round) -> Step:
-    """Offer to nodes that lack the plan: new ones, and ones that restarted since the offer."""
-    nodes = state.lacking
-    if not nodes:
-        return state, ()
-    state = replace(
-        state,
-        offered={**state.offered, **{node: state.online[node] for node in nodes}},
-        refused={node: why for node, why in state.refused.items() if node not in nodes},
-    )
-    return state, (Offer(tuple(nodes)),)
+    """Ask nodes that lack a plan: new ones, and ones that restarted since they were asked.
+
+    What may still come late is asked for first: a node answers in order, and training takes long.
+    """
+    effects: list[Effect] = []
+    for number in [*sorted(state.past), state.number]:
+        nodes = state.lacking(number)
+        if not nodes:
+            continue
+        asked = {Asked(node, number): state.online[node] for node in nodes}
+        state = replace(state, offered={**state.offered, **asked})
+        if number == state.number:
+            refused = {node: why for node, why in state.refused.items() if node not in nodes}
+            state = replace(state, refused=refused)
+            effects.append(Offer(nodes))
+        else:
+            effects.append(Recall(number, nodes))
+    return state, tuple(effects)
+
+
+def _undelivered(state: Round, event: Undelivered) -> Round:
+    asked = Asked(event.node, event.round)
+    return replace(state, offered={a: since for a, since in state.offered.items() if a != asked})
 
 
 def _counted(state: Round, event: Counted) -> Step:
     _require(state, Phase.COLLECTING)
-    if event.node in state.counted or event.node not in state.seats:
-        raise ValueError(f"node {event.node} is counted already, or has no seat")
-    state = replace(state, counted={**state.counted, event.node: event.row})
-    return state, (_tell(state, "contribution", **event.row),)
+    if refusal := screen(replace(state, roster=state.seats), event.node, event.round):
+        raise ValueError(f"node {event.node} cannot be counted: {refusal.reason}")
+    counted = {**state.counted, Asked(event.node, event.round): event.row}
+    state = _enough(replace(state, counted=counted), event.at)
+    kind = "contribution" if event.round == state.number else "late"
+    return state, (_tell(state, kind, **event.row),)
+
+
+def _enough(state: Round, at: float) -> Round:
+    """The grace begins when the quorum is there."""
+    if len(state.members) < state.needed:
+        return replace(state, enough_since=math.inf)
+    return replace(state, enough_since=min(state.enough_since, at))
 
 
 def _refused(state: Round, event: Refused) -> Step:
     node, refusal = event.node, event.refusal
     seat = state.seats.get(node)
-    if seat and node not in state.counted and refusal.reason not in ANSWERS_ANOTHER:
+    owed = event.round == state.number and node not in state.answered
+    if seat and owed and refusal.reason not in ANSWERS_ANOTHER:
         state = replace(state, refused={**state.refused, node: refusal.reason})
     name = seat.name if seat else node[:12]
     return state, (_tell(state, "refused", node=name, **vars(refusal)),)
 
 
 def _ticked(state: Round, at: float) -> Step:
-    """Close when nobody who is online still owes an answer, or the deadline is over."""
+    """Close when nobody who is online still owes an answer, or deadline or grace is over."""
     if state.phase is not Phase.COLLECTING:
         return state, ()
-    over = at >= state.since + state.terms.deadline_s
-    owing = state.owing(at)
+    terms, owing = state.terms, state.owing(at)
+    over = at >= state.since + terms.deadline_s
+    if state.enough_since <= at:
+        close = over or not owing or at >= state.enough_since + terms.grace_s
+        return state, (Record(Closed(at)),) if close else ()
     here = state.members
-    if len(here) >= state.terms.needed:
-        return state, (Record(Closed(at)),) if over or not owing else ()
     absent = _names(state.seats, here)
-    missing = f"{len(here)} of {state.terms.needed} members contributed, none yet from {absent}"
+    missing = f"{len(here)} of {state.needed} members contributed, none yet from {absent}"
     if over:
         return state, (Record(Voided(at, missing)),)
     return (state, ()) if owing else _wait(state, missing)
@@ -410,19 +344,29 @@ def _reopened(state: Round, at: float) -> Round:
 
 def _lost(state: Round, event: Lost) -> Step:
     _require(state, *(phase for phase in Phase if phase is not Phase.SEALED))
-    counted = {node: row for node, row in state.counted.items() if node != event.node}
+    lost = Asked(event.node, event.round)
+    counted = {asked: row for asked, row in state.counted.items() if asked != lost}
     phase = Phase.COLLECTING if state.phase is Phase.CLOSED else state.phase
-    state = replace(state, counted=counted, phase=phase)
+    state = _enough(replace(state, counted=counted, phase=phase), event.at)
     return state, (_tell(state, "lost", node=state.seats[event.node].name),)
 
 
 def _resumed(state: Round, at: float) -> Step:
     """What was only in memory is gone; nodes get time to find the aggregator again."""
     rejoin_until = at + state.terms.rejoin_s
-    state = replace(state, since=at, refused={}, online={}, offered={}, rejoin_until=rejoin_until)
+    state = replace(
+        state,
+        since=at,
+        refused={},
+        online={},
+        offered={},
+        enough_since=math.inf,
+        rejoin_until=rejoin_until,
+    )
+    state = _enough(state, at)
     if state.phase is Phase.VOID:
         return _reopened(state, at), ()
-    kept = [state.seats[node].name for node in sorted(state.counted)]
+    kept = [state.seats[asked.node].name for asked in sorted(state.counted)]
     told = _tell(state, "round_resumed", attempt=state.attempt, nodes=kept)
     state, effects = _aggregate(state) if state.phase is Phase.CLOSED else (state, ())
     return state, (told, *effects)

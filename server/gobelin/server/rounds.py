@@ -7,16 +7,20 @@ in the journal, so a killed aggregator goes on with the contributions it has.
 from __future__ import annotations
 
 import datetime
+import math
 import time
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import Any
 
 from gobelin.protocols.messages import Farewell, RoundPlan
 from gobelin.server.courier import Courier
-from gobelin.server.home import AggregatorHome
+from gobelin.server.history import Past, past_rounds
+from gobelin.server.home import AggregatorHome, RoundSettings
 from gobelin.server.journal import Journal
 from gobelin.server.open_round import POLL_S, OpenRound, Rim
 from gobelin.server.quality import CollapseGate
+from gobelin.server.round_events import Asked
 from gobelin.server.round_state import Terms
 from gobelin.server.seal import Sealer, Standing
 
@@ -55,9 +59,11 @@ class RoundEngine:
         last, checkpoint = rim.home.latest()
         standing = Standing.of(checkpoint)
         rim.sealer.release(last, standing.base, checkpoint.facts)  # a kill may have come between
+        offered: Mapping[Asked, str] = {}
         for number in range(last + 1, rounds.rounds + 1):
-            plan = self._plan(number, standing)
-            standing = OpenRound(rim, plan, self._terms(), standing).run()
+            plan, past = self._plan(number, standing), self._past(number)
+            opened = OpenRound(rim, plan, terms_of(rounds), standing, past, offered)
+            standing, offered = opened.run(), opened.offered
         rim.journal.clear()  # a kill may have come between
         digest = standing.base.digest
         self._tell("finished", {"round": rounds.rounds, "vector_digest": digest})
@@ -78,15 +84,11 @@ class RoundEngine:
             codec=rounds.codec,
         )
 
-    def _terms(self) -> Terms:
-        rounds = self._settings.rounds
-        return Terms(
-            needed=rounds.min_members,
-            deadline_s=rounds.deadline_s,
-            wait_s=rounds.wait_for_members_s,
-            attempts=rounds.attempts,
-            rejoin_s=REJOIN_S,
-        )
+    def _past(self, number: int) -> dict[int, Past]:
+        """The sealed rounds that may still be answered; those of older versions may not."""
+        first = max(1, number - self._settings.rounds.max_staleness)
+        facts = {n: self._rim.home.facts(n) for n in range(first, number)}
+        return past_rounds({n: recorded for n, recorded in facts.items() if "plan" in recorded})
 
     def _farewell(self, farewell: Farewell) -> None:
         """Tell the nodes that are online; those that are not will find the aggregator gone."""
@@ -102,3 +104,16 @@ class RoundEngine:
     def _tell(self, event: str, facts: Mapping[str, Any]) -> None:
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         self._rim.home.record({"at": at, "event": event, **facts})
+
+
+def terms_of(settings: RoundSettings) -> Terms:
+    """What bounds a round, from the settings."""
+    return Terms(
+        quorum=Fraction(repr(settings.quorum)),  # as it was written: 0.1 is a tenth
+        min_members=settings.min_members,
+        deadline_s=settings.deadline_s,
+        grace_s=math.inf if settings.grace_s is None else settings.grace_s,
+        wait_s=settings.wait_for_members_s,
+        attempts=settings.attempts,
+        rejoin_s=REJOIN_S,
+    )

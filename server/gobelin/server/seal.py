@@ -13,6 +13,8 @@ from gobelin.server.geometry import Deltas
 from gobelin.server.home import AggregatorHome
 from gobelin.server.merge import Merged, Merger, accumulate
 from gobelin.server.outer import make_outer
+from gobelin.server.policy import freshness
+from gobelin.server.round_state import Round
 from gobelin.server.rules import make_rule
 from gobelin.shared.checkpoint import Checkpoint, write_checkpoint
 from gobelin.shared.vector import ParameterVector
@@ -46,7 +48,7 @@ class Outcome:
 
     standing: Standing
     merged: Merged
-    rows: Sequence[Row]  # with each contribution's weight
+    rows: Sequence[Row]  # with each contribution's freshness and weight
 
 
 class Sealer:
@@ -68,30 +70,43 @@ class Sealer:
     def aggregate(self, standing: Standing, deltas: Deltas, rows: Sequence[Row]) -> Outcome:
         """The next standing from deltas and their rows, both in the order of the deltas' names."""
         owners = [str(row["member"]) for row in rows]
-        merged = self._merger.merge(deltas, owners, standing.merge)
+        decay = self._settings.rounds.staleness_decay
+        fresh = [freshness(row["staleness"], decay) for row in rows]
+        merged = self._merger.merge(deltas, owners, standing.merge, fresh)
         values, outer = self._outer.step(standing.base.values, merged.delta, standing.outer)
         consensus = ParameterVector(standing.base.schema, values)
         influence = accumulate(standing.influence, merged.members)
+        whole = {
+            name: sum((f for f, owner in zip(fresh, owners, strict=True) if owner == name), start=0)
+            for name in merged.weights
+        }
         weighed = [
-            {**row, "weight": float(merged.weights[owner] / owners.count(owner))}
-            for row, owner in zip(rows, owners, strict=True)
+            {**row, "freshness": float(f), "weight": float(merged.weights[o] * f / whole[o])}
+            for row, o, f in zip(rows, owners, fresh, strict=True)
         ]
         return Outcome(
             Standing(consensus, outer, merged.state, influence),
             merged,
-            sorted(weighed, key=lambda row: str(row["node"])),
+            sorted(weighed, key=lambda row: (str(row["node"]), -int(row["staleness"]))),
         )
 
-    def seal(self, plan: RoundPlan, outcome: Outcome, seconds: float) -> None:
+    def seal(self, plan: RoundPlan, state: Round, outcome: Outcome, seconds: float) -> None:
         """Write the round's checkpoint folder, which is the round, and publish it if it is due."""
         standing, merged = outcome.standing, outcome.merged
+        absent = [
+            {"id": node, "member": seat.member, "node": seat.name}
+            for node, seat in sorted(state.seats.items())
+            if node not in state.answered
+        ]
         facts: dict[str, Any] = {
             "federation": plan.federation,
             "round": plan.round,
             "rounds": plan.rounds,
             "base_digest": plan.base_digest,
             "plan_digest": plan.digest,
+            "plan": plan.to_bytes().decode(),
             "contributions": list(outcome.rows),
+            "absent": absent,
             "members": {
                 name: {**merged.members.get(name, {}), "influence_total": total}
                 for name, total in standing.influence.items()
@@ -124,7 +139,7 @@ class Sealer:
             rule = self._settings.aggregation.rule
             lost = {"round": plan.round, "rule": rule, "members": merged.minority}
             self._tell("minority_loss", lost)
-        training = max(float(row["seconds"]) for row in outcome.rows)
+        training = max(float(row["seconds"]) for row in outcome.rows if not row["staleness"])
         sealed = {
             "round": plan.round,
             "vector_digest": outcome.standing.base.digest,

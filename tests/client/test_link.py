@@ -1,0 +1,70 @@
+"""The node's mail: of several plans only the newest is trained for, recalls are answered first."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from flwr.app import Message, MessageType, Metadata, RecordDict
+from flwr.app.message import make_message
+
+from gobelin.client import link
+from gobelin.client.link import Mail
+from gobelin.protocols.messages import RECALL
+
+TRAIN, QUERY = MessageType.TRAIN, MessageType.QUERY
+
+
+class Box:
+    """A connection whose mail is given; what is fetched and declined is kept."""
+
+    def __init__(self, *batches: list[tuple[str, str]]) -> None:
+        self.batches = [[mail(name, kind) for name, kind in batch] for batch in batches]
+        self.declined: list[str] = []
+
+    def pull(self) -> Mail | None:
+        if self.batches and self.batches[0]:
+            return self.batches[0].pop(0)
+        self.batches = self.batches[1:]
+        return None
+
+    def fetch(self, mail: Mail) -> Message | None:
+        return None if "ended" in mail.objects[0] else mail.message
+
+    def decline(self, mail: Mail) -> None:
+        self.declined.append(mail.objects[0])
+
+
+def mail(name: str, kind: str) -> Mail:
+    metadata = Metadata(1, name, 0, 7, "", name, 0.0, 60.0, kind)
+    return Mail(make_message(metadata, RecordDict()), [name])
+
+
+def answered(box: Box, count: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(link.time, "sleep", lambda _: None)
+    messages = itertools.islice(link._messages(box), count)  # type: ignore[arg-type]
+    return [message.metadata.group_id for message in messages]
+
+
+def test_plans_that_a_newer_one_has_overtaken_are_declined(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    box = Box([("3", TRAIN), ("4", TRAIN), ("5", TRAIN)], [], [("6", TRAIN)])
+    assert answered(box, 2, monkeypatch) == ["5", "6"]
+    assert box.declined == ["3", "4"]
+
+
+def test_what_is_finished_is_sent_before_more_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = Box([("5", TRAIN), ("recall 4", RECALL), ("6", TRAIN), ("recall 5", RECALL)])
+    assert answered(box, 3, monkeypatch) == ["recall 4", "recall 5", "6"]
+    assert box.declined == ["5"]
+
+
+def test_a_farewell_is_heard_before_any_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = Box([("5", TRAIN), ("farewell", QUERY)])
+    assert answered(box, 1, monkeypatch) == ["farewell"]
+
+
+def test_mail_of_a_run_that_has_ended_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = Box([("ended", TRAIN)], [("2", TRAIN)])
+    assert answered(box, 1, monkeypatch) == ["2"]
