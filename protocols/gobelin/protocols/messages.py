@@ -7,6 +7,7 @@ which its digest is taken. Parameter vectors travel beside them as tensors, boun
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -50,7 +51,7 @@ class Message:
         text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return text.encode()
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical bytes."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
@@ -66,7 +67,7 @@ class Message:
             raise MalformedMessageError("not canonical JSON") from None
         if not isinstance(values, dict) or values.pop("kind", None) != cls.__name__:
             raise MalformedMessageError(f"not a {cls.__name__}")
-        kinds = typing.get_type_hints(cls)
+        kinds = _kinds(cls)
         if set(values) != set(kinds):
             raise MalformedMessageError(f"not the fields of a {cls.__name__}")
         message = cls(**{name: _typed(name, values[name], kind) for name, kind in kinds.items()})
@@ -114,6 +115,11 @@ class Farewell(Message):
     federation: str
     rounds: int
     vector_digest: str
+
+
+@functools.cache
+def _kinds(message: type[Message]) -> dict[str, Any]:
+    return typing.get_type_hints(message)
 
 
 def _refuse_constant(name: str) -> None:

@@ -64,6 +64,9 @@ def map_pieces(size: int, work: Callable[[int, int], T]) -> Iterator[T]:
     def turn(own: range) -> list[T]:
         return [work(start, min(start + PIECE, size)) for start in own]
 
+    if len(turns) <= 1:  # not worth a thread
+        yield from (found for own in turns for found in turn(own))
+        return
     with ThreadPoolExecutor(torch.get_num_threads(), "pieces") as pool:
         for found in pool.map(turn, turns):
             yield from found
