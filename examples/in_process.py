@@ -5,10 +5,7 @@ For studies of many small federations, and as the tests' reference for the real 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from fractions import Fraction
-from typing import Literal
+from collections.abc import Callable, Collection, Mapping
 
 from torch import Tensor
 
@@ -16,10 +13,11 @@ from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.server.aggregation import InMemory
 from gobelin.server.merge import Merged, Merger
 from gobelin.server.outer import OuterOptimizer, OuterState, Sgd
+from gobelin.server.pooling import pool_members
 from gobelin.shared.codec import compress
 from gobelin.shared.data import BatchStream, ImageSource
 from gobelin.shared.model import build_jepa
-from gobelin.shared.objective import Moments, Offset, Sketch
+from gobelin.shared.objective import Moments
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterVector
@@ -27,7 +25,6 @@ from gobelin.shared.vector import ParameterVector
 Tamper = Callable[
     [int, ParameterVector, Mapping[str, ParameterVector]], Mapping[str, ParameterVector]
 ]
-CrossNode = Literal["no", "sketch", "moments"]  # what members say of their data's embeddings
 
 
 def federate_in_process(
@@ -40,7 +37,8 @@ def federate_in_process(
     on_round: Callable[[int, list[ParameterVector]], None] | None = None,
     codec: str = "fp32",
     *,
-    cross_node: CrossNode = "no",
+    cross_node: bool = False,
+    declining: Collection[str] = (),
     merger: Merger | None = None,
     tamper: Tamper | None = None,
     on_merge: Callable[[int, Merged], None] | None = None,
@@ -49,15 +47,16 @@ def federate_in_process(
 
     With a codec that loses something, every member keeps a residual (error feedback).
     With one member and the default outer optimizer this is that member training alone. With
-    `cross_node` the members sketch every base first, and SIGReg tests the data of all of them.
-    `tamper` turns a round's number, base and honest deltas, as sent, into those that are
-    admitted, `on_merge` sees what they came to.
+    `cross_node` all members but the `declining` ones say the moments of every base, and in the
+    next round SIGReg tests the data of all of them. `tamper` turns a round's number, base and
+    honest deltas, as sent, into those that are admitted, `on_merge` sees what they came to.
     """
     outer, merger = outer or Sgd(), merger or Merger()
     base = ParameterVector.of(build_jepa(recipe, seed))
     state: OuterState = {}
     memory: Mapping[str, Tensor] = {}
     residuals: dict[str, Tensor | None] = dict.fromkeys(members)
+    seen: dict[str, Moments] = {}  # of the last base
     seeds = {name: derive_seed(seed, "node", name) for name in members}
     trainers = {
         name: LocalTrainer(recipe, BatchStream(source, recipe.inner.batch_size, seeds[name]).batch)
@@ -66,11 +65,15 @@ def federate_in_process(
     for number in range(1, rounds + 1):
         deltas: Mapping[str, ParameterVector] = {}
         first, total = (number - 1) * local_steps, rounds * local_steps
-        plans = {name: LocalSteps(first, local_steps, total, seed, seeds[name]) for name in members}
-        if cross_node != "no":
-            plans = with_offsets(trainers, base, plans, cross_node)
+        pooled, before = pool_members(seen, {name: name for name in seen}), seen
+        asked = cross_node and number < rounds  # nobody would use the last base's
+        seen = {}
         for name, trainer in sorted(trainers.items()):
-            trained, _ = trainer.train(base, plans[name])
+            offset = pooled.offset_from(before[name]) if pooled and name in before else None
+            local = LocalSteps(first, local_steps, total, seed, seeds[name], offset)
+            if asked and name not in declining:
+                seen[name] = trainer.moments(base, local)
+            trained, _ = trainer.train(base, local)
             made = compress(codec, trained - base, residuals[name])
             residuals[name] = made.residual
             deltas = {**deltas, name: made.payload.decode()}
@@ -86,22 +89,3 @@ def federate_in_process(
         if on_merge is not None:
             on_merge(number, merged)
     return base
-
-
-def with_offsets(
-    trainers: Mapping[str, LocalTrainer],
-    base: ParameterVector,
-    plans: Mapping[str, LocalSteps],
-    form: CrossNode,
-) -> dict[str, LocalSteps]:
-    """The local steps, each with what the global sketch of `base` adds to the member's own."""
-    offsets: dict[str, Offset] = {}
-    if form == "sketch":
-        own = {name: trainer.sketch(base, plans[name]) for name, trainer in trainers.items()}
-        together = Sketch.mean((sketch, Fraction(1)) for sketch in own.values())
-        offsets |= {name: together.offset_from(sketch) for name, sketch in own.items()}
-    else:
-        seen = {name: trainer.moments(base, plans[name]) for name, trainer in trainers.items()}
-        pooled = Moments.pool((moments, Fraction(1)) for moments in seen.values())
-        offsets |= {name: pooled.offset_from(moments) for name, moments in seen.items()}
-    return {name: replace(plan, offset=offsets[name]) for name, plan in plans.items()}

@@ -120,6 +120,12 @@ class CodecError(GobelinError):
     code, exit_code = "codec", 25
 
 
+class MomentsError(GobelinError):
+    """Numbers or bytes that are no moments of any data, or not those that a message names."""
+
+    code, exit_code = "moments", 27
+
+
 class UnreachableError(GobelinError):
     """The aggregator does not answer."""
 
