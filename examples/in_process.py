@@ -48,7 +48,7 @@ def federate_in_process(
     With a codec that loses something, every member keeps a residual (error feedback).
     With one member and the default outer optimizer this is that member training alone. With
     `cross_node` all members but the `declining` ones say the moments of every base, and in the
-    next round SIGReg tests the data of all of them. `tamper` turns a round's number, base and
+    next round SIGReg tests the data of all who did. `tamper` turns a round's number, base and
     honest deltas, as sent, into those that are admitted, `on_merge` sees what they came to.
     """
     outer, merger = outer or Sgd(), merger or Merger()
@@ -65,13 +65,12 @@ def federate_in_process(
     for number in range(1, rounds + 1):
         deltas: Mapping[str, ParameterVector] = {}
         first, total = (number - 1) * local_steps, rounds * local_steps
-        pooled, before = pool_members(seen, {name: name for name in seen}), seen
-        asked = cross_node and number < rounds  # nobody would use the last base's
-        seen = {}
+        sent = {name: own for name, own in seen.items() if name not in declining}
+        pooled, before, seen = pool_members(sent, {name: name for name in sent}), seen, {}
         for name, trainer in sorted(trainers.items()):
-            offset = pooled.offset_from(before[name]) if pooled and name in before else None
+            offset = pooled.offset_from(before[name]) if pooled else None
             local = LocalSteps(first, local_steps, total, seed, seeds[name], offset)
-            if asked and name not in declining:
+            if cross_node and number < rounds:  # nobody would use the last base's
                 seen[name] = trainer.moments(base, local)
             trained, _ = trainer.train(base, local)
             made = compress(codec, trained - base, residuals[name])

@@ -30,19 +30,25 @@ def private_images(folder: Path, member: str, seed: int) -> Path:
     return folder / "data" / member
 
 
-def federation(folder: Path, rounds: int, codec: str = "fp32") -> Loopback:
-    members = {name: private_images(folder, name, i) for i, name in enumerate(["north", "south"])}
+def federation(
+    folder: Path,
+    rounds: int,
+    codec: str = "fp32",
+    names: tuple[str, ...] = ("north", "south"),
+    options: tuple[str, ...] = (),
+) -> Loopback:
+    members = {name: private_images(folder, name, i) for i, name in enumerate(names)}
     return Loopback(
         folder,
         members,
         rounds=rounds,
         local_steps=STEPS,
         seed=7,
-        options=(*OUTER, "--codec", codec),
+        options=(*OUTER, "--codec", codec, *options),
     )
 
 
-def computed_here(members: dict[str, Path], rounds: int, codec: str) -> str:
+def computed_here(members: dict[str, Path], rounds: int, codec: str, **across: Any) -> str:
     """Digest of the consensus after the same rounds, computed in this process."""
     torch.set_num_threads(1)
     sources = {
@@ -51,7 +57,8 @@ def computed_here(members: dict[str, Path], rounds: int, codec: str) -> str:
     }
     outer = make_outer("nesterov", 0.7, 0.9)
     recipe = load_recipe("toy")
-    return federate_in_process(recipe, sources, rounds, STEPS, 7, outer, codec=codec).digest
+    vector = federate_in_process(recipe, sources, rounds, STEPS, 7, outer, codec=codec, **across)
+    return vector.digest
 
 
 @pytest.mark.parametrize("codec", ["fp32", "int4"])
@@ -95,6 +102,40 @@ def test_killed_processes_come_back_and_the_digest_is_the_undisturbed_one(
         net.wait()
         vector = read_checkpoint(net.release).vector
         assert vector.digest == computed_here(dict(net.members), 3, codec)
+
+
+def test_moments_go_around_a_round_late_and_outlive_a_kill(tmp_path: Path) -> None:
+    """West declines to send any; north is killed after the round that the next one leans on."""
+    names = ("north", "south", "west")
+    with federation(tmp_path, 3, "int4", names, ("--cross-node",)) as net:
+        net.found()
+        decline(net.node_home("west"))
+        net.start()
+        net.wait_for("round_sealed", 1)
+        net.kill("north")
+        net.start_node("north")
+        net.wait()
+        release = read_checkpoint(net.release)
+        across = {"cross_node": True, "declining": ("west",)}
+        members = dict(net.members)
+        assert release.vector.digest == computed_here(members, 3, "int4", **across)
+        assert release.vector.digest != computed_here(members, 3, "int4")
+        for number in (1, 2):
+            facts = read_checkpoint(net.aggregator_home / "rounds" / f"round-{number:05d}").facts
+            sent = {row["node"] for row in facts["contributions"] if row["moments_digest"]}
+            assert sent == {"north", "south"}
+        assert "moments, 184 bytes" in net.log("north")
+        assert "moments" not in net.log("west").replace("no moments", "")
+        told = gobelin("node", "status", "--home", net.node_home("north"))
+        assert "the contribution of round 2: 184 bytes" in told
+        assert "no moments" in gobelin("node", "status", "--home", net.node_home("west"))
+
+
+def decline(home: Path) -> None:
+    """Say no to moments as an operator does, in node.toml."""
+    settings = (home / "node.toml").read_text()
+    assert "moments = true" in settings
+    (home / "node.toml").write_text(settings.replace("moments = true", "moments = false"))
 
 
 def test_a_node_with_an_unregistered_key_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,11 @@ from gobelin.protocols.messages import (
     RoundPlan,
 )
 
-PLAN = RoundPlan("fed", 3, 9, '{"name":"toy"}', "s" * 64, "b" * 64, 500, 7, 3600.0)
+PLAN = RoundPlan(
+    *("fed", 3, 9, '{"name":"toy"}', "s" * 64, "b" * 64, 500, 7, 3600.0),
+    cross_node=True,
+    moments_digest="m" * 64,
+)
 CONTRIBUTION = Contribution("fed", 3, "p" * 64, "b" * 64, "d" * 64, 500, 64, 1.5, {"loss": 0.25})
 FAREWELL = Farewell("fed", 9, "v" * 64)
 EXAMPLES: list[Message] = [PLAN, CONTRIBUTION, FAREWELL]
@@ -35,7 +39,10 @@ METRICS = st.dictionaries(st.text(ASCII, max_size=12), NUMBERS, max_size=5)
 
 def messages() -> st.SearchStrategy[Message]:
     plans = st.builds(
-        RoundPlan, TEXTS, COUNTS, COUNTS, TEXTS, TEXTS, TEXTS, COUNTS, COUNTS, NUMBERS
+        RoundPlan,
+        *(TEXTS, COUNTS, COUNTS, TEXTS, TEXTS, TEXTS, COUNTS, COUNTS, NUMBERS),
+        cross_node=st.booleans(),
+        moments_digest=TEXTS,
     )
     contributions = st.builds(
         Contribution, TEXTS, COUNTS, TEXTS, TEXTS, TEXTS, COUNTS, COUNTS, NUMBERS, METRICS
@@ -88,6 +95,7 @@ def test_the_order_of_metrics_does_not_change_the_digest() -> None:
 def test_every_field_changes_the_digest(message: Message, name: str) -> None:
     old = getattr(message, name)
     new: Any = {"loss": 0.5} if isinstance(old, dict) else old + type(old)(1)
+    new = not old if isinstance(old, bool) else new
     assert dataclasses.replace(message, **{name: new}).digest != message.digest
 
 
@@ -122,6 +130,7 @@ def test_another_kind_of_message_is_refused(message: Message) -> None:
 WRONG: dict[Any, list[Any]] = {
     str: [1, 1.5, True, None, [], {}],
     int: [-1, 1 << 63, True, False, 1.0, "1", None, [], {}],
+    bool: [0, 1, "true", None, [], {}],
     float: [True, "1.5", None, [], {}, 1 << 53, -(1 << 2000)],
     dict: [1, "loss", None, [], {"loss": True}, {"loss": "1"}, {"loss": None}, {"loss": {}}],
 }

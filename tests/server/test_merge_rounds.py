@@ -28,6 +28,7 @@ from gobelin.server.rules import make_rule
 from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
 from gobelin.shared.errors import ConfigError, RoundError
 from gobelin.shared.keys import public_pem
+from gobelin.shared.objective import Moments
 from gobelin.shared.seeds import generator_of
 from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector
 from tests.server.world import Killed, kill_at
@@ -56,7 +57,11 @@ class Nodes:
         return [NodeState(node, True, "monday") for node in self.entries]
 
     def send(
-        self, nodes: Iterable[str], message: RoundPlan | Farewell, base: ParameterVector | None
+        self,
+        nodes: Iterable[str],
+        message: RoundPlan | Farewell,
+        base: ParameterVector | None,
+        moments: Moments | None = None,
     ) -> None:
         for node in nodes:
             name = self.entries[node].name

@@ -80,6 +80,19 @@ EVENTS: list[tuple[dict[str, Any], str]] = [
         "round 2/9: sealed 0123456789ab in 12.3 s (overhead 1.3 s, retained norm 0.58)",
     ),
     (
+        {
+            "event": "round_sealed",
+            "round": 2,
+            "vector_digest": DIGEST,
+            "seconds": 12.34,
+            "overhead_s": 1.26,
+            "retained_norm": 0.577,
+            "moments": ["north", "south"],
+        },
+        "round 2/9: sealed 0123456789ab in 12.3 s (overhead 1.3 s, retained norm 0.58, "
+        "moments of north, south)",
+    ),
+    (
         {"event": "round_void", "round": 2, "attempt": 1, "reason": "1 of 2 members contributed"},
         "round 2/9: void, base unchanged: 1 of 2 members contributed",
     ),

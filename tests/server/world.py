@@ -13,7 +13,14 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from gobelin.protocols.messages import ENCODING, Contribution, Farewell, RoundPlan
+from gobelin.protocols.messages import (
+    BYTES,
+    ENCODING,
+    ENCODING_MOMENTS,
+    Contribution,
+    Farewell,
+    RoundPlan,
+)
 from gobelin.server.admission import WireArray
 from gobelin.server.courier import NodeState, Reply
 from gobelin.server.founding import Charter, found
@@ -22,6 +29,9 @@ from gobelin.server.roster import NodeEntry
 from gobelin.server.rounds import RoundEngine
 from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
 from gobelin.shared.keys import public_pem
+from gobelin.shared.objective import Moments
+from gobelin.shared.objective.moments import digest_of
+from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import generator_of
 from gobelin.shared.vector import DTYPE, ParameterVector
 
@@ -60,6 +70,7 @@ class Node:
         self.id = self.entry.id
         self.name = name
         self.answer = answer or (lambda plan, base: [(0.5, self.reply(plan, base))])
+        self.declines = False  # to send moments
         self.online = True
         self.activated_at = "monday"
 
@@ -69,9 +80,17 @@ class Node:
         values = torch.randn(schema_of.schema.size, generator=generator) * 0.01
         return ParameterVector(schema_of.schema, values)
 
+    def moments(self, plan: RoundPlan) -> bytes:
+        """What this node says of its data in a round, if it is asked and does not decline."""
+        if not plan.cross_node or self.declines:
+            return b""
+        dim = Recipe.model_validate_json(plan.recipe).projector.out
+        z = torch.randn(20, dim, generator=generator_of(1, self.name, plan.round))
+        return Moments.of(z).to_bytes()
+
     def reply(self, plan: RoundPlan, base: ParameterVector, **changes: Any) -> Reply:
         """An honest reply; `changes` spoil its header."""
-        delta = self.delta(plan.round, base)
+        delta, moments = self.delta(plan.round, base), self.moments(plan)
         header = Contribution(
             federation=plan.federation,
             round=plan.round,
@@ -82,13 +101,15 @@ class Node:
             images=80,
             seconds=0.5,
             metrics={"loss": 1.0},
+            moments_digest=digest_of(moments),
         )
         header = dataclasses.replace(header, **changes)
         arrays = {
             name: WireArray(DTYPE, (len(data) // 4,), ENCODING, data)
             for name, data in delta.segments().items()
         }
-        return Reply(self.id, header.to_bytes(), arrays)
+        beside = WireArray(BYTES, (len(moments),), ENCODING_MOMENTS, moments) if moments else None
+        return Reply(self.id, header.to_bytes(), arrays, moments=beside)
 
 
 class World:
@@ -117,7 +138,11 @@ class World:
         return [NodeState(n.id, n.online, n.activated_at) for n in self.all.values()]
 
     def send(
-        self, nodes: Iterable[str], message: RoundPlan | Farewell, base: ParameterVector | None
+        self,
+        nodes: Iterable[str],
+        message: RoundPlan | Farewell,
+        base: ParameterVector | None,
+        moments: Moments | None = None,
     ) -> None:
         for node in nodes:
             assert self.all[node].online
@@ -128,6 +153,7 @@ class World:
                 continue
             assert base is not None
             assert base.digest == message.base_digest
+            assert (moments.digest if moments else "") == message.moments_digest
             for delay, reply in self.all[node].answer(message, base):
                 self.arrive(delay, reply)
 

@@ -89,23 +89,47 @@ def test_no_data_whatever_makes_moments_exceed_their_bound(
     assert float(made.second.trace()) <= RADII**2 * DIM * 1.001
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (torch.zeros(DIM), torch.full((DIM, DIM), float("nan"))),
+        (torch.full((DIM,), float("inf")), torch.eye(DIM)),
+        (torch.zeros(DIM), torch.eye(DIM) + 0.1 * torch.ones(DIM, DIM).triu(1)),
+        (torch.zeros(DIM), torch.zeros(DIM, DIM + 1)),
+        (torch.zeros(0), torch.zeros(0, 0)),
+    ],
+    ids=["NaN", "infinity", "not symmetric", "not square", "of no dimension"],
+)
+def test_other_numbers_are_refused(numbers: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(MomentsError):
+        Moments(*numbers, 1)
+
+
 NOBODYS = {
-    "NaN": (torch.zeros(DIM), torch.full((DIM, DIM), float("nan"))),
-    "infinity": (torch.full((DIM,), float("inf")), torch.eye(DIM)),
     "too large": (torch.zeros(DIM), 100 * torch.eye(DIM)),
     "a mean longer than the second moment says": (torch.full((DIM,), 2.0), torch.eye(DIM)),
     "a negative variance": (torch.zeros(DIM), -torch.eye(DIM)),
     "a correlation above 1": (torch.zeros(DIM), torch.full((DIM, DIM), 2.0) - torch.eye(DIM)),
-    "not symmetric": (torch.zeros(DIM), torch.eye(DIM) + 0.1 * torch.ones(DIM, DIM).triu(1)),
-    "not square": (torch.zeros(DIM), torch.zeros(DIM, DIM + 1)),
-    "of no dimension": (torch.zeros(0), torch.zeros(0, 0)),
+    "as large as can be beside the diagonal": (
+        torch.zeros(DIM),
+        torch.full((DIM, DIM), 3e38).fill_diagonal_(1.0),
+    ),
 }
 
 
 @pytest.mark.parametrize("numbers", NOBODYS.values(), ids=list(NOBODYS))
-def test_numbers_that_are_no_datas_moments_are_refused(numbers: tuple[Tensor, Tensor]) -> None:
+def test_bytes_that_are_no_datas_moments_are_refused(numbers: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(MomentsError):
-        Moments(*numbers, 1)
+        Moments.from_bytes(Moments(*numbers, 1).to_bytes(), DIM)
+
+
+def test_moments_at_every_bound_still_pool() -> None:
+    """Else those who send them could keep a round from its seal."""
+    edge = torch.full((DIM,), RADII**2 * 1.001).diag() - 1e-6 * torch.eye(DIM)
+    extreme = Moments.from_bytes(Moments(torch.zeros(DIM), edge, (1 << 63) - 1).to_bytes(), DIM)
+    pooled = Moments.pool([(extreme, Fraction(1)), (extreme, Fraction(1, 3))])
+    assert pooled.samples == (1 << 63) - 1
+    assert Moments.pool([(pooled, Fraction(1))] * 7).samples == (1 << 63) - 1
 
 
 @pytest.mark.parametrize("samples", [0, -1, 1 << 63])

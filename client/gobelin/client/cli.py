@@ -27,6 +27,9 @@ def init(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for all.")] = 0,
+    moments: Annotated[
+        bool, typer.Option(help="Send moments of projections where the federation asks for them.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Make this node's key and settings; nothing is sent anywhere."""
@@ -41,6 +44,7 @@ def init(
             "aggregator": aggregator,
             "data": {"path": str(data.resolve())},
             "compute": {"device": device, "precision": precision, "threads": threads},
+            "egress": {"moments": moments},
         },
     )
     if as_json:
@@ -74,6 +78,7 @@ def run(
     ):
         try:
             progress.say(f"node {settings.node!r} of member {settings.member!r}: starting")
+            progress.say(str(settings.egress))
             from gobelin.client.link import serve
 
             serve(place, progress.on_status, give_up or math.inf)

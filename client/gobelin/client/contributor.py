@@ -6,6 +6,7 @@ import functools
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -22,8 +23,10 @@ from gobelin.protocols.messages import (
 )
 from gobelin.shared.codec import Compressed, codec_named, compress
 from gobelin.shared.data import BatchStream, open_source
-from gobelin.shared.errors import ConfigError, ContributionError
+from gobelin.shared.errors import ConfigError, ContributionError, MomentsError
 from gobelin.shared.model import Jepa
+from gobelin.shared.objective import Moments
+from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterSchema, ParameterVector
@@ -41,29 +44,27 @@ class Contributor:
         self._trained = 0  # the round after which the trainer's inner state stands
         self._recipe_digest = ""
 
-    def contribute(self, plan: RoundPlan, segments: Mapping[str, bytes]) -> Spooled:
+    def contribute(
+        self, plan: RoundPlan, segments: Mapping[str, bytes], moments: bytes = b""
+    ) -> Spooled:
         """Train the plan's local steps, or take the result from the spool if they are done.
 
-        `segments` are the base's. Raises ContributionError when plan and base do not belong
-        together, CodecError when the plan names a codec this node does not have, StateError when
-        the plan is of another federation.
+        `segments` are the base's, `moments` those of all nodes on the last base. Raises
+        ContributionError when plan, base and moments do not belong together, CodecError when the
+        plan names a codec this node does not have, StateError when the plan is of another
+        federation.
         """
         codec_named(plan.codec)  # unknown: say so now and not after hours of training
         base = self._base(plan, segments)
+        pooled = pooled_moments(plan, moments)
         done = self._spool.find(plan.digest, plan.round, base.schema)
         if done is not None:
             return done
         started = time.monotonic()
         trainer = self._warm_trainer(plan)
         self._trained = -1  # until it is in the spool, what is trained here counts for nothing
-        local = LocalSteps(
-            first_step=(plan.round - 1) * plan.local_steps,
-            steps=plan.local_steps,
-            total_steps=plan.rounds * plan.local_steps,
-            seed=plan.seed,
-            node_seed=self._node_seed(plan),
-        )
         try:
+            local, own = self._local_steps(trainer, plan, base, pooled)
             trained, report = trainer.train(base, local, lambda step: self._show(plan, step))
         except torch.OutOfMemoryError:
             raise ConfigError(
@@ -71,6 +72,8 @@ class Contributor:
                 "free it, use bf16 (compute.precision), or join with a larger one",
             ) from None
         seconds = time.monotonic() - started
+        sends = plan.cross_node and self._settings.egress.moments
+        sent = own.to_bytes() if own is not None and sends else b""
         owed = self._spool.residual_before(plan.round)
         made = compress(plan.codec, trained - base, owed)
         contribution = Contribution(
@@ -84,10 +87,11 @@ class Contributor:
             seconds=seconds,
             metrics=_metrics(report, made),
             codec=plan.codec,
+            moments_digest=digest_of(sent),
         )
-        self._spool.put(contribution, made.payload, trainer.state(), made.residual)
+        self._spool.put(contribution, made.payload, trainer.state(), made.residual, own)
         self._trained = plan.round
-        return Spooled(contribution, made.payload)
+        return Spooled(contribution, made.payload, sent)
 
     def _base(self, plan: RoundPlan, segments: Mapping[str, bytes]) -> ParameterVector:
         """The base vector, known to be the one the plan names."""
@@ -101,6 +105,29 @@ class Contributor:
             raise ContributionError("the base is not the one the plan names")
         self._home.pin("federation", plan.federation)
         return base
+
+    def _local_steps(
+        self, trainer: LocalTrainer, plan: RoundPlan, base: ParameterVector, pooled: Moments | None
+    ) -> tuple[LocalSteps, Moments | None]:
+        """What to train, and the base's moments on this node's data where a round needs them.
+
+        The offset is from this node's moments of the last base, as `pooled` is. A node that has
+        none, for it was away, takes this base's: in a split world that is far better than no
+        offset.
+        """
+        local = LocalSteps(
+            first_step=(plan.round - 1) * plan.local_steps,
+            steps=plan.local_steps,
+            total_steps=plan.rounds * plan.local_steps,
+            seed=plan.seed,
+            node_seed=self._node_seed(plan),
+        )
+        before = self._spool.moments_of(plan.round - 1, trainer.recipe.projector.out)
+        needed = plan.cross_node or (pooled is not None and before is None)
+        own = trainer.moments(base, local) if needed else None
+        if pooled is not None and (mine := before or own) is not None:
+            local = replace(local, offset=pooled.offset_from(mine))
+        return local, own
 
     def _warm_trainer(self, plan: RoundPlan) -> LocalTrainer:
         """The trainer with its inner state after the round before the plan's."""
@@ -171,6 +198,16 @@ def parse_recipe(text: str) -> Recipe:
         return Recipe.model_validate(json.loads(text))
     except (ValueError, ValidationError, RecursionError):
         raise ContributionError("the plan's recipe is not valid", "update gobelin") from None
+
+
+def pooled_moments(plan: RoundPlan, data: bytes) -> Moments | None:
+    """The moments a plan names, None where it names none; raises ContributionError on others."""
+    if digest_of(data) != plan.moments_digest:
+        raise ContributionError("the moments are not the ones the plan names")
+    try:
+        return Moments.from_bytes(data, parse_recipe(plan.recipe).projector.out) if data else None
+    except MomentsError as error:
+        raise ContributionError(f"the plan's moments are none: {error.what}") from None
 
 
 @functools.lru_cache(maxsize=4)

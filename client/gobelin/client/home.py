@@ -39,6 +39,17 @@ class ComputeSettings(Settings):
     threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as the machine offers
 
 
+class EgressSettings(Settings):
+    """What may leave this node beside the encoded delta and the declared scalars."""
+
+    moments: bool = True  # of projections, where the federation asks for them; else they stay here
+
+    def __str__(self) -> str:
+        """For an operator: what leaves this node."""
+        moments = "moments of projections if asked for" if self.moments else "no moments"
+        return f"leaving this node: encoded deltas with their training figures; {moments}"
+
+
 class NodeSettings(Settings):
     """`node.toml`."""
 
@@ -47,6 +58,7 @@ class NodeSettings(Settings):
     aggregator: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]  # host:port
     data: DataSettings
     compute: ComputeSettings = ComputeSettings()
+    egress: EgressSettings = EgressSettings()
 
 
 class NodeHome:
@@ -119,9 +131,10 @@ class NodeStatus:
     loss: float = 0.0
     effective_rank: float = 0.0
     time_left_s: float = 0.0
-    codec: str = ""  # of the contribution last sent, as are the next two
+    codec: str = ""  # of the contribution last sent, as are the next three
     sent_bytes: int = 0
     distortion: float = 0.0
+    moments_bytes: int = 0  # 0 where none were asked for, or this node declined
     peak_mb: float = 0.0  # most memory this process has held so far
     note: str = ""
 

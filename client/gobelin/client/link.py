@@ -75,11 +75,14 @@ from gobelin.client.reach import BACKOFF_MAX_S, wait_reachable
 from gobelin.client.spool import Spooled
 from gobelin.protocols.messages import (
     BASE,
+    BYTES,
     DELTA,
     ENCODING,
+    ENCODING_MOMENTS,
     HEADER,
     METRIC_DISTORTION,
     METRIC_SENT_BYTES,
+    MOMENTS,
     PAYLOAD,
     Contribution,
     Farewell,
@@ -119,8 +122,7 @@ def train(message: Message, context: Context) -> Message:
     """Answer a round plan with a contribution, or with an error code and nothing else."""
     home = str(context.node_config[HOME_KEY])
     try:
-        plan, base = _read_plan(message.content)
-        spooled = _contributor(home).contribute(plan, base)
+        spooled = _contributor(home).contribute(*_read_plan(message.content))
     except GobelinError as error:
         _failures[home] = error
         return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
@@ -143,20 +145,21 @@ def _ignore(status: NodeStatus) -> None:
     """Nobody watches."""
 
 
-def _read_plan(content: RecordDict) -> tuple[RoundPlan, dict[str, bytes]]:
-    """Plan and base segments of a message; raises ContributionError when it is malformed."""
+def _read_plan(content: RecordDict) -> tuple[RoundPlan, dict[str, bytes], bytes]:
+    """Plan, base segments and moments of a message; ContributionError when it is malformed."""
     try:
         plan = RoundPlan.from_bytes(content[HEADER][PAYLOAD])
         arrays: Mapping[str, Array] = content[BASE]
         if any(a.stype != ENCODING or a.dtype != DTYPE for a in arrays.values()):
             raise ContributionError("the base has an encoding this node does not know")
-        return plan, {name: array.data for name, array in arrays.items()}
+        moments = content[MOMENTS][MOMENTS].data if MOMENTS in content else b""
+        return plan, {name: array.data for name, array in arrays.items()}, moments
     except (MalformedMessageError, KeyError, TypeError, AttributeError):
         raise ContributionError("the aggregator's message is malformed", "update gobelin") from None
 
 
 def contribution_record(spooled: Spooled) -> RecordDict:
-    """A contribution as Flower carries it: the header, and an array a segment."""
+    """A contribution as Flower carries it: header, an array a segment, and moments if any."""
     payload = spooled.payload
     lengths = {name: end - start for name, (start, end) in payload.schema.segments.items()}
     arrays = ArrayRecord(
@@ -166,7 +169,10 @@ def contribution_record(spooled: Spooled) -> RecordDict:
         }
     )
     header = ConfigRecord({PAYLOAD: spooled.contribution.to_bytes()})
-    return RecordDict({HEADER: header, DELTA: arrays})
+    record = RecordDict({HEADER: header, DELTA: arrays})
+    if data := spooled.moments:
+        record[MOMENTS] = ArrayRecord({MOMENTS: Array(BYTES, (len(data),), ENCODING_MOMENTS, data)})
+    return record
 
 
 # ---------------------------------------------------------------- the Fleet connection
@@ -363,13 +369,16 @@ def _outcome(reply: Message, sent: bool, failure: GobelinError | None) -> NodeSt
         return NodeStatus("idle", note=note)
     made = Contribution.from_bytes(reply.content[HEADER][PAYLOAD])  # our own
     sent_bytes, distortion = made.metrics[METRIC_SENT_BYTES], made.metrics[METRIC_DISTORTION]
+    moments = len(reply.content[MOMENTS][MOMENTS].data) if made.moments_digest else 0
+    beside = f"; moments, {moments:,} bytes" if moments else ""
     return NodeStatus(
         "idle",
         round=made.round,
         codec=made.codec,
         sent_bytes=int(sent_bytes),
         distortion=distortion,
-        note=f"contribution sent ({describe_codec(made.codec, sent_bytes, distortion)}); "
+        moments_bytes=moments,
+        note=f"contribution sent ({describe_codec(made.codec, sent_bytes, distortion)}{beside}); "
         "waiting for the next round",
     )
 

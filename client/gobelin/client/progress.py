@@ -52,7 +52,9 @@ def print_status(home: NodeHome, as_json: bool) -> None:
     settings = home.settings()
     running = is_owned(home.folder)
     last = read_json(home.status_file) if home.status_file.exists() else NodeStatus("idle").facts()
-    spooled = Spool(home.spool).rounds()
+    spool = Spool(home.spool)
+    spooled = spool.rounds()
+    moments = {number: len(spool.sent_moments(number)) for number in spooled}
     facts = {
         "node": settings.node,
         "member": settings.member,
@@ -60,11 +62,16 @@ def print_status(home: NodeHome, as_json: bool) -> None:
         "running": running,
         "status": last,
         "spooled_rounds": spooled,
+        "moments": {"declined": not settings.egress.moments, "sent_bytes": moments},
     }
     if as_json:
         print(json.dumps(facts, sort_keys=True))
         return
     print(f"{settings.node} of {settings.member}: {'running' if running else 'not running'}")
     print(f"  {describe(NodeStatus(**last))}")
+    print(f"  {settings.egress}")
     if spooled:
         print(f"  finished contributions in the spool: rounds {', '.join(map(str, spooled))}")
+    for number, size in moments.items():
+        if size:
+            print(f"  moments go with the contribution of round {number}: {size:,} bytes")

@@ -2,8 +2,8 @@
 
 A contribution is here, whole, before it is announced. It stays until two later rounds have been
 trained, so the aggregator can ask for it again after any crash, on either side. In the same
-folder lies what the next round starts from: the inner optimizer's state, and the residual that
-the codec still owes.
+folder lies what the next round starts from: the inner optimizer's state, the residual that the
+codec still owes, and the moments of the round's base.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from torch import Tensor
 
 from gobelin.protocols.messages import Contribution, MalformedMessageError
 from gobelin.shared.codec import Payload
-from gobelin.shared.errors import StateError
+from gobelin.shared.errors import MomentsError, StateError
 from gobelin.shared.files import folder_atomic, write_atomic
+from gobelin.shared.objective import Moments
+from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
 KEEP = 2  # rounds
@@ -30,14 +32,16 @@ HEADER = "contribution.json"
 DELTA = "delta.safetensors"  # its encoded segments, byte for byte as they are sent
 INNER = "inner.safetensors"
 RESIDUAL = "residual.safetensors"  # only where the codec lost something
+MOMENTS = "moments.bin"  # only where a round tests across nodes; sent if the contribution says so
 
 
 @dataclass(frozen=True)
 class Spooled:
-    """A finished contribution and the encoded delta that goes with it."""
+    """A finished contribution, the encoded delta and the moments that go with it."""
 
     contribution: Contribution
     payload: Payload
+    moments: bytes = b""  # canonical; none where none were asked for, or the node declined
 
     @property
     def delta(self) -> ParameterVector:
@@ -57,6 +61,7 @@ class Spool:
         payload: Payload,
         inner: Mapping[str, Tensor],
         residual: Tensor | None = None,
+        moments: Moments | None = None,
     ) -> None:
         """Keep a contribution and the state after it; older ones are dropped."""
         with folder_atomic(self._round(contribution.round)) as tmp:
@@ -65,6 +70,8 @@ class Spool:
             save_file(dict(inner), tmp / INNER)
             if residual is not None:
                 save_file({"residual": residual}, tmp / RESIDUAL)
+            if moments is not None:
+                write_atomic(tmp / MOMENTS, moments.to_bytes())
         # Later rounds are of a course that the federation has left, going back to an earlier base.
         abandoned = [number for number in self.rounds() if number > contribution.round]
         kept = [number for number in self.rounds() if number <= contribution.round]
@@ -73,21 +80,33 @@ class Spool:
 
     def find(self, plan_digest: str, round_number: int, schema: ParameterSchema) -> Spooled | None:
         """The finished contribution for a plan, or None; raises StateError on damage."""
-        folder = self._round(round_number)
-        if not (folder / HEADER).exists():
+        contribution = self._header(round_number)
+        if contribution is None or contribution.plan_digest != plan_digest:
             return None
-        try:
-            contribution = Contribution.from_bytes((folder / HEADER).read_bytes())
-            if contribution.plan_digest != plan_digest:
-                return None
-            tensors = load_file(folder / DELTA)
-        except (MalformedMessageError, SafetensorError, OSError):
-            raise _damaged(folder) from None
+        tensors = self._load(round_number, DELTA)
         segments = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
         payload = Payload(schema, contribution.codec, segments)
         if payload.digest != contribution.delta_digest:
-            raise _damaged(folder)
-        return Spooled(contribution, payload)
+            raise _damaged(self._round(round_number))
+        return Spooled(contribution, payload, self.sent_moments(round_number))
+
+    def sent_moments(self, round_number: int) -> bytes:
+        """The moments that go with a round's contribution, if any; raises StateError on damage."""
+        contribution = self._header(round_number)
+        if contribution is None or not contribution.moments_digest:
+            return b""
+        data = self._moments(round_number)
+        if digest_of(data) != contribution.moments_digest:
+            raise _damaged(self._round(round_number))
+        return data
+
+    def moments_of(self, round_number: int, dim: int) -> Moments | None:
+        """The moments of a round's base, of D = `dim`, sent or not; raises StateError on damage."""
+        data = self._moments(round_number)
+        try:
+            return Moments.from_bytes(data, dim) if data else None
+        except MomentsError:
+            raise _damaged(self._round(round_number)) from None
 
     def inner_before(self, round_number: int) -> tuple[int, dict[str, Tensor]]:
         """Number and inner state of the last round before `round_number`; 0 and {} if none."""
@@ -100,6 +119,19 @@ class Spool:
         if not (self._round(before) / RESIDUAL).exists():
             return None
         return self._load(before, RESIDUAL)["residual"]
+
+    def _header(self, number: int) -> Contribution | None:
+        file = self._round(number) / HEADER
+        if not file.exists():
+            return None
+        try:
+            return Contribution.from_bytes(file.read_bytes())
+        except (MalformedMessageError, OSError):
+            raise _damaged(self._round(number)) from None
+
+    def _moments(self, number: int) -> bytes:
+        file = self._round(number) / MOMENTS
+        return file.read_bytes() if file.exists() else b""
 
     def _before(self, round_number: int) -> int:
         """Number of the last round before `round_number`, or 0."""

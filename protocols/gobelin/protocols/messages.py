@@ -1,7 +1,8 @@
 """The messages of a federation: round plans, the contributions they earn, and the farewell.
 
 Each is a frozen dataclass with one canonical byte form (JSON, sorted keys, no whitespace), over
-which its digest is taken. Parameter vectors travel beside them as tensors, bound by digest.
+which its digest is taken. Parameter vectors, and moments of projections where a federation tests
+across nodes, travel beside them, bound by digest.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ MAX_BYTES = 1 << 20  # of one message without its tensors
 HEADER = "gobelin"  # name of the record that carries a message
 BASE = "base"  # name of the record that carries the plan's base vector
 DELTA = "delta"  # name of the record that carries the contribution's delta
+MOMENTS = "moments"  # name of the record that carries moments, and their key inside it
 PAYLOAD = "message"  # key of the canonical bytes inside HEADER
 ENCODING = "gobelin.fp32"  # of a tensor's bytes: little-endian fp32, canonical order
+BYTES = "uint8"  # dtype of an array of plain bytes, such as moments
+ENCODING_MOMENTS = "gobelin.moments"  # of canonical bytes of moments
 METRIC_DISTORTION = "distortion"  # declared metric: share of the delta's power the codec left out
 METRIC_SENT_BYTES = "sent_bytes"  # declared metric: bytes of the encoded delta
 
@@ -86,6 +90,8 @@ class RoundPlan(Message):
     seed: int
     deadline_s: float  # seconds from the offer after which contributions are late
     codec: str = "fp32"  # what the delta is to be encoded by
+    cross_node: bool = False  # whether nodes are asked for the moments of this base
+    moments_digest: str = ""  # of the last base's, pooled, which travel beside the base; if any
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,7 @@ class Contribution(Message):
     seconds: float
     metrics: Mapping[str, float] = field(default_factory=dict)  # declared scalars, never a weight
     codec: str = "fp32"  # what the delta is encoded by
+    moments_digest: str = ""  # of the base's, on this node's data; empty when it declines
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,7 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         if not isinstance(value, dict):
             raise MalformedMessageError(f"{name} is not a table")
         return {_typed(name, key, str): _typed(name, item, float) for key, item in value.items()}
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         raise MalformedMessageError(f"{name} is not a {kind.__name__}")
     if kind is str and not value.isascii():
         raise MalformedMessageError(f"{name} is not ASCII")

@@ -29,6 +29,9 @@ def init(
     codec: Annotated[
         str, typer.Option(help="What nodes encode by: fp32, bf16, int8, int4 or topk.")
     ] = "fp32",
+    cross_node: Annotated[
+        bool, typer.Option(help="Exchange moments: SIGReg then tests the data of all nodes.")
+    ] = False,
     outer: Annotated[
         str, typer.Option(help="Outer optimizer: sgd, nesterov, adam or yogi.")
     ] = "sgd",
@@ -63,6 +66,7 @@ def init(
             "local_steps": local_steps,
             "min_members": min_members,
             "codec": codec,
+            "cross_node": cross_node,
         },
         outer={"kind": outer, "lr": outer_lr, "momentum": outer_momentum},
         aggregation={"rule": rule},
@@ -77,6 +81,8 @@ def init(
         print(
             f"Note: {rule} may discard honest minorities; every round reports whose voice it lost."
         )
+    if cross_node:
+        print("Note: members are asked for moments of their embeddings; each may decline to.")
     print(f"Give members {founded['ca']} and the address {founded['address']}; then:")
     print(f"  gobelin aggregator admit --home {home} --member NAME node.pub")
     print(f"  gobelin aggregator up --home {home}")

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from gobelin.protocols.messages import Farewell, RoundPlan
 from gobelin.server.admission import WireArray
+from gobelin.shared.objective import Moments
 from gobelin.shared.vector import ParameterVector
 
 
@@ -28,6 +29,7 @@ class Reply:
     header: bytes = b""
     arrays: Mapping[str, WireArray] = field(default_factory=dict)
     error: str = ""
+    moments: WireArray | None = None
 
 
 class Courier(Protocol):
@@ -38,9 +40,13 @@ class Courier(Protocol):
         ...
 
     def send(
-        self, nodes: Iterable[str], message: RoundPlan | Farewell, base: ParameterVector | None
+        self,
+        nodes: Iterable[str],
+        message: RoundPlan | Farewell,
+        base: ParameterVector | None,
+        moments: Moments | None = None,
     ) -> None:
-        """Send a message, and the base of a plan, to nodes by id."""
+        """Send a message, and the base of a plan with the moments it names, to nodes by id."""
         ...
 
     def replies(self) -> Iterable[Reply]:

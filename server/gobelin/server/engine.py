@@ -36,7 +36,18 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
 
-from gobelin.protocols.messages import BASE, DELTA, ENCODING, HEADER, PAYLOAD, Farewell, RoundPlan
+from gobelin.protocols.messages import (
+    BASE,
+    BYTES,
+    DELTA,
+    ENCODING,
+    ENCODING_MOMENTS,
+    HEADER,
+    MOMENTS,
+    PAYLOAD,
+    Farewell,
+    RoundPlan,
+)
 from gobelin.server.admission import WireArray
 from gobelin.server.courier import NodeState, Reply
 from gobelin.server.home import AggregatorHome
@@ -45,6 +56,7 @@ from gobelin.server.rounds import RoundEngine
 from gobelin.shared.errors import EngineError, GobelinError, RoundError
 from gobelin.shared.files import sole_owner
 from gobelin.shared.keys import fingerprint
+from gobelin.shared.objective import Moments
 from gobelin.shared.vector import DTYPE, ParameterVector
 
 HOME_VARIABLE = "GOBELIN_AGGREGATOR_HOME"  # how the ServerApp learns its home (never via the run)
@@ -98,9 +110,13 @@ class GridCourier:
         return states
 
     def send(
-        self, nodes: Iterable[str], message: RoundPlan | Farewell, base: ParameterVector | None
+        self,
+        nodes: Iterable[str],
+        message: RoundPlan | Farewell,
+        base: ParameterVector | None,
+        moments: Moments | None = None,
     ) -> None:
-        """Push a message to nodes; the SuperLink stores the base once for all of them."""
+        """Push a message to nodes; the SuperLink stores what goes with it once for all of them."""
         content = RecordDict({HEADER: ConfigRecord({PAYLOAD: message.to_bytes()})})
         if base is not None:
             content[BASE] = ArrayRecord(
@@ -109,6 +125,10 @@ class GridCourier:
                     for name, data in base.segments().items()
                 }
             )
+        if moments is not None:
+            data = moments.to_bytes()
+            array = Array(BYTES, (len(data),), ENCODING_MOMENTS, data)
+            content[MOMENTS] = ArrayRecord({MOMENTS: array})
         kind = MessageType.TRAIN if isinstance(message, RoundPlan) else MessageType.QUERY
         for node in nodes:
             pushed = self._grid.push_messages([Message(content, self._flower_ids[node], kind)])
@@ -134,13 +154,15 @@ def _reply(node: str, message: Message) -> Reply:
         if not message.content:  # a node's answer to the farewell
             return Reply(node)
         header = message.content[HEADER][PAYLOAD]
-        arrays = {
-            name: WireArray(array.dtype, tuple(array.shape), array.stype, array.data)
-            for name, array in message.content[DELTA].items()
-        }
+        arrays = {name: _wire(array) for name, array in message.content[DELTA].items()}
+        moments = _wire(message.content[MOMENTS][MOMENTS]) if MOMENTS in message.content else None
     except (KeyError, AttributeError, TypeError):
         return Reply(node, error="gobelin:malformed")
-    return Reply(node, header if isinstance(header, bytes) else b"", arrays)
+    return Reply(node, header if isinstance(header, bytes) else b"", arrays, moments=moments)
+
+
+def _wire(array: Array) -> WireArray:
+    return WireArray(array.dtype, tuple(array.shape), array.stype, array.data)
 
 
 @dataclass(frozen=True)

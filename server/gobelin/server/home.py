@@ -55,6 +55,7 @@ class RoundSettings(Settings):
     rounds: Positive = 100
     local_steps: Positive = 500
     codec: CodecName = "fp32"  # what nodes encode their deltas by
+    cross_node: bool = False  # exchange moments, so that SIGReg tests the data of all nodes
     min_members: Positive = 2
     deadline_s: Seconds = 3600.0  # of one round, from its offer
     wait_for_members_s: Seconds = 86400.0  # for min_members to be online

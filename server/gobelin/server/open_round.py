@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from gobelin.server.courier import Courier, Reply
 from gobelin.server.deltas import RoundDeltas
 from gobelin.server.home import AggregatorHome
 from gobelin.server.journal import Journal
+from gobelin.server.pooling import pool_members
 from gobelin.server.quality import CollapseGate
 from gobelin.server.round_state import (
     Aggregate,
@@ -42,6 +43,7 @@ from gobelin.server.round_state import (
 )
 from gobelin.server.seal import Outcome, Sealer, Standing
 from gobelin.shared.errors import RoundError
+from gobelin.shared.objective import Moments
 
 POLL_S = 0.2
 LOOK_EVERY_S = 1.0  # who is online
@@ -70,6 +72,8 @@ class OpenRound:
         self._standing = standing
         self._state = Round(plan.round, plan.digest, plan.base_digest, terms, rim.clock())
         self._deltas = RoundDeltas(rim.home.collecting, standing.base.schema.size)
+        self._moments: dict[str, Moments] = {}  # by node, of those who did not decline
+        self._dim = rim.home.recipe().projector.out
         self._outcome: Outcome | None = None
         self._look_at = rim.clock()
 
@@ -101,9 +105,9 @@ class OpenRound:
         """Read a counted contribution again and admit it as when it came."""
         reply = self._rim.journal.reply(node)
         found = reply and self._admit(reply)
-        digest = self._state.counted[node]["delta_digest"]
-        if isinstance(found, Admitted) and found.contribution.delta_digest == digest:
-            self._deltas.add(node, found.delta)
+        row = self._state.counted[node]
+        if isinstance(found, Admitted) and row_of(self._state.seats[node], found) == row:
+            self._hold(node, found)
         else:
             self._advance(Lost(self._rim.clock(), node))
 
@@ -135,12 +139,18 @@ class OpenRound:
         if isinstance(found, Refusal):
             return self._advance(Refused(reply.node, found))
         self._rim.journal.keep(reply)
-        self._deltas.add(reply.node, found.delta)
+        self._hold(reply.node, found)
         row = row_of(self._state.seats[reply.node], found)
         return self._advance(Counted(self._rim.clock(), reply.node, row))
 
+    def _hold(self, node: str, admitted: Admitted) -> None:
+        self._deltas.add(node, admitted.delta)
+        if admitted.moments is not None:
+            self._moments[node] = admitted.moments
+
     def _admit(self, reply: Reply) -> Admitted | Refusal:
-        return admit(self._plan, self._standing.base.schema, reply.header, reply.arrays)
+        schema = self._standing.base.schema
+        return admit(self._plan, schema, self._dim, reply.header, reply.arrays, reply.moments)
 
     def _advance(self, event: Event) -> None:
         """Step on an event, journalled first if it is durable, and do what it asks for."""
@@ -156,11 +166,10 @@ class OpenRound:
             case Record(event):
                 self._advance(event)
             case Offer(nodes):
-                self._rim.courier.send(nodes, self._plan, self._standing.base)
+                standing = self._standing
+                self._rim.courier.send(nodes, self._plan, standing.base, standing.moments)
             case Aggregate(nodes):
-                self._deltas.keep_only(nodes)
-                rows = [self._state.counted[node] for node in self._deltas.names]
-                self._outcome = self._rim.sealer.aggregate(self._standing, self._deltas, rows)
+                self._aggregate(nodes)
                 self._advance(Aggregated())
             case Seal():
                 self._seal()
@@ -169,6 +178,16 @@ class OpenRound:
                 self._rim.tell(event, facts)
             case GiveUp(what, remedy):
                 raise RoundError(what, remedy)
+
+    def _aggregate(self, nodes: Sequence[str]) -> None:
+        self._deltas.keep_only(nodes)
+        rows = [self._state.counted[node] for node in self._deltas.names]
+        moments = {node: self._moments[node] for node in nodes if node in self._moments}
+        pooled = pool_members(
+            moments, {node: seat.member for node, seat in self._state.seats.items()}
+        )
+        sealer = self._rim.sealer
+        self._outcome = sealer.aggregate(self._standing, self._deltas, rows, pooled)
 
     def _seal(self) -> None:
         if self._outcome is None:
@@ -187,6 +206,7 @@ def row_of(seat: Seat, admitted: Admitted) -> dict[str, Any]:
         "delta_norm": admitted.delta.norm(),
         "codec": made.codec,
         "bytes": admitted.payload_bytes,
+        "moments_digest": made.moments_digest,
         "images": made.images,
         "seconds": made.seconds,
         "metrics": dict(made.metrics),

@@ -59,9 +59,10 @@ def describe(event: dict[str, Any], rounds: int) -> str:
     if kind == "refused":
         return f"{number}: refused {event['node']}: {event['reason']} ({event.get('found', '')})"
     if kind == "round_sealed":
+        moments = f", moments of {', '.join(event['moments'])}" if event.get("moments") else ""
         return (
-            f"{number}: sealed {event['vector_digest'][:12]} in {event['seconds']:.1f} s "
-            f"(overhead {event['overhead_s']:.1f} s, retained norm {event['retained_norm']:.2f})"
+            f"{number}: sealed {event['vector_digest'][:12]} in {event['seconds']:.1f} s (overhead "
+            f"{event['overhead_s']:.1f} s, retained norm {event['retained_norm']:.2f}{moments})"
         )
     if kind == "minority_loss":
         members = ", ".join(f"{m} ({loss:.0%})" for m, loss in sorted(event["members"].items()))

@@ -76,6 +76,8 @@ class RoundEngine:
             seed=self._settings.seed,
             deadline_s=rounds.deadline_s,
             codec=rounds.codec,
+            cross_node=rounds.cross_node and number < rounds.rounds,  # nobody would use the last's
+            moments_digest=standing.moments.digest if standing.moments else "",
         )
 
     def _terms(self) -> Terms:

@@ -13,10 +13,13 @@ from gobelin.server.geometry import Deltas
 from gobelin.server.home import AggregatorHome
 from gobelin.server.merge import Merged, Merger, accumulate
 from gobelin.server.outer import make_outer
+from gobelin.server.pooling import of_tensors, tensors_of
 from gobelin.server.rules import make_rule
 from gobelin.shared.checkpoint import Checkpoint, write_checkpoint
+from gobelin.shared.objective import Moments
 from gobelin.shared.vector import ParameterVector
 
+CROSS_NODE = "cross_node"  # name of the pooled moments in a checkpoint's extra
 Row = Mapping[str, Any]  # what is recorded of one contribution
 
 
@@ -28,15 +31,18 @@ class Standing:
     outer: Mapping[str, Tensor] = field(default_factory=dict)  # the outer optimizer's state
     merge: Mapping[str, Tensor] = field(default_factory=dict)  # the aggregation rule's
     influence: Mapping[str, float] = field(default_factory=dict)  # of members, over all rounds
+    moments: Moments | None = None  # of the last round's base, pooled
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Standing:
         """What a sealed round left."""
+        moments = checkpoint.extra.get(CROSS_NODE)
         return cls(
             checkpoint.vector,
             checkpoint.extra.get("outer", {}),
             checkpoint.extra.get("merge", {}),
             {k: row["influence_total"] for k, row in checkpoint.facts.get("members", {}).items()},
+            of_tensors(moments) if moments else None,
         )
 
 
@@ -65,8 +71,17 @@ class Sealer:
         )
         self._merger = Merger(make_rule(rule.rule, rule.trim, rule.radius), settings.policy.cap)
 
-    def aggregate(self, standing: Standing, deltas: Deltas, rows: Sequence[Row]) -> Outcome:
-        """The next standing from deltas and their rows, both in the order of the deltas' names."""
+    def aggregate(
+        self,
+        standing: Standing,
+        deltas: Deltas,
+        rows: Sequence[Row],
+        moments: Moments | None = None,
+    ) -> Outcome:
+        """The next standing from deltas and their rows, both in the order of the deltas' names.
+
+        `moments` are those of the base, pooled.
+        """
         owners = [str(row["member"]) for row in rows]
         merged = self._merger.merge(deltas, owners, standing.merge)
         values, outer = self._outer.step(standing.base.values, merged.delta, standing.outer)
@@ -77,7 +92,7 @@ class Sealer:
             for row, owner in zip(rows, owners, strict=True)
         ]
         return Outcome(
-            Standing(consensus, outer, merged.state, influence),
+            Standing(consensus, outer, merged.state, influence, moments),
             merged,
             sorted(weighed, key=lambda row: str(row["node"])),
         )
@@ -99,10 +114,12 @@ class Sealer:
             "outer": self._settings.outer.model_dump(exclude_none=True),
             "aggregation": self._settings.aggregation.model_dump(exclude_none=True),
             **merged.facts,
+            "moments_digest": standing.moments.digest if standing.moments else "",
             "seconds": seconds,
         }
         extra = {"outer": dict(standing.outer)} if standing.outer else {}
         extra |= {"merge": dict(standing.merge)} if standing.merge else {}
+        extra |= {CROSS_NODE: tensors_of(standing.moments)} if standing.moments else {}
         folder = self._home.round_folder(plan.round)
         write_checkpoint(folder, self._recipe, standing.base, facts, extra)
         self.release(plan.round, standing.base, facts)
@@ -131,6 +148,7 @@ class Sealer:
             **merged.facts,
             "influence": {name: row["influence"] for name, row in merged.members.items()},
             "bytes": sum(int(row["bytes"]) for row in outcome.rows),
+            "moments": sorted({row["member"] for row in outcome.rows if row["moments_digest"]}),
             "seconds": seconds,
             "overhead_s": max(0.0, seconds - training),  # 0 where a kill has cut the round's time
         }

@@ -26,6 +26,7 @@ from gobelin.shared.vector import bytes_of_tensor, tensor_of_bytes
 
 RADII = 3.0  # projections are cut to a length of RADII · √D; a healthy one has about √D
 SAMPLES = struct.Struct("<Q")  # how bytes begin
+MOST = (1 << 63) - 1  # samples
 ROUNDING = 1e-6  # of the trace: what fp32 may take from the least eigenvalue of a covariance
 POINT = 1e-6  # a trace below it is that of one point: nothing but rounding
 
@@ -35,8 +36,7 @@ class Moments:
     """Raw first and second moments of projections cut to the length R = RADII · √D.
 
     They depend on data and leave the node: a declared egress. The cut bounds them,
-    ‖mean‖² ≤ trace(second) ≤ R², and what one sample changes in them, see `sensitivity`. Raises
-    MomentsError on numbers that are no moments of any data.
+    ‖mean‖² ≤ trace(second) ≤ R², and what one sample changes in them, see `sensitivity`.
     """
 
     mean: Tensor  # (D,) fp32
@@ -47,19 +47,12 @@ class Moments:
         dim = self.mean.numel()
         if not dim or self.mean.shape != (dim,) or self.second.shape != (dim, dim):
             raise MomentsError("moments are a mean (D,) and a second moment (D, D)")
-        if not 1 <= self.samples < 1 << 63:
+        if not 1 <= self.samples <= MOST:
             raise MomentsError(f"moments of {self.samples} samples", "give the node data")
         if not bool(torch.isfinite(self.second).all() and torch.isfinite(self.mean).all()):
             raise MomentsError("moments hold NaN or infinity", "lower the learning rate")
-        trace, bound = float(self.second.trace()), RADII**2 * dim
-        if trace > bound * 1.001:  # for rounding
-            raise MomentsError(f"the second moment's trace is {trace:.3g}, at most {bound:.3g}")
         if not torch.equal(self.second, self.second.T):
             raise MomentsError("the second moment is not symmetric")
-        mean = self.mean.double()
-        least = float(torch.linalg.eigvalsh(self.second.double() - mean.outer(mean))[0])
-        if least < -ROUNDING * max(trace, POINT):
-            raise MomentsError(f"the covariance has an eigenvalue of {least:.3g}")
 
     @classmethod
     @torch.no_grad()
@@ -75,14 +68,15 @@ class Moments:
     def pool(cls, moments: Iterable[tuple[Moments, Fraction]]) -> Moments:
         """The moments of the nodes' data together, by (moments, weight ≥ 0) in any order.
 
-        Summed in fixed point, so the order leaves no trace. Raises ShapeError when all weigh
-        nothing.
+        Summed in fixed point, so the order leaves no trace. No moments that `from_bytes` gives
+        have a pool that raises. Raises ShapeError when all weigh nothing.
         """
         rows = [(own, weight) for own, weight in moments if weight > 0]
         mean = exact_mean([(own.mean, weight) for own, weight in rows])
         second = exact_mean([(own.second, weight) for own, weight in rows])
         total = sum((weight for _, weight in rows), Fraction(0))
-        return cls(mean, second, int(min(own.samples * total / weight for own, weight in rows)))
+        samples = min(own.samples * total / weight for own, weight in rows)
+        return cls(mean, second, min(int(samples), MOST))
 
     @property
     def sensitivity(self) -> float:
@@ -101,12 +95,28 @@ class Moments:
 
     @classmethod
     def from_bytes(cls, data: bytes, dim: int) -> Moments:
-        """Parse canonical bytes of moments of D = `dim`; raises MomentsError on anything else."""
+        """Parse canonical bytes of moments of D = `dim`, from whomever.
+
+        Raises MomentsError on anything else, and on numbers that are no moments of any data.
+        """
         if len(data) != size_of(dim):
             raise MomentsError(f"moments of {len(data)} bytes, at D = {dim} it is {size_of(dim)}")
         (samples,) = SAMPLES.unpack_from(data)
         numbers = tensor_of_bytes(data[SAMPLES.size :])
-        return cls(numbers[:dim], _symmetric(numbers[dim:]), samples)
+        moments = cls(numbers[:dim], _symmetric(numbers[dim:]), samples)
+        moments._require_of_data()
+        return moments
+
+    def _require_of_data(self) -> None:
+        """Raise MomentsError on a trace beyond R², and where the covariance is none."""
+        trace, bound = float(self.second.trace()), RADII**2 * len(self.mean)
+        if trace > bound * 1.001:  # for rounding
+            raise MomentsError(f"the second moment's trace is {trace:.3g}, at most {bound:.3g}")
+        mean = self.mean.double()
+        covariance = self.second.double() - mean.outer(mean)
+        covariance.diagonal().add_(ROUNDING * max(trace, POINT))
+        if torch.linalg.cholesky_ex(covariance).info:
+            raise MomentsError("the second moment less the mean's square is no covariance")
 
     @property
     def digest(self) -> str:
