@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.server.aggregation import InMemory
-from gobelin.server.merge import Merged, Merger
+from gobelin.server.merge import Counted, Merged, Merger
 from gobelin.server.outer import OuterOptimizer, OuterState, Sgd
 from gobelin.shared.codec import compress
 from gobelin.shared.data import BatchStream, ImageSource
@@ -77,7 +77,9 @@ def federate_in_process(
         if tamper is not None:
             deltas = tamper(number, base, deltas)
         names = sorted(deltas)
-        merged = merger.merge(InMemory([deltas[name].values for name in names]), names, memory)
+        merged = merger.merge(
+            InMemory([deltas[name].values for name in names]), [Counted(n) for n in names], memory
+        )
         memory = merged.state
         values, state = outer.step(base.values, merged.delta, state)
         base = ParameterVector(base.schema, values)

@@ -21,6 +21,7 @@ from gobelin.server.policy import (
     member_weights,
 )
 from gobelin.server.rules import Mean, make_rule
+from tests.server.counting import counted
 
 FINITE = st.floats(0, 1.7e308)  # subnormals and 1e308 among them
 SCORES = st.dictionaries(st.text("abcdefgh", min_size=1, max_size=3), FINITE, min_size=1)
@@ -97,7 +98,7 @@ def test_where_the_cap_is_too_low_for_few_members_the_residual_stays_on_the_base
     weights = member_weights(equal_scores(["a", "b", "c"]), 0.25)
     assert list(weights.values()) == [Fraction(1, 4)] * 3
     delta = torch.full((5,), 8.0)
-    merged = Merger(Mean(), 0.25).merge(InMemory([delta] * 3), list("abc"), {})
+    merged = Merger(Mean(), 0.25).merge(InMemory([delta] * 3), counted("abc"), {})
     assert torch.equal(merged.delta, 0.75 * delta)
     assert merged.facts["residual"] == 0.25
 
@@ -129,9 +130,9 @@ def test_splitting_into_nodes_gains_nothing(
     merger = Merger(rule, data.draw(st.sampled_from([1.0, 0.4])))
     names = list("abcd")[: len(deltas)]
     tensors = [torch.tensor(values) for values in deltas]
-    alone = merger.merge(InMemory(tensors), names, {})
+    alone = merger.merge(InMemory(tensors), counted(names), {})
     split = merger.merge(
-        InMemory([tensors[0]] * nodes + tensors[1:]), ["a"] * nodes + names[1:], {}
+        InMemory([tensors[0]] * nodes + tensors[1:]), counted(["a"] * nodes + names[1:]), {}
     )
     assert torch.equal(alone.delta, split.delta)
     assert alone.members == split.members
@@ -139,7 +140,7 @@ def test_splitting_into_nodes_gains_nothing(
 
 def test_only_nodes_that_contributed_share_a_members_weight() -> None:
     one, two, three = torch.eye(3)
-    merged = Merger().merge(InMemory([one, two, three]), ["a", "b", "b"], {})
+    merged = Merger().merge(InMemory([one, two, three]), counted("abb"), {})
     assert merged.weights == {"a": Fraction(1, 2), "b": Fraction(1, 2)}
     assert merged.delta.tolist() == [0.5, 0.25, 0.25]
 
@@ -160,7 +161,7 @@ def test_no_delta_lifts_a_members_influence_over_the_cap(
 ) -> None:
     names = [str(i) for i in range(len(deltas))]
     tensors = [torch.tensor(values) for values in deltas]
-    merged = Merger(make_rule(rule), cap).merge(InMemory(tensors), names, {})
+    merged = Merger(make_rule(rule), cap).merge(InMemory(tensors), counted(names), {})
     clip = clip_norm([row["norm"] for row in merged.members.values()])
     for row in merged.members.values():
         assert row["influence"] <= row["weight"] <= cap
@@ -180,10 +181,10 @@ def without(deltas: list[torch.Tensor], merged, clip: float) -> torch.Tensor:
 
 def test_a_long_delta_has_influence_that_its_weight_does_not_show() -> None:
     loud, quiet = torch.tensor([30.0, 40.0]), torch.tensor([3.0, 4.0])
-    free = Merger().merge(InMemory([loud, quiet, quiet]), list("abc"), {})
+    free = Merger().merge(InMemory([loud, quiet, quiet]), counted("abc"), {})
     assert free.members["a"]["weight"] == pytest.approx(1 / 3)
     assert free.members["a"]["influence"] == pytest.approx(10 / 12)
-    capped = Merger(cap=0.4).merge(InMemory([loud, quiet, quiet]), list("abc"), {})
+    capped = Merger(cap=0.4).merge(InMemory([loud, quiet, quiet]), counted("abc"), {})
     assert capped.members["a"]["influence"] == pytest.approx(1 / 3)
 
 

@@ -19,6 +19,13 @@ HALF = 0.5  # a member that loses more than this share of its voice is warned ab
 
 
 @dataclass(frozen=True)
+class Counted:
+    """One contribution as the merge counts it: whose it is, and what bears on its weight."""
+
+    member: str
+
+
+@dataclass(frozen=True)
 class Merged:
     """What a round's contributions come to."""
 
@@ -42,13 +49,15 @@ class Merger:
     rule: Rule = field(default_factory=Mean)
     cap: float = 1.0
 
-    def merge(self, deltas: Deltas, owners: Sequence[str], state: Mapping[str, Tensor]) -> Merged:
-        """Merge nodes' deltas, in the order of their nodes' ids, owned by these members.
+    def merge(
+        self, deltas: Deltas, counted: Sequence[Counted], state: Mapping[str, Tensor]
+    ) -> Merged:
+        """Merge nodes' deltas, in the order of their nodes' ids, each as it is counted.
 
         `state` is the last round's `Merged.state`, empty at first.
         """
-        names = sorted(set(owners))
-        groups = [[i for i, owner in enumerate(owners) if owner == name] for name in names]
+        names = sorted({row.member for row in counted})
+        groups = [[i for i, row in enumerate(counted) if row.member == name] for name in names]
         weights = member_weights(equal_scores(names), self.cap)
         shares = [weights[name] for name in names]
         capped = self.cap < 1

@@ -18,7 +18,7 @@ from gobelin.protocols.messages import Farewell, RoundPlan
 from gobelin.server.admission import Admitted, Refusal, WireArray, admit
 from gobelin.server.deltas import RoundDeltas
 from gobelin.server.home import AggregatorHome, FederationSettings
-from gobelin.server.merge import Merged, Merger, accumulate
+from gobelin.server.merge import Counted, Merged, Merger, accumulate
 from gobelin.server.outer import make_outer
 from gobelin.server.quality import CollapseGate
 from gobelin.server.roster import NodeEntry, Roster
@@ -334,7 +334,8 @@ class RoundEngine:
         self, plan: RoundPlan, standing: Standing, collection: Collection, opened: float
     ) -> Standing:
         owners = [str(collection.rows[node]["member"]) for node in collection.deltas.nodes]
-        merged = self._merger.merge(collection.deltas, owners, standing.merge)
+        counted = [Counted(owner) for owner in owners]
+        merged = self._merger.merge(collection.deltas, counted, standing.merge)
         values, outer = self._outer.step(standing.base.values, merged.delta, standing.outer)
         consensus = ParameterVector(standing.base.schema, values)
         influence = accumulate(standing.influence, merged.members)
