@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gobelin.server.aggregation import InMemory
-from gobelin.server.merge import Merger, accumulate
+from gobelin.server.evidence import GRID
+from gobelin.server.merge import PREVIOUS, Counted, Merged, Merger, accumulate
 from gobelin.server.policy import (
     PolicyError,
     clip_norm,
@@ -20,7 +21,8 @@ from gobelin.server.policy import (
     influences,
     member_weights,
 )
-from gobelin.server.rules import Mean, make_rule
+from gobelin.server.reasons import ReductionCode
+from gobelin.server.rules import RULES, Mean, make_rule
 from tests.server.counting import counted
 
 FINITE = st.floats(0, 1.7e308)  # subnormals and 1e308 among them
@@ -200,3 +202,102 @@ def test_influence_adds_up_over_rounds_and_is_not_lost_by_staying_away() -> None
     first = accumulate({}, {"a": {"influence": 0.5}, "b": {"influence": 0.5}})
     second = accumulate(first, {"a": {"influence": 1.0}})
     assert second == {"a": 1.5, "b": 0.5}
+
+
+# ---------------------------------------------------------------- every rule, equal or by evidence
+
+ANY = st.floats(-4096, 4096, width=32)
+SCORED = st.lists(
+    st.tuples(
+        st.sampled_from("abcde"),  # the member
+        st.integers(-(2**40), 2**40).map(lambda steps: steps * GRID),  # its score
+        st.lists(ANY, min_size=3, max_size=3),  # its delta
+    ),
+    min_size=1,
+    max_size=7,
+)
+
+
+def merge_scored(
+    rows: list[tuple[str, float, list[float]]], rule: str, cap: float, by_evidence: bool
+) -> Merged:
+    deltas = InMemory([torch.tensor(values) for _, _, values in rows])
+    counted = [Counted(member, score) for member, score, _ in rows]
+    state = {PREVIOUS: torch.tensor([1.0, -2.0, 0.0])}
+    return Merger(make_rule(rule), cap, by_evidence).merge(deltas, counted, state)
+
+
+@settings(max_examples=300, deadline=None)
+@given(SCORED, st.sampled_from(sorted(RULES)), CAPS.filter(lambda c: c < 1), st.booleans())
+def test_no_rule_and_no_evidence_lifts_a_member_over_the_cap(
+    rows: list[tuple[str, float, list[float]]], rule: str, cap: float, by_evidence: bool
+) -> None:
+    merged = merge_scored(rows, rule, cap, by_evidence)
+    for row in merged.members.values():
+        assert 0 <= row["weight"] <= cap
+        assert 0 <= row["influence"] <= cap
+    assert sum(merged.weights.values()) <= 1
+
+
+def test_a_rule_that_favours_one_member_still_holds_it_under_the_cap() -> None:
+    """Of three deltas on a line, the geometric median is the middle one, whatever it weighs."""
+    line = [torch.tensor([x, 0.0, 1.0]) for x in (-1.0, 0.0, 1.0)]
+    rule = make_rule("geometric_median")
+    free = Merger(rule).merge(InMemory(line), counted("abc"), {})
+    assert free.members["b"]["influence"] > 0.9
+    capped = Merger(rule, 0.4).merge(InMemory(line), counted("abc"), {})
+    assert capped.members["b"]["influence"] <= 0.4
+    assert float(capped.delta.norm()) <= 0.5 * float(free.delta.norm())
+
+
+@settings(max_examples=200, deadline=None)
+@given(SCORED, st.sampled_from(sorted(RULES)), CAPS, st.booleans(), st.data())
+def test_a_nodes_place_in_the_list_does_not_matter(
+    rows: list[tuple[str, float, list[float]]],
+    rule: str,
+    cap: float,
+    by_evidence: bool,
+    data: st.DataObject,
+) -> None:
+    """Nodes of different members, in any order: the same bits."""
+    single = list({row[0]: row for row in rows}.values())
+    merged = merge_scored(single, rule, cap, by_evidence)
+    moved = merge_scored(data.draw(st.permutations(single)), rule, cap, by_evidence)
+    assert torch.equal(merged.delta, moved.delta)
+    assert merged.members == moved.members
+
+
+@settings(max_examples=100, deadline=None)
+@given(SCORED, st.integers(2, 5), st.sampled_from(sorted(RULES)), st.sampled_from([1.0, 0.4]))
+def test_splitting_gains_nothing_by_evidence_either(
+    rows: list[tuple[str, float, list[float]]], nodes: int, rule: str, cap: float
+) -> None:
+    first, *others = list({row[0]: row for row in rows}.values())
+    alone = merge_scored([first, *others], rule, cap, True)
+    split = merge_scored([first] * nodes + others, rule, cap, True)
+    assert torch.equal(alone.delta, split.delta)
+    assert alone.members == split.members
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_evidence_that_is_no_number_is_refused(score: float) -> None:
+    with pytest.raises(PolicyError, match="member a"):
+        merge_scored([("a", score, [1.0] * 3), ("b", 1.0, [1.0] * 3)], "mean", 1.0, True)
+
+
+def test_weights_by_evidence_need_evidence() -> None:
+    with pytest.raises(PolicyError, match="has no score"):
+        Merger(by_evidence=True).merge(InMemory([torch.ones(2)]), counted("a"), {})
+
+
+def test_what_a_member_lost_by_policy_has_a_reason() -> None:
+    rows = [
+        (m, s, [n, 0.0, 0.0]) for m, s, n in zip("abcd", (0.1, 1, 1, 9), (1, 1, 1, 5), strict=True)
+    ]
+    merged = merge_scored(rows, "mean", 0.3, True)
+    assert merged.reduced == {
+        "a": [ReductionCode.FLOOR],
+        "d": [ReductionCode.CEILING, ReductionCode.CAPPED, ReductionCode.CLIPPED],
+    }
+    assert merged.weights["a"] == Fraction(1, 2) * merged.weights["b"]
+    assert merge_scored(rows, "mean", 1.0, False).reduced == {}

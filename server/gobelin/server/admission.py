@@ -13,6 +13,7 @@ from gobelin.protocols.messages import (
     encoding_of,
 )
 from gobelin.server.aggregation import LIMIT
+from gobelin.server.reasons import RefusalCode
 from gobelin.shared.codec import Payload, codec_named
 from gobelin.shared.errors import CodecError, VectorError
 from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector
@@ -29,9 +30,9 @@ class WireArray(NamedTuple):
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a reply is not counted: a stable reason code and one line about what was found."""
+    """Why a reply is not counted: the reason code and one line about what was found."""
 
-    reason: str
+    reason: RefusalCode
     found: str
 
 
@@ -51,38 +52,44 @@ def admit(
     try:
         contribution = Contribution.from_bytes(header)
     except MalformedMessageError as error:
-        return Refusal("malformed", str(error))
+        return Refusal(RefusalCode.MALFORMED, str(error))
     if refusal := _answers(plan, contribution) or _fits(schema, plan.codec, arrays):
         return refusal
     payload = Payload(schema, plan.codec, {name: array.data for name, array in arrays.items()})
     if payload.digest != contribution.delta_digest:
-        return Refusal("delta_digest", "the delta is not the one the header names")
+        return Refusal(RefusalCode.DELTA_DIGEST, "the delta is not the one the header names")
     try:
         delta = payload.decode()
     except (CodecError, VectorError) as error:
-        return Refusal(error.code, error.what)
+        return Refusal(RefusalCode(error.code), error.what)
     largest = float(delta.values.abs().max())
     if largest > LIMIT:
-        return Refusal("magnitude", f"a parameter moved by {largest:.3g}, at most {LIMIT:.3g}")
+        return Refusal(
+            RefusalCode.MAGNITUDE, f"a parameter moved by {largest:.3g}, at most {LIMIT:.3g}"
+        )
     return Admitted(contribution, delta, payload.size)
 
 
 def _answers(plan: RoundPlan, contribution: Contribution) -> Refusal | None:
     """Whether the header answers this very plan."""
     if contribution.federation != plan.federation:
-        return Refusal("federation", "made for another federation")
+        return Refusal(RefusalCode.FEDERATION, "made for another federation")
     if contribution.round != plan.round:
-        return Refusal("round", f"made for round {contribution.round}, this is {plan.round}")
+        return Refusal(
+            RefusalCode.ROUND, f"made for round {contribution.round}, this is {plan.round}"
+        )
     if contribution.base_digest != plan.base_digest:
-        return Refusal("base_digest", "trained from another base")
+        return Refusal(RefusalCode.BASE_DIGEST, "trained from another base")
     if contribution.plan_digest != plan.digest:
-        return Refusal("plan_digest", "answers another plan")
+        return Refusal(RefusalCode.PLAN_DIGEST, "answers another plan")
     if contribution.local_steps != plan.local_steps:
         found = contribution.local_steps
-        return Refusal("local_steps", f"{found} local steps, the plan says {plan.local_steps}")
+        return Refusal(
+            RefusalCode.LOCAL_STEPS, f"{found} local steps, the plan says {plan.local_steps}"
+        )
     if contribution.codec != plan.codec:
         by = contribution.codec
-        return Refusal("codec", f"encoded by {by:.20}, the plan says {plan.codec}")
+        return Refusal(RefusalCode.CODEC, f"encoded by {by:.20}, the plan says {plan.codec}")
     return None
 
 
@@ -92,13 +99,13 @@ def _fits(schema: ParameterSchema, codec: str, arrays: Mapping[str, WireArray]) 
     Schema and codec bound what a payload can weigh, so nothing is decoded that cannot be one.
     """
     if set(arrays) != set(schema.segments):
-        return Refusal("vector.names", f"{len(arrays)} segments that are not the schema's")
+        return Refusal(RefusalCode.NAMES, f"{len(arrays)} segments that are not the schema's")
     for name, (start, end) in schema.segments.items():
         array, size = arrays[name], end - start
         if array.dtype != DTYPE or array.encoding != encoding_of(codec):
             found = f"{array.dtype:.20} {array.encoding:.20}"
-            return Refusal("vector.dtype", f"segment {name} is {found}")
+            return Refusal(RefusalCode.DTYPE, f"segment {name} is {found}")
         least, most = codec_named(codec).bounds(size)
         if tuple(array.shape) != (size,) or not least <= len(array.data) <= most:
-            return Refusal("vector.shape", f"segment {name} has another shape or size")
+            return Refusal(RefusalCode.SHAPE, f"segment {name} has another shape or size")
     return None

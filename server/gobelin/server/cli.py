@@ -46,6 +46,12 @@ def init(
     cap: Annotated[
         float, typer.Option(min=0, max=1, help="Most a member may weigh and move the model.")
     ] = 1.0,
+    probe: Annotated[
+        Path | None, typer.Option(help="Public images that contributions are scored on.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="equal, or evidence: by what contributions are worth on the probe.")
+    ] = "equal",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -66,7 +72,7 @@ def init(
         },
         outer={"kind": outer, "lr": outer_lr, "momentum": outer_momentum},
         aggregation={"rule": rule},
-        policy={"cap": cap},
+        policy={"cap": cap, "weights": weights, "probe": probe and str(probe.resolve())},
     )
     founded = found(home, charter)
     if as_json:
@@ -76,6 +82,11 @@ def init(
     if rule in DISCARDING:
         print(
             f"Note: {rule} may discard honest minorities; every round reports whose voice it lost."
+        )
+    if weights == "evidence":
+        print(
+            "Note: evidence favours members whose data are like the probe's; none has less than "
+            "half or more than twice the median member's voice, and every round reports who."
         )
     print(f"Give members {founded['ca']} and the address {founded['address']}; then:")
     print(f"  gobelin aggregator admit --home {home} --member NAME node.pub")

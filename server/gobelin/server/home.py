@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gobelin.server.roster import NodeEntry, Roster
 from gobelin.shared.checkpoint import MANIFEST, Checkpoint, read_checkpoint
@@ -43,10 +43,20 @@ class AggregationSettings(Settings):
 
 
 class PolicySettings(Settings):
-    """What a member may weigh at most, and what its contributions must be worth."""
+    """What a member weighs, at most and by what, and what its contributions must be worth."""
 
     cap: Annotated[float, Field(gt=0, le=1)] = 1.0
+    weights: Literal["equal", "evidence"] = "equal"
+    probe: Path | None = None  # public images; evidence and the quality floor come from them
+    probe_images: Positive = 256  # of them at most, and at least the recipe's reference batch
+    quality_floor: Annotated[float, Field(gt=0)] = 3.0  # τ, in robust standard deviations
     collapse_gate: bool = True  # refuse encoders that answer all images alike
+
+    @model_validator(mode="after")
+    def _evidence_has_a_source(self) -> PolicySettings:
+        if self.weights == "evidence" and self.probe is None:
+            raise ValueError("weights by evidence need images to measure it on: set policy.probe")
+        return self
 
 
 class RoundSettings(Settings):

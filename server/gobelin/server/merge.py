@@ -9,9 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from gobelin.server.aggregation import ByMember, aggregate
+from gobelin.server.aggregation import Aggregate, ByMember, aggregate
+from gobelin.server.evidence import LEAST, MOST, of_members, relative
 from gobelin.server.geometry import Deltas
-from gobelin.server.policy import equal_scores, member_weights
+from gobelin.server.policy import PolicyError, equal_scores, member_weights
+from gobelin.server.reasons import ReductionCode
 from gobelin.server.rules import Mean, Rule
 
 PREVIOUS = "previous"  # name of the last aggregate in the merge's state
@@ -23,6 +25,7 @@ class Counted:
     """One contribution as the merge counts it: whose it is, and what bears on its weight."""
 
     member: str
+    score: float | None = None  # evidence, where it was measured; see `evidence`
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,14 @@ class Merged:
 
     delta: Tensor  # (P,) fp32
     weights: Mapping[str, Fraction]  # by member
-    members: dict[str, dict[str, float]]  # by member: weight, influence, minority loss, …
+    members: dict[str, dict[str, Any]]  # by member: weight, influence, minority loss, …
     facts: dict[str, Any]  # of the whole merge
     state: Mapping[str, Tensor] = field(default_factory=dict)  # for the next round
+
+    @property
+    def reduced(self) -> dict[str, list[ReductionCode]]:
+        """Members that count for less than by themselves, and the reasons."""
+        return {name: row["reduced"] for name, row in self.members.items() if row["reduced"]}
 
     @property
     def minority(self) -> dict[str, float]:
@@ -44,10 +52,11 @@ class Merged:
 
 @dataclass(frozen=True)
 class Merger:
-    """A rule under a cap on every member's weight and influence."""
+    """A rule under a cap on every member's weight and influence; weights equal or by evidence."""
 
     rule: Rule = field(default_factory=Mean)
     cap: float = 1.0
+    by_evidence: bool = False
 
     def merge(
         self, deltas: Deltas, counted: Sequence[Counted], state: Mapping[str, Tensor]
@@ -58,23 +67,24 @@ class Merger:
         """
         names = sorted({row.member for row in counted})
         groups = [[i for i, row in enumerate(counted) if row.member == name] for name in names]
-        weights = member_weights(equal_scores(names), self.cap)
+        scores = self._scores(names, counted)
+        weights = member_weights(scores, self.cap)
         shares = [weights[name] for name in names]
-        capped = self.cap < 1
         made = aggregate(
             ByMember(deltas, groups),
             shares,
             self.rule,
-            capped=capped,
+            cap=self.cap,
             previous=state.get(PREVIOUS),
         )
         figures = made.figures
-        columns = {
+        columns: dict[str, Sequence[Any]] = {
             "weight": [float(share) for share in shares],
             "norm": made.norms,
             "influence": made.influence,
             "kept": figures.kept,
             "minority_loss": figures.minority_loss,
+            "reduced": self._reductions(scores, weights, made),
         }
         return Merged(
             delta=made.delta,
@@ -94,6 +104,31 @@ class Merger:
             },
             state={PREVIOUS: made.delta} if self.rule.remembers else {},
         )
+
+    def _scores(self, names: Sequence[str], counted: Sequence[Counted]) -> dict[str, Fraction]:
+        """What weights go by, of each member; raises PolicyError where evidence is missing."""
+        if not self.by_evidence:
+            return equal_scores(names)
+        measured = [(row.member, row.score) for row in counted if row.score is not None]
+        if len(measured) < len(counted):
+            raise PolicyError("a contribution has no score", "set policy.probe")
+        return relative(of_members(measured))
+
+    def _reductions(
+        self, scores: Mapping[str, Fraction], weights: Mapping[str, Fraction], made: Aggregate
+    ) -> list[list[ReductionCode]]:
+        """Why each member, in the order of the names, counts for less than by itself."""
+        free = member_weights(scores)
+        rows = []
+        for name, norm in zip(scores, made.norms, strict=True):
+            reasons = {
+                ReductionCode.FLOOR: self.by_evidence and scores[name] == LEAST,
+                ReductionCode.CEILING: self.by_evidence and scores[name] == MOST,
+                ReductionCode.CAPPED: weights[name] < free[name],
+                ReductionCode.CLIPPED: made.clip is not None and norm > made.clip,
+            }
+            rows.append([reason for reason, holds in reasons.items() if holds])
+        return rows
 
 
 def accumulate(

@@ -21,6 +21,7 @@ from gobelin.server.home import AggregatorHome, FederationSettings
 from gobelin.server.merge import Counted, Merged, Merger, accumulate
 from gobelin.server.outer import make_outer
 from gobelin.server.quality import CollapseGate
+from gobelin.server.reasons import RefusalCode
 from gobelin.server.roster import NodeEntry, Roster
 from gobelin.server.rules import make_rule
 from gobelin.shared.checkpoint import Checkpoint, write_checkpoint
@@ -284,12 +285,13 @@ class RoundEngine:
         self, plan: RoundPlan, base: ParameterVector, collection: Collection, reply: Reply
     ) -> Admitted | Refusal:
         if reply.error:
-            return Refusal("node_error", reply.error)
+            return Refusal(RefusalCode.NODE_ERROR, reply.error)
         if reply.node in collection.rows:
-            return Refusal("duplicate", "this node's contribution is already counted")
+            return Refusal(RefusalCode.DUPLICATE, "this node's contribution is already counted")
         outcome = admit(plan, base.schema, reply.header, reply.arrays)
         if isinstance(outcome, Admitted) and self._gate is not None:
-            return self._gate.judge(base, outcome.delta) or outcome
+            seen = self._gate.judge(base, outcome.delta)
+            return seen if isinstance(seen, Refusal) else outcome
         return outcome
 
     @staticmethod
