@@ -41,6 +41,7 @@ def federate_in_process(
     codec: str = "fp32",
     *,
     cross_node: CrossNode = "no",
+    taken: Mapping[str, int] | None = None,
     merger: Merger | None = None,
     tamper: Tamper | None = None,
     on_merge: Callable[[int, Merged], None] | None = None,
@@ -50,6 +51,7 @@ def federate_in_process(
     With a codec that loses something, every member keeps a residual (error feedback).
     With one member and the default outer optimizer this is that member training alone. With
     `cross_node` the members sketch every base first, and SIGReg tests the data of all of them.
+    `taken` says how many of the local steps members take that are short of time.
     `tamper` turns a round's number, base and honest deltas, as sent, into those that are
     admitted, `on_merge` sees what they came to.
     """
@@ -63,10 +65,11 @@ def federate_in_process(
         name: LocalTrainer(recipe, BatchStream(source, recipe.inner.batch_size, seeds[name]).batch)
         for name, source in members.items()
     }
+    steps = {**dict.fromkeys(members, local_steps), **(taken or {})}
     for number in range(1, rounds + 1):
         deltas: Mapping[str, ParameterVector] = {}
         first, total = (number - 1) * local_steps, rounds * local_steps
-        plans = {name: LocalSteps(first, local_steps, total, seed, seeds[name]) for name in members}
+        plans = {name: LocalSteps(first, steps[name], total, seed, seeds[name]) for name in members}
         if cross_node != "no":
             plans = with_offsets(trainers, base, plans, cross_node)
         for name, trainer in sorted(trainers.items()):
@@ -77,9 +80,8 @@ def federate_in_process(
         if tamper is not None:
             deltas = tamper(number, base, deltas)
         names = sorted(deltas)
-        merged = merger.merge(
-            InMemory([deltas[name].values for name in names]), [Counted(n) for n in names], memory
-        )
+        counted = [Counted(name, steps[name]) for name in names]
+        merged = merger.merge(InMemory([deltas[n].values for n in names]), counted, memory)
         memory = merged.state
         values, state = outer.step(base.values, merged.delta, state)
         base = ParameterVector(base.schema, values)

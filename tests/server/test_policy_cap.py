@@ -222,7 +222,7 @@ def merge_scored(
     rows: list[tuple[str, float, list[float]]], rule: str, cap: float, by_evidence: bool
 ) -> Merged:
     deltas = InMemory([torch.tensor(values) for _, _, values in rows])
-    counted = [Counted(member, score) for member, score, _ in rows]
+    counted = [Counted(member, score=score) for member, score, _ in rows]
     state = {PREVIOUS: torch.tensor([1.0, -2.0, 0.0])}
     return Merger(make_rule(rule), cap, by_evidence).merge(deltas, counted, state)
 

@@ -27,6 +27,9 @@ def init(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for all.")] = 0,
+    seconds_per_round: Annotated[
+        float | None, typer.Option(min=0, help="Take fewer local steps than take longer.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make this node's key and settings; nothing is sent anywhere."""
@@ -40,7 +43,12 @@ def init(
             "node": node or member,
             "aggregator": aggregator,
             "data": {"path": str(data.resolve())},
-            "compute": {"device": device, "precision": precision, "threads": threads},
+            "compute": {
+                "device": device,
+                "precision": precision,
+                "threads": threads,
+                "seconds_per_round": seconds_per_round,
+            },
         },
     )
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -27,6 +28,8 @@ from gobelin.shared.model import Jepa
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterSchema, ParameterVector
+
+MARGIN = 0.1  # of a round's deadline, for its base to come, and its contribution to go
 
 
 class Contributor:
@@ -62,6 +65,7 @@ class Contributor:
             total_steps=plan.rounds * plan.local_steps,
             seed=plan.seed,
             node_seed=self._node_seed(plan),
+            seconds=self._budget(plan) - (time.monotonic() - started),
         )
         try:
             trained, report = trainer.train(base, local, lambda step: self._show(plan, step))
@@ -79,7 +83,7 @@ class Contributor:
             plan_digest=plan.digest,
             base_digest=plan.base_digest,
             delta_digest=made.payload.digest,
-            local_steps=plan.local_steps,
+            local_steps=report.steps,
             images=report.images,
             seconds=seconds,
             metrics=_metrics(report, made),
@@ -132,6 +136,11 @@ class Contributor:
         return LocalTrainer(
             recipe, stream.batch, device, pick_precision(compute, device), compute.compile
         )
+
+    def _budget(self, plan: RoundPlan) -> float:
+        """Seconds a round's training may take here."""
+        own = self._settings.compute.seconds_per_round
+        return math.inf if own is None else min(own, (1 - MARGIN) * plan.deadline_s)
 
     def _node_seed(self, plan: RoundPlan) -> int:
         """This node's own stream of data order and augmentation, from the federation's seed."""

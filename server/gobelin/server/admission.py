@@ -82,11 +82,9 @@ def _answers(plan: RoundPlan, contribution: Contribution) -> Refusal | None:
         return Refusal(RefusalCode.BASE_DIGEST, "trained from another base")
     if contribution.plan_digest != plan.digest:
         return Refusal(RefusalCode.PLAN_DIGEST, "answers another plan")
-    if contribution.local_steps != plan.local_steps:
-        found = contribution.local_steps
-        return Refusal(
-            RefusalCode.LOCAL_STEPS, f"{found} local steps, the plan says {plan.local_steps}"
-        )
+    if not 1 <= contribution.local_steps <= plan.local_steps:
+        found = f"{contribution.local_steps} local steps, the plan says {plan.local_steps}"
+        return Refusal(RefusalCode.LOCAL_STEPS, found)
     if contribution.codec != plan.codec:
         by = contribution.codec
         return Refusal(RefusalCode.CODEC, f"encoded by {by:.20}, the plan says {plan.codec}")

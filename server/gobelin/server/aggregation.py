@@ -62,7 +62,7 @@ class ByMember:
 
 @dataclass(frozen=True)
 class Scaled:
-    """Deltas shortened by factors ≤ 1, rounded to fp32."""
+    """Deltas times factors, rounded to fp32."""
 
     whole: Deltas
     factors: Sequence[float]
@@ -120,13 +120,15 @@ def aggregate(
     rule: Rule,
     *,
     cap: float = 1.0,
+    clipped: bool = False,
     previous: Tensor | None = None,
 ) -> Aggregate:
     """Aggregate members' deltas (n of P parameters) under weights (n,), Σ w ≤ 1.
 
     Σ w < 1 shrinks the step: the residual stays on the base. Under a `cap` < 1, deltas are
     clipped to their lower median norm first, for a cap on weights alone is none, and no rule puts
-    more of a member in than the cap. `previous` (P,) is the last round's aggregate, zero if None.
+    more of a member in than the cap. `clipped` clips without a cap. `previous` (P,) is the last
+    round's aggregate, zero if None.
     Raises ValueError on no deltas, and on weights that are not of n members or pass 1 in sum.
     """
     if not weights or len(weights) != len(deltas) or sum(weights) > 1 or min(weights) < 0:
@@ -135,7 +137,7 @@ def aggregate(
         raise ValueError("deltas of no parameters")
     sent = norms(deltas)
     lengths, clip, capped = sent, None, cap < 1
-    if rule.clips or capped:
+    if rule.clips or capped or clipped:
         clip = clip_norm(sent)
         factors = [clip / norm if norm > clip else 1.0 for norm in sent]
         deltas, lengths = Scaled(deltas, factors), [min(norm, clip) for norm in sent]

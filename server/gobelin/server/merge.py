@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from gobelin.server.aggregation import Aggregate, ByMember, aggregate
+from gobelin.server.aggregation import Aggregate, ByMember, Scaled, aggregate
 from gobelin.server.evidence import LEAST, MOST, of_members, relative
 from gobelin.server.geometry import Deltas
-from gobelin.server.policy import PolicyError, equal_scores, member_weights
+from gobelin.server.policy import PolicyError, common_steps, equal_scores, member_weights
 from gobelin.server.reasons import ReductionCode
 from gobelin.server.rules import Mean, Rule
 
@@ -25,6 +25,7 @@ class Counted:
     """One contribution as the merge counts it: whose it is, and what bears on its weight."""
 
     member: str
+    steps: int = 1  # local steps it took, as it says
     score: float | None = None  # evidence, where it was measured; see `evidence`
 
 
@@ -34,6 +35,7 @@ class Merged:
 
     delta: Tensor  # (P,) fp32
     weights: Mapping[str, Fraction]  # by member
+    step_factors: Sequence[float]  # of each contribution, 1 where all took as many local steps
     members: dict[str, dict[str, Any]]  # by member: weight, influence, minority loss, …
     facts: dict[str, Any]  # of the whole merge
     state: Mapping[str, Tensor] = field(default_factory=dict)  # for the next round
@@ -67,14 +69,18 @@ class Merger:
         """
         names = sorted({row.member for row in counted})
         groups = [[i for i, row in enumerate(counted) if row.member == name] for name in names]
+        factors = step_factors(counted)
+        uneven = any(factor != 1 for factor in factors)
+        shortened = [any(factors[node] < 1 for node in own) for own in groups]
         scores = self._scores(names, counted)
         weights = member_weights(scores, self.cap)
         shares = [weights[name] for name in names]
         made = aggregate(
-            ByMember(deltas, groups),
+            ByMember(Scaled(deltas, factors) if uneven else deltas, groups),
             shares,
             self.rule,
             cap=self.cap,
+            clipped=uneven,
             previous=state.get(PREVIOUS),
         )
         figures = made.figures
@@ -84,11 +90,12 @@ class Merger:
             "influence": made.influence,
             "kept": figures.kept,
             "minority_loss": figures.minority_loss,
-            "reduced": self._reductions(scores, weights, made),
+            "reduced": self._reductions(scores, weights, made, shortened),
         }
         return Merged(
             delta=made.delta,
             weights=weights,
+            step_factors=factors,
             members={
                 name: {column: values[i] for column, values in columns.items()}
                 for i, name in enumerate(names)
@@ -115,20 +122,38 @@ class Merger:
         return relative(of_members(measured))
 
     def _reductions(
-        self, scores: Mapping[str, Fraction], weights: Mapping[str, Fraction], made: Aggregate
+        self,
+        scores: Mapping[str, Fraction],
+        weights: Mapping[str, Fraction],
+        made: Aggregate,
+        shortened: Sequence[bool],
     ) -> list[list[ReductionCode]]:
         """Why each member, in the order of the names, counts for less than by itself."""
         free = member_weights(scores)
         rows = []
-        for name, norm in zip(scores, made.norms, strict=True):
+        for name, norm, short in zip(scores, made.norms, shortened, strict=True):
             reasons = {
                 ReductionCode.FLOOR: self.by_evidence and scores[name] == LEAST,
                 ReductionCode.CEILING: self.by_evidence and scores[name] == MOST,
                 ReductionCode.CAPPED: weights[name] < free[name],
+                ReductionCode.NORMALISED: short,
                 ReductionCode.CLIPPED: made.clip is not None and norm > made.clip,
             }
             rows.append([reason for reason, holds in reasons.items() if holds])
         return rows
+
+
+def step_factors(counted: Sequence[Counted]) -> list[float]:
+    """What each delta is multiplied by so that all are of as many local steps: τ / τᵢ.
+
+    Their sum under weights is then FedNova's (arXiv:2007.07481). Steps are self-reported, so
+    uneven ones are no lever: deltas so scaled are clipped to their lower median norm.
+    """
+    by_member: dict[str, list[int]] = {}
+    for row in counted:
+        by_member.setdefault(row.member, []).append(row.steps)
+    common = common_steps(by_member)
+    return [common / row.steps for row in counted]
 
 
 def accumulate(

@@ -59,6 +59,20 @@ def clip_norm(norms: Sequence[float]) -> float:
     return moving[(len(moving) - 1) // 2] if moving else 0.0
 
 
+def common_steps(steps: Mapping[str, Sequence[int]]) -> int:
+    """τ, the local steps deltas of unequal length are scaled to, from each member's nodes' steps.
+
+    FedNova (arXiv:2007.07481) takes the mean of the members'. Here it is their lower median, for
+    steps are what nodes say of themselves: one who claims many where the others took few would
+    multiply everyone's delta through the mean.
+    """
+    return _lower_median([_lower_median(own) for own in steps.values()])
+
+
+def _lower_median(values: Sequence[int]) -> int:
+    return sorted(values)[(len(values) - 1) // 2]
+
+
 def influences(
     mix: Sequence[Fraction | float],
     norms: Sequence[float],

@@ -50,6 +50,7 @@ class ReductionCode(Reason):
     FLOOR = "floor", "scored below half of the median member, it keeps half of that one's weight"
     CEILING = "ceiling", "scored above twice the median member, it gets twice that one's weight"
     CAPPED = "capped", "its weight is held at policy.cap"
+    NORMALISED = "normalised", "it took more local steps than most, and is scaled down to theirs"
     CLIPPED = "clipped", "its delta was longer than the members' lower median, and is shortened"
 
 
