@@ -15,9 +15,17 @@ from torch import Tensor
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.server.aggregation import InMemory
 from gobelin.server.merge import Counted, Merged, Merger
-from gobelin.server.outer import OuterOptimizer, OuterState, Sgd
+from gobelin.server.outer import (
+    OuterOptimizer,
+    OuterState,
+    Sgd,
+    state_of,
+    step_fragment,
+    with_state,
+)
 from gobelin.shared.codec import compress
 from gobelin.shared.data import BatchStream, ImageSource
+from gobelin.shared.fragments import fragment_of_round, start_of_round
 from gobelin.shared.model import build_jepa
 from gobelin.shared.objective import Moments, Offset, Sketch
 from gobelin.shared.recipe import Recipe
@@ -42,6 +50,8 @@ def federate_in_process(
     *,
     cross_node: CrossNode = "no",
     taken: Mapping[str, int] | None = None,
+    fragments: int = 1,
+    alpha: float = 1.0,
     merger: Merger | None = None,
     tamper: Tamper | None = None,
     on_merge: Callable[[int, Merged], None] | None = None,
@@ -51,7 +61,8 @@ def federate_in_process(
     With a codec that loses something, every member keeps a residual (error feedback).
     With one member and the default outer optimizer this is that member training alone. With
     `cross_node` the members sketch every base first, and SIGReg tests the data of all of them.
-    `taken` says how many of the local steps members take that are short of time.
+    `taken` says how many of the local steps members take that are short of time. Of `fragments`
+    a round exchanges one, which members take into their own models with the share `alpha`.
     `tamper` turns a round's number, base and honest deltas, as sent, into those that are
     admitted, `on_merge` sees what they came to.
     """
@@ -60,6 +71,7 @@ def federate_in_process(
     state: OuterState = {}
     memory: Mapping[str, Tensor] = {}
     residuals: dict[str, Tensor | None] = dict.fromkeys(members)
+    own: dict[str, Tensor] = {}  # members' models after the last round
     seeds = {name: derive_seed(seed, "node", name) for name in members}
     trainers = {
         name: LocalTrainer(recipe, BatchStream(source, recipe.inner.batch_size, seeds[name]).batch)
@@ -72,18 +84,25 @@ def federate_in_process(
         plans = {name: LocalSteps(first, steps[name], total, seed, seeds[name]) for name in members}
         if cross_node != "no":
             plans = with_offsets(trainers, base, plans, cross_node)
+        fragment = fragment_of_round(base.schema, fragments, number)
         for name, trainer in sorted(trainers.items()):
-            trained, _ = trainer.train(base, plans[name])
-            made = compress(codec, trained - base, residuals[name])
-            residuals[name] = made.residual
+            start = base
+            if name in own:
+                start = start_of_round(number, base, fragments, number - 1, own[name], alpha)
+            trained, _ = trainer.train(start, plans[name])
+            own[name], owed = trained.values, residuals[name]
+            due = None if owed is None else fragment.take(owed)
+            made = compress(codec, fragment.of(trained) - fragment.of(base), due)
+            residuals[name] = fragment.owe(owed, made.residual)
             deltas = {**deltas, name: made.payload.decode()}
         if tamper is not None:
             deltas = tamper(number, base, deltas)
         names = sorted(deltas)
         counted = [Counted(name, steps[name]) for name in names]
-        merged = merger.merge(InMemory([deltas[n].values for n in names]), counted, memory)
-        memory = merged.state
-        values, state = outer.step(base.values, merged.delta, state)
+        sent = InMemory([deltas[n].values for n in names])
+        merged = merger.merge(sent, counted, state_of(fragment, memory))
+        memory = with_state(fragment, memory, merged.state)
+        values, state = step_fragment(outer, fragment, base.values, merged.delta, state)
         base = ParameterVector(base.schema, values)
         if on_round is not None:
             on_round(number, list(deltas.values()))

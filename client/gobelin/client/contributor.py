@@ -24,6 +24,7 @@ from gobelin.protocols.messages import (
 from gobelin.shared.codec import Compressed, codec_named, compress
 from gobelin.shared.data import BatchStream, open_source
 from gobelin.shared.errors import ConfigError, ContributionError
+from gobelin.shared.fragments import Fragment, fragment_of_round, start_of_round
 from gobelin.shared.model import Jepa
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
@@ -53,7 +54,8 @@ class Contributor:
         """
         codec_named(plan.codec)  # unknown: say so now and not after hours of training
         base = self._base(plan, segments)
-        done = self._spool.find(plan.digest, plan.round, base.schema)
+        fragment = _fragment(plan, base.schema)
+        done = self._spool.find(plan.digest, plan.round, fragment.schema)
         if done is not None:
             return done
         started = time.monotonic()
@@ -68,7 +70,8 @@ class Contributor:
             seconds=self._budget(plan) - (time.monotonic() - started),
         )
         try:
-            trained, report = trainer.train(base, local, lambda step: self._show(plan, step))
+            start = self._start(plan, base)
+            trained, report = trainer.train(start, local, lambda step: self._show(plan, step))
         except torch.OutOfMemoryError:
             raise ConfigError(
                 "the device has too little memory for this recipe",
@@ -76,7 +79,8 @@ class Contributor:
             ) from None
         seconds = time.monotonic() - started
         owed = self._spool.residual_before(plan.round)
-        made = compress(plan.codec, trained - base, owed)
+        delta = fragment.of(trained) - fragment.of(base)
+        made = compress(plan.codec, delta, None if owed is None else fragment.take(owed))
         contribution = Contribution(
             federation=plan.federation,
             round=plan.round,
@@ -89,7 +93,13 @@ class Contributor:
             metrics=_metrics(report, made),
             codec=plan.codec,
         )
-        self._spool.put(contribution, made.payload, trainer.state(), made.residual)
+        self._spool.put(
+            contribution,
+            made.payload,
+            trainer.state(),
+            fragment.owe(owed, made.residual),
+            trained.values if plan.fragments > 1 else None,
+        )
         self._trained = plan.round
         return Spooled(contribution, made.payload)
 
@@ -105,6 +115,13 @@ class Contributor:
             raise ContributionError("the base is not the one the plan names")
         self._home.pin("federation", plan.federation)
         return base
+
+    def _start(self, plan: RoundPlan, base: ParameterVector) -> ParameterVector:
+        """Where local steps start: the base, or this node's own model with what has been shared."""
+        kept = self._spool.local_before(plan.round) if plan.fragments > 1 else None
+        if kept is None:
+            return base
+        return start_of_round(plan.round, base, plan.fragments, *kept, plan.alpha)
 
     def _warm_trainer(self, plan: RoundPlan) -> LocalTrainer:
         """The trainer with its inner state after the round before the plan's."""
@@ -160,6 +177,16 @@ class Contributor:
                 time_left_s=step.seconds_left,
             )
         )
+
+
+def _fragment(plan: RoundPlan, schema: ParameterSchema) -> Fragment:
+    """What of the model the plan's round exchanges."""
+    if not 0 < plan.alpha <= 1:
+        raise ContributionError(f"a share of {plan.alpha} is none")
+    try:
+        return fragment_of_round(schema, plan.fragments, plan.round)
+    except ConfigError as error:
+        raise ContributionError(error.what) from None
 
 
 def _metrics(report: TrainingReport, made: Compressed) -> dict[str, float]:

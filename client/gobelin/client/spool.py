@@ -2,8 +2,8 @@
 
 A contribution is here, whole, before it is announced. It stays until two later rounds have been
 trained, so the aggregator can ask for it again after any crash, on either side. In the same
-folder lies what the next round starts from: the inner optimizer's state, and the residual that
-the codec still owes.
+folder lies what the next round starts from: the inner optimizer's state, the residual that the
+codec still owes, and the node's own model where rounds exchange fragments.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ HEADER = "contribution.json"
 DELTA = "delta.safetensors"  # its encoded segments, byte for byte as they are sent
 INNER = "inner.safetensors"
 RESIDUAL = "residual.safetensors"  # only where the codec lost something
+LOCAL = "local.safetensors"  # only where rounds exchange fragments
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Spool:
         payload: Payload,
         inner: Mapping[str, Tensor],
         residual: Tensor | None = None,
+        local: Tensor | None = None,
     ) -> None:
         """Keep a contribution and the state after it; older ones are dropped."""
         with folder_atomic(self._round(contribution.round)) as tmp:
@@ -65,6 +67,8 @@ class Spool:
             save_file(dict(inner), tmp / INNER)
             if residual is not None:
                 save_file({"residual": residual}, tmp / RESIDUAL)
+            if local is not None:
+                save_file({"local": local}, tmp / LOCAL)
         # Later rounds are of a course that the federation has left, going back to an earlier base.
         abandoned = [number for number in self.rounds() if number > contribution.round]
         kept = [number for number in self.rounds() if number <= contribution.round]
@@ -100,6 +104,13 @@ class Spool:
         if not (self._round(before) / RESIDUAL).exists():
             return None
         return self._load(before, RESIDUAL)["residual"]
+
+    def local_before(self, round_number: int) -> tuple[int, Tensor] | None:
+        """Number and trained values (P,) of the last round before `round_number`, if kept."""
+        before = self._before(round_number)
+        if not (self._round(before) / LOCAL).exists():
+            return None
+        return before, self._load(before, LOCAL)["local"]
 
     def _before(self, round_number: int) -> int:
         """Number of the last round before `round_number`, or 0."""

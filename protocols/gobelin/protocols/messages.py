@@ -86,6 +86,8 @@ class RoundPlan(Message):
     seed: int
     deadline_s: float  # seconds from the offer after which contributions are late
     codec: str = "fp32"  # what the delta is to be encoded by
+    fragments: int = 1  # parts of the model that rounds exchange in turn
+    alpha: float = 1.0  # share of the shared value where a node takes a fragment in
 
 
 @dataclass(frozen=True)

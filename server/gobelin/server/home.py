@@ -30,6 +30,14 @@ class OuterSettings(Settings):
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None  # of adam and yogi: β₁
     beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
     tau: Annotated[float, Field(gt=0)] | None = None
+    fragments: Positive = 1  # parts of the model, of which a round exchanges one (Streaming DiLoCo)
+    alpha: Annotated[float, Field(gt=0, le=1)] = 1.0  # of a new fragment in a node's own values
+
+    @model_validator(mode="after")
+    def _alpha_has_a_use(self) -> OuterSettings:
+        if self.alpha != 1 and self.fragments == 1:
+            raise ValueError("alpha mixes fragments into nodes' models: set outer.fragments")
+        return self
 
 
 class AggregationSettings(Settings):
