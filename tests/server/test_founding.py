@@ -65,6 +65,8 @@ def test_founding_writes_all_a_federation_needs(tmp_path: Path) -> None:
         "momentum": 0.9,
         "beta2": None,
         "tau": None,
+        "fragments": 1,
+        "alpha": 1.0,
     }
     assert home.recipe() == load_recipe("toy")
     assert home.roster().nodes == ()
@@ -82,8 +84,16 @@ def test_what_an_outer_optimizer_is_not_told_is_its_own_default(
 ) -> None:
     found(tmp_path / "home", charter(outer={"kind": kind, "lr": None, "momentum": None}))
     settings = AggregatorHome(tmp_path / "home").settings().outer
-    assert settings.model_dump(exclude_none=True) == {"kind": kind}
-    assert make_outer(**settings.model_dump()) == outer
+    told = settings.model_dump(exclude={"fragments", "alpha"})
+    assert {name: value for name, value in told.items() if value is not None} == {"kind": kind}
+    assert make_outer(**told) == outer
+
+
+def test_more_fragments_than_the_model_has_parts_are_refused(tmp_path: Path) -> None:
+    for outer in ({"fragments": 99}, {"fragments": 0}, {"alpha": 0.5}):
+        with pytest.raises(ConfigError, match=r"fragments"):
+            found(tmp_path / "home", charter(outer=outer))
+        assert not (tmp_path / "home").exists()
 
 
 def test_the_first_checkpoint_is_the_seeds_model(home: AggregatorHome) -> None:

@@ -36,6 +36,9 @@ def init(
     outer_momentum: Annotated[
         float | None, typer.Option(min=0, help="Unset: the optimizer's.")
     ] = None,
+    fragments: Annotated[
+        int, typer.Option(min=1, help="Parts of the model, of which each round exchanges one.")
+    ] = 1,
     rule: Annotated[
         str,
         typer.Option(
@@ -70,7 +73,12 @@ def init(
             "min_members": min_members,
             "codec": codec,
         },
-        outer={"kind": outer, "lr": outer_lr, "momentum": outer_momentum},
+        outer={
+            "kind": outer,
+            "lr": outer_lr,
+            "momentum": outer_momentum,
+            "fragments": fragments,
+        },
         aggregation={"rule": rule},
         policy={"cap": cap, "weights": weights, "probe": probe and str(probe.resolve())},
     )

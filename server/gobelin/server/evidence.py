@@ -12,9 +12,11 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Protocol
+from typing import Any, Protocol
 
+from gobelin.server.admission import Refusal
 from gobelin.server.policy import PolicyError
+from gobelin.server.reasons import RefusalCode
 from gobelin.shared.vector import ParameterVector
 
 GRID = 2.0**-16  # of scores; far below what a round is worth, far above the noise of fp32 sums
@@ -65,6 +67,24 @@ def quality_floor(scores: Sequence[float], history: Sequence[float], tau: float)
     middle = statistics.median(known)
     deviation = NORMAL * statistics.median(abs(score - middle) for score in known)
     return -tau * max(deviation, NARROWEST * statistics.median(map(abs, known)), GRID)
+
+
+def harmful(
+    rows: Mapping[str, Mapping[str, Any]], history: Sequence[float], tau: float
+) -> dict[str, Refusal]:
+    """Refusals of contributions below the floor that `rows`, the records of all, set; by node."""
+    scored = {node: row for node, row in rows.items() if "score" in row.get("measured", {})}
+    scores = {node: float(row["measured"]["score"]) for node, row in scored.items()}
+    members = of_members([(row["member"], scores[node]) for node, row in scored.items()])
+    floor = quality_floor(list(members.values()), history, tau)
+    return {
+        node: Refusal(
+            RefusalCode.QUALITY_FLOOR,
+            f"score {score:.3g} on the probe, the floor is {floor:.3g}",
+        )
+        for node, score in scores.items()
+        if score < floor
+    }
 
 
 def of_members(scores: Sequence[tuple[str, float]]) -> dict[str, float]:

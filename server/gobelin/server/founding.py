@@ -16,6 +16,7 @@ from gobelin.shared.checkpoint import write_checkpoint
 from gobelin.shared.data import kind_of
 from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.files import folder_atomic, read_json, write_json
+from gobelin.shared.fragments import fragments_of
 from gobelin.shared.keys import fingerprint, write_authority
 from gobelin.shared.recipe import load_recipe
 from gobelin.shared.settings import check_settings, write_settings
@@ -54,6 +55,7 @@ def found(folder: Path, charter: Charter) -> dict[str, Any]:
     if settings.policy.probe is not None:
         kind_of(settings.policy.probe)  # refuses what holds no images
     vector = ParameterVector.of(build_jepa(recipe, charter.seed))
+    fragments_of(vector.schema, settings.outer.fragments)  # refuses more than the model has parts
     with folder_atomic(folder) as tmp:
         place = AggregatorHome(tmp)
         write_authority(place.tls, charter.name, {host, "localhost", "127.0.0.1"})

@@ -7,12 +7,14 @@ on those of the public probe where there is one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
 from gobelin.server.admission import Refusal
+from gobelin.server.evidence import Evidence
 from gobelin.server.reasons import RefusalCode
 from gobelin.shared.augment import normalise
 from gobelin.shared.health import deviations, effective_rank, frame_rotation
@@ -77,6 +79,33 @@ class CollapseGate:
         """Pooled features (B, D) of the gate's images, fp32."""
         vector.load_into(self._model)
         return self._model.features(normalise(self._images)).float()
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """All that the aggregator itself measures of contributions."""
+
+    gate: CollapseGate | None = None
+    evidence: Evidence | None = None
+
+    def examine(self, base: ParameterVector, delta: ParameterVector) -> Refusal | dict[str, float]:
+        """A refusal, or what was measured of base + delta, by name, for the record."""
+        found: dict[str, float] = {}
+        if self.gate is not None:
+            look = self.gate.judge(base, delta)
+            if isinstance(look, Refusal):
+                return look
+            found |= asdict(look)
+        if self.evidence is not None:
+            found["score"] = self.evidence.score(base, delta)
+            if not math.isfinite(found["score"]):
+                what = "the loss of the contributed model on the probe is not finite"
+                return Refusal(RefusalCode.QUALITY_FLOOR, what)
+        return found
+
+    def rotation(self, base: ParameterVector, consensus: ParameterVector) -> float | None:
+        """Degrees by which the consensus's frame lies turned against the base's, if looked at."""
+        return None if self.gate is None else self.gate.look(base, consensus).frame_rotation
 
 
 def made_up_images(recipe: Recipe, seed: int) -> Tensor:

@@ -78,6 +78,8 @@ class Fragment:
 
     def widen(self, part: ParameterVector) -> ParameterVector:
         """The delta of the whole model that moves this fragment by `part` and no other."""
+        if self.schema is self.whole:
+            return part
         return ParameterVector(self.whole, self.put(torch.zeros(self.whole.size), part.values))
 
 
