@@ -152,8 +152,8 @@ def admission(
     outcome = admit(plan, base.schema, recipe.projector.out, header.to_bytes(), arrays)
     if isinstance(outcome, Refusal):
         return outcome
-    refusal = gate.judge(base, outcome.delta) if gate is not None else None
-    return refusal or outcome.delta
+    seen = gate.judge(base, outcome.delta) if gate is not None else None
+    return seen if isinstance(seen, Refusal) else outcome.delta
 
 
 def member_data(job: Job) -> tuple[dict[str, MemorySource], MemorySource, MemorySource]:

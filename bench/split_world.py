@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from bench.measure import spread, write_result
 from examples.demo import one_thread
 from gobelin.server.aggregation import InMemory
-from gobelin.server.merge import Merger
+from gobelin.server.merge import Counted, Merger
 from gobelin.server.outer import Sgd
 from gobelin.shared.objective import Moments, Offset, Sketch
 from gobelin.shared.objective.sigreg import collapse_score, directions, sigreg
@@ -192,7 +192,8 @@ def federate(
         for member, slices in zip(members, draws(members, number, seed, form), strict=True):
             member.train(start, start + local_steps, slices)
             deltas.append((ParameterVector.of(member.model) - base).values)
-        merged = Merger().merge(InMemory(deltas), [str(k) for k in range(len(members))], {})
+        counted = [Counted(str(k)) for k in range(len(members))]
+        merged = Merger().merge(InMemory(deltas), counted, {})
         base = ParameterVector(base.schema, Sgd().step(base.values, merged.delta, {})[0])
         if inner:
             average_inner(members)

@@ -11,11 +11,19 @@ from torch import Tensor
 
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.server.aggregation import InMemory
-from gobelin.server.merge import Merged, Merger
-from gobelin.server.outer import OuterOptimizer, OuterState, Sgd
+from gobelin.server.merge import Counted, Merged, Merger
+from gobelin.server.outer import (
+    OuterOptimizer,
+    OuterState,
+    Sgd,
+    state_of,
+    step_fragment,
+    with_state,
+)
 from gobelin.server.pooling import pool_members
 from gobelin.shared.codec import compress
 from gobelin.shared.data import BatchStream, ImageSource
+from gobelin.shared.fragments import fragment_of_round, start_of_round
 from gobelin.shared.model import build_jepa
 from gobelin.shared.objective import Moments
 from gobelin.shared.recipe import Recipe
@@ -39,6 +47,9 @@ def federate_in_process(
     *,
     cross_node: bool = False,
     declining: Collection[str] = (),
+    taken: Mapping[str, int] | None = None,
+    fragments: int = 1,
+    alpha: float = 1.0,
     merger: Merger | None = None,
     tamper: Tamper | None = None,
     on_merge: Callable[[int, Merged], None] | None = None,
@@ -48,8 +59,10 @@ def federate_in_process(
     With a codec that loses something, every member keeps a residual (error feedback).
     With one member and the default outer optimizer this is that member training alone. With
     `cross_node` all members but the `declining` ones say the moments of every base, and in the
-    next round SIGReg tests the data of all who did. `tamper` turns a round's number, base and
-    honest deltas, as sent, into those that are admitted, `on_merge` sees what they came to.
+    next round SIGReg tests the data of all who did. `taken` says how many of the local steps
+    members take that are short of time. Of `fragments` a round exchanges one, which members take
+    into their own models with the share `alpha`. `tamper` turns a round's number, base and honest
+    deltas, as sent, into those that are admitted, `on_merge` sees what they came to.
     """
     outer, merger = outer or Sgd(), merger or Merger()
     base = ParameterVector.of(build_jepa(recipe, seed))
@@ -57,31 +70,41 @@ def federate_in_process(
     memory: Mapping[str, Tensor] = {}
     residuals: dict[str, Tensor | None] = dict.fromkeys(members)
     seen: dict[str, Moments] = {}  # of the last base
+    own: dict[str, Tensor] = {}  # members' models after the last round
     seeds = {name: derive_seed(seed, "node", name) for name in members}
     trainers = {
         name: LocalTrainer(recipe, BatchStream(source, recipe.inner.batch_size, seeds[name]).batch)
         for name, source in members.items()
     }
+    steps = {**dict.fromkeys(members, local_steps), **(taken or {})}
     for number in range(1, rounds + 1):
         deltas: Mapping[str, ParameterVector] = {}
         first, total = (number - 1) * local_steps, rounds * local_steps
-        sent = {name: own for name, own in seen.items() if name not in declining}
+        fragment = fragment_of_round(base.schema, fragments, number)
+        sent = {name: mine for name, mine in seen.items() if name not in declining}
         pooled, before, seen = pool_members(sent, {name: name for name in sent}), seen, {}
         for name, trainer in sorted(trainers.items()):
             offset = pooled.offset_from(before[name]) if pooled else None
-            local = LocalSteps(first, local_steps, total, seed, seeds[name], offset)
+            local = LocalSteps(first, steps[name], total, seed, seeds[name], offset)
             if cross_node and number < rounds:  # nobody would use the last base's
                 seen[name] = trainer.moments(base, local)
-            trained, _ = trainer.train(base, local)
-            made = compress(codec, trained - base, residuals[name])
-            residuals[name] = made.residual
+            start = base
+            if name in own:
+                start = start_of_round(number, base, fragments, number - 1, own[name], alpha)
+            trained, _ = trainer.train(start, local)
+            own[name], owed = trained.values, residuals[name]
+            due = None if owed is None else fragment.take(owed)
+            made = compress(codec, fragment.of(trained) - fragment.of(base), due)
+            residuals[name] = fragment.owe(owed, made.residual)
             deltas = {**deltas, name: made.payload.decode()}
         if tamper is not None:
             deltas = tamper(number, base, deltas)
         names = sorted(deltas)
-        merged = merger.merge(InMemory([deltas[name].values for name in names]), names, memory)
-        memory = merged.state
-        values, state = outer.step(base.values, merged.delta, state)
+        counted = [Counted(name, steps[name]) for name in names]
+        sent = InMemory([deltas[n].values for n in names])
+        merged = merger.merge(sent, counted, state_of(fragment, memory))
+        memory = with_state(fragment, memory, merged.state)
+        values, state = step_fragment(outer, fragment, base.values, merged.delta, state)
         base = ParameterVector(base.schema, values)
         if on_round is not None:
             on_round(number, list(deltas.values()))

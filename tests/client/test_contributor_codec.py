@@ -118,7 +118,7 @@ def test_a_kill_before_the_spool_has_it_repeats_the_round_with_the_same_debt(
     assert contribute(node(killed), second).payload.digest == undisturbed
 
 
-def _killed(*_: object) -> None:
+def _killed(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 

@@ -261,3 +261,54 @@ def test_an_offset_changes_what_is_learned_and_its_absence_nothing(
     guided = trainer.train(base, replace(FIRST, offset=pooled.offset_from(own)))[0]
     alone = LocalTrainer(toy, batches).train(base, FIRST)[0]
     assert guided.digest != alone.digest
+
+
+# ---------------------------------------------------------------- fewer steps where time is short
+
+
+class Clock:
+    """Every look at it costs so many seconds: one look a step, and one at the start."""
+
+    def __init__(self, *seconds: float) -> None:
+        self.seconds, self.now = list(seconds), 0.0
+
+    def __call__(self) -> float:
+        self.now += self.seconds.pop(0) if len(self.seconds) > 1 else self.seconds[0]
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("seconds", "taken"), [(0.5, 1), (1.0, 1), (1.9, 1), (2.0, 2), (3.5, 3), (4.0, 4), (99.0, 4)]
+)
+def test_steps_end_before_the_time_is_over_and_one_is_always_taken(
+    seconds: float, taken: int, toy: Recipe, base: ParameterVector
+) -> None:
+    short = LocalTrainer(toy, batches, clock=Clock(1.0))
+    trained, report = short.train(base, replace(FIRST, seconds=seconds))
+    assert report.steps == taken
+    assert report.images == 16 * taken
+    whole, expected = LocalTrainer(toy, batches).train(base, replace(FIRST, steps=taken))
+    assert trained.digest == whole.digest  # the first of the same steps, at the same rate
+    assert report.loss == expected.loss
+    assert report.health == expected.health
+
+
+def test_a_first_step_that_warms_up_does_not_count_for_the_others(
+    toy: Recipe, base: ParameterVector
+) -> None:
+    warming = LocalTrainer(toy, batches, clock=Clock(0.0, 30.0, 1.0))
+    assert warming.train(base, replace(FIRST, seconds=62.0))[1].steps == H
+    stalling = LocalTrainer(toy, batches, clock=Clock(0.0, 1.0, 1.0, 30.0, 1.0))
+    assert stalling.train(base, replace(FIRST, seconds=62.0))[1].steps == H
+    assert stalling.train(base, replace(SECOND, seconds=2.5))[1].steps == 2
+
+
+def test_a_node_short_of_time_is_in_step_again_in_the_next_round(
+    toy: Recipe, base: ParameterVector
+) -> None:
+    slow = LocalTrainer(toy, batches, clock=Clock(1.0))
+    slow.train(base, replace(FIRST, seconds=2.0))
+    seen: list[StepReport] = []
+    slow.train(base, SECOND, seen.append)
+    assert [report.step for report in seen] == list(range(H, 2 * H))
+    assert int(slow.state()["step"]) == 2 + H

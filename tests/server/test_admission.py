@@ -90,7 +90,7 @@ def test_what_a_member_says_of_itself_does_not_matter() -> None:
         ({"base_digest": "0" * 64}, "base_digest"),
         ({"plan_digest": "0" * 64}, "plan_digest"),
         ({"plan_digest": dataclasses.replace(PLAN, seed=8).digest}, "plan_digest"),
-        ({"local_steps": 4}, "local_steps"),
+        ({"local_steps": 6}, "local_steps"),
         ({"local_steps": 0}, "local_steps"),
         ({"delta_digest": "0" * 64}, "delta_digest"),
         ({"delta_digest": ""}, "delta_digest"),
@@ -102,6 +102,13 @@ def test_a_header_that_does_not_answer_the_plan_is_refused(
     delta = delta_of()
     outcome = judged(header_of(delta, **changes).to_bytes(), wire(delta.segments()))
     assert reason(outcome) == code
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5])
+def test_a_node_short_of_time_may_have_taken_fewer_steps(steps: int) -> None:
+    delta = delta_of()
+    header = header_of(delta, local_steps=steps)
+    assert isinstance(judged(header.to_bytes(), wire(delta.segments())), Admitted)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"null", b"\xff" * 40, PLAN.to_bytes()])

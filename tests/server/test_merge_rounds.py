@@ -31,6 +31,7 @@ from gobelin.shared.keys import public_pem
 from gobelin.shared.objective import Moments
 from gobelin.shared.seeds import generator_of
 from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector
+from tests.server.counting import counted
 from tests.server.world import Killed, kill_at
 
 NODES = {"north": "north", "south-1": "south", "south-2": "south", "west": "west"}
@@ -141,7 +142,7 @@ def test_a_round_is_the_rule_then_the_outer_step(
     memory: OuterState = {}
     for number in (1, 2, 3):
         deltas = [delta_of(name, number, base).values for name in NODES]
-        merged = merger.merge(InMemory(deltas), list(NODES.values()), memory)
+        merged = merger.merge(InMemory(deltas), counted(NODES.values()), memory)
         values, state = step.step(base.values, merged.delta, state)
         base, memory = ParameterVector(base.schema, values), merged.state
         assert sealed(home, number).vector.digest == base.digest

@@ -142,10 +142,11 @@ def test_a_fresh_federation_has_sealed_round_0_only(
         "rounds": 9,
         "members": ["north", "south"],
         "nodes": {
-            "north-1": {"member": "north", "last_round": None},
-            "south-1": {"member": "south", "last_round": None},
+            "north-1": {"member": "north", "last_round": None, "local_steps": None},
+            "south-1": {"member": "south", "last_round": None, "local_steps": None},
         },
         "influence": {},
+        "reduced": {},
         "last_event": None,
         "releases": [],
     }

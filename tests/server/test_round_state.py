@@ -192,6 +192,39 @@ def test_a_lost_contribution_opens_a_closed_round_again() -> None:
     assert shell.asked(Offer)[-1] == Offer(("n",))
 
 
+def scored(member: str, score: float) -> dict[str, Any]:
+    return {"node": "x", "member": member, "measured": {"score": score}}
+
+
+WITH_HISTORY = replace(OPEN, terms=replace(TERMS, history=(0.2, 0.25, 0.3, 0.2)))
+
+
+def test_what_lies_below_the_floor_is_refused_when_the_round_closes_and_not_before() -> None:
+    shell = Shell(WITH_HISTORY).on(looked(0.0, "n", "s1", "s2"))
+    shell.on(Counted(1.0, "n", scored("north", 0.2)), Counted(1.0, "s1", scored("south", 0.1)))
+    shell.on(Counted(2.0, "s2", scored("south", -0.9)))
+    assert shell.asked(Aggregate) == []
+    assert set(shell.state.counted) == {"n", "s1", "s2"}
+    shell.on(Ticked(3.0))
+    assert shell.asked(Aggregate) == [Aggregate(("n", "s1"))]
+    assert shell.state.refused == {"s2": "quality_floor"}
+    (told,) = [tell for tell in shell.asked(Tell) if tell.event == "refused"]
+    assert (told.facts["node"], told.facts["reason"]) == ("s2", "quality_floor")
+    folded = WITH_HISTORY
+    for event in shell.journal:
+        folded, _ = step(folded, event)
+    assert folded.counted == shell.state.counted
+
+
+def test_members_below_the_floor_do_not_make_up_the_minimum() -> None:
+    shell = Shell(WITH_HISTORY).on(looked(0.0, "n", "s1"))
+    shell.on(Counted(1.0, "n", scored("north", 0.2)), Counted(1.0, "s1", scored("south", -0.9)))
+    assert shell.on(Ticked(2.0)).state.phase is Phase.COLLECTING
+    expected = "1 of 2 members contributed, none yet from south; below the quality floor: s1"
+    assert shell.state.waiting_for == expected
+    assert shell.on(Ticked(60.0)).state.phase is Phase.VOID
+
+
 EVENTS = st.one_of(
     st.sampled_from(["n", "s1", "s2"]).map(lambda node: ("count", node)),
     st.sampled_from(["n", "s1", "s2"]).map(lambda node: ("refuse", node)),

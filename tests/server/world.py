@@ -28,6 +28,7 @@ from gobelin.server.home import AggregatorHome
 from gobelin.server.roster import NodeEntry
 from gobelin.server.rounds import RoundEngine
 from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
+from gobelin.shared.fragments import fragment_of_round
 from gobelin.shared.keys import public_pem
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
@@ -90,7 +91,9 @@ class Node:
 
     def reply(self, plan: RoundPlan, base: ParameterVector, **changes: Any) -> Reply:
         """An honest reply; `changes` spoil its header."""
-        delta, moments = self.delta(plan.round, base), self.moments(plan)
+        fragment = fragment_of_round(base.schema, plan.fragments, plan.round)
+        delta = fragment.of(self.delta(plan.round, base))
+        moments = self.moments(plan)
         header = Contribution(
             federation=plan.federation,
             round=plan.round,
@@ -175,7 +178,9 @@ class Federation:
     """A founded home with its roster, and engines that run on it."""
 
     def __init__(self, folder: Path, world: World, roster: Iterable[Node], **rounds: Any) -> None:
-        outer = rounds.pop("outer", SGD)
+        parts = {"outer": SGD} | {
+            name: rounds.pop(name) for name in ("outer", "aggregation", "policy") if name in rounds
+        }
         values = {
             "rounds": 2,
             "local_steps": 3,
@@ -184,7 +189,7 @@ class Federation:
             "wait_for_members_s": PATIENCE,
             **rounds,
         }
-        found(folder, Charter("fed", "toy", "127.0.0.1:0", 1, rounds=values, outer=outer))
+        found(folder, Charter("fed", "toy", "127.0.0.1:0", 1, rounds=values, **parts))
         self.home = AggregatorHome(folder)
         self.world = world
         for node in roster:

@@ -30,6 +30,9 @@ def init(
     moments: Annotated[
         bool, typer.Option(help="Send moments of projections where the federation asks for them.")
     ] = True,
+    seconds_per_round: Annotated[
+        float | None, typer.Option(min=0, help="Take fewer local steps than take longer.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make this node's key and settings; nothing is sent anywhere."""
@@ -43,7 +46,12 @@ def init(
             "node": node or member,
             "aggregator": aggregator,
             "data": {"path": str(data.resolve())},
-            "compute": {"device": device, "precision": precision, "threads": threads},
+            "compute": {
+                "device": device,
+                "precision": precision,
+                "threads": threads,
+                "seconds_per_round": seconds_per_round,
+            },
             "egress": {"moments": moments},
         },
     )

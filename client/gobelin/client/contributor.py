@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -24,12 +25,15 @@ from gobelin.protocols.messages import (
 from gobelin.shared.codec import Compressed, codec_named, compress
 from gobelin.shared.data import BatchStream, open_source
 from gobelin.shared.errors import ConfigError, ContributionError, MomentsError
+from gobelin.shared.fragments import Fragment, fragment_of_round, start_of_round
 from gobelin.shared.model import Jepa
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterSchema, ParameterVector
+
+MARGIN = 0.1  # of a round's deadline, for its base to come, and its contribution to go
 
 
 class Contributor:
@@ -57,7 +61,8 @@ class Contributor:
         codec_named(plan.codec)  # unknown: say so now and not after hours of training
         base = self._base(plan, segments)
         pooled = pooled_moments(plan, moments)
-        done = self._spool.find(plan.digest, plan.round, base.schema)
+        fragment = _fragment(plan, base.schema)
+        done = self._spool.find(plan.digest, plan.round, fragment.schema)
         if done is not None:
             return done
         started = time.monotonic()
@@ -65,7 +70,9 @@ class Contributor:
         self._trained = -1  # until it is in the spool, what is trained here counts for nothing
         try:
             local, own = self._local_steps(trainer, plan, base, pooled)
-            trained, report = trainer.train(base, local, lambda step: self._show(plan, step))
+            local = replace(local, seconds=self._budget(plan) - (time.monotonic() - started))
+            start = self._start(plan, base)
+            trained, report = trainer.train(start, local, lambda step: self._show(plan, step))
         except torch.OutOfMemoryError:
             raise ConfigError(
                 "the device has too little memory for this recipe",
@@ -75,21 +82,29 @@ class Contributor:
         sends = plan.cross_node and self._settings.egress.moments
         sent = own.to_bytes() if own is not None and sends else b""
         owed = self._spool.residual_before(plan.round)
-        made = compress(plan.codec, trained - base, owed)
+        delta = fragment.of(trained) - fragment.of(base)
+        made = compress(plan.codec, delta, None if owed is None else fragment.take(owed))
         contribution = Contribution(
             federation=plan.federation,
             round=plan.round,
             plan_digest=plan.digest,
             base_digest=plan.base_digest,
             delta_digest=made.payload.digest,
-            local_steps=plan.local_steps,
+            local_steps=report.steps,
             images=report.images,
             seconds=seconds,
             metrics=_metrics(report, made),
             codec=plan.codec,
             moments_digest=digest_of(sent),
         )
-        self._spool.put(contribution, made.payload, trainer.state(), made.residual, own)
+        self._spool.put(
+            contribution,
+            made.payload,
+            trainer.state(),
+            residual=fragment.owe(owed, made.residual),
+            moments=own,
+            local=trained.values if plan.fragments > 1 else None,
+        )
         self._trained = plan.round
         return Spooled(contribution, made.payload, sent)
 
@@ -129,6 +144,13 @@ class Contributor:
             local = replace(local, offset=pooled.offset_from(mine))
         return local, own
 
+    def _start(self, plan: RoundPlan, base: ParameterVector) -> ParameterVector:
+        """Where local steps start: the base, or this node's own model with what has been shared."""
+        kept = self._spool.local_before(plan.round) if plan.fragments > 1 else None
+        if kept is None:
+            return base
+        return start_of_round(plan.round, base, plan.fragments, *kept, plan.alpha)
+
     def _warm_trainer(self, plan: RoundPlan) -> LocalTrainer:
         """The trainer with its inner state after the round before the plan's."""
         recipe = parse_recipe(plan.recipe)
@@ -160,6 +182,11 @@ class Contributor:
             recipe, stream.batch, device, pick_precision(compute, device), compute.compile
         )
 
+    def _budget(self, plan: RoundPlan) -> float:
+        """Seconds a round's training may take here."""
+        own = self._settings.compute.seconds_per_round
+        return math.inf if own is None else min(own, (1 - MARGIN) * plan.deadline_s)
+
     def _node_seed(self, plan: RoundPlan) -> int:
         """This node's own stream of data order and augmentation, from the federation's seed."""
         return derive_seed(plan.seed, "node", self._settings.node)
@@ -178,6 +205,16 @@ class Contributor:
                 time_left_s=step.seconds_left,
             )
         )
+
+
+def _fragment(plan: RoundPlan, schema: ParameterSchema) -> Fragment:
+    """What of the model the plan's round exchanges."""
+    if not 0 < plan.alpha <= 1:
+        raise ContributionError(f"a share of {plan.alpha} is none")
+    try:
+        return fragment_of_round(schema, plan.fragments, plan.round)
+    except ConfigError as error:
+        raise ContributionError(error.what) from None
 
 
 def _metrics(report: TrainingReport, made: Compressed) -> dict[str, float]:

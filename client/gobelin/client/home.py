@@ -37,6 +37,9 @@ class ComputeSettings(Settings):
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it
     compile: bool = False
     threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as the machine offers
+    # Fewer local steps where all of a round's take longer, or longer than the plan's deadline
+    # allows. Unset, every step is taken, whatever it takes.
+    seconds_per_round: Annotated[float, Field(gt=0)] | None = None
 
 
 class EgressSettings(Settings):

@@ -3,7 +3,8 @@
 A contribution is here, whole, before it is announced. It stays until two later rounds have been
 trained, so the aggregator can ask for it again after any crash, on either side. In the same
 folder lies what the next round starts from: the inner optimizer's state, the residual that the
-codec still owes, and the moments of the round's base.
+codec still owes, the moments of the round's base, and the node's own model where rounds exchange
+fragments.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ DELTA = "delta.safetensors"  # its encoded segments, byte for byte as they are s
 INNER = "inner.safetensors"
 RESIDUAL = "residual.safetensors"  # only where the codec lost something
 MOMENTS = "moments.bin"  # only where a round tests across nodes; sent if the contribution says so
+LOCAL = "local.safetensors"  # only where rounds exchange fragments
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Spool:
         inner: Mapping[str, Tensor],
         residual: Tensor | None = None,
         moments: Moments | None = None,
+        local: Tensor | None = None,
     ) -> None:
         """Keep a contribution and the state after it; older ones are dropped."""
         with folder_atomic(self._round(contribution.round)) as tmp:
@@ -72,6 +75,8 @@ class Spool:
                 save_file({"residual": residual}, tmp / RESIDUAL)
             if moments is not None:
                 write_atomic(tmp / MOMENTS, moments.to_bytes())
+            if local is not None:
+                save_file({"local": local}, tmp / LOCAL)
         # Later rounds are of a course that the federation has left, going back to an earlier base.
         abandoned = [number for number in self.rounds() if number > contribution.round]
         kept = [number for number in self.rounds() if number <= contribution.round]
@@ -132,6 +137,13 @@ class Spool:
     def _moments(self, number: int) -> bytes:
         file = self._round(number) / MOMENTS
         return file.read_bytes() if file.exists() else b""
+
+    def local_before(self, round_number: int) -> tuple[int, Tensor] | None:
+        """Number and trained values (P,) of the last round before `round_number`, if kept."""
+        before = self._before(round_number)
+        if not (self._round(before) / LOCAL).exists():
+            return None
+        return before, self._load(before, LOCAL)["local"]
 
     def _before(self, round_number: int) -> int:
         """Number of the last round before `round_number`, or 0."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -51,6 +51,7 @@ class LocalSteps:
     seed: int  # the federation's: slices derive from it and the step, equal on all nodes
     node_seed: int  # this node's own: augmentation derives from it and the step
     offset: Offset | None = None  # pooled − own moments: SIGReg then tests all nodes' data
+    seconds: float = math.inf  # to be done in; fewer steps then, but one at least
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class StepReport:
 class TrainingReport:
     """What the local steps did, means over them; scalars only."""
 
+    steps: int  # as many as were taken: H, or fewer where time was short
     loss: float
     prediction: float
     anti_collapse: float
@@ -94,8 +96,10 @@ class LocalTrainer:
         device: str = "cpu",
         precision: Literal["fp32", "bf16"] = "fp32",
         compile: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.recipe = recipe
+        self._clock = clock
         self.batches = batches
         self.device = torch.device(device)
         self.precision = precision
@@ -123,6 +127,8 @@ class LocalTrainer:
 
         The inner optimizer goes on from where the last call left it. If anything fails, also in
         `on_step`, it is put back to where this call found it, and the call can be repeated.
+        Steps end early where one more as long as the last would not be done in `local.seconds`;
+        those taken are the first of all, so the schedule stays the federation's.
         Raises DivergedError if the loss stops being finite, DataError on unusable batches.
         """
         before = self.state()
@@ -192,26 +198,36 @@ class LocalTrainer:
         self, local: LocalSteps, on_step: Callable[[StepReport], None] | None
     ) -> tuple[ParameterVector, TrainingReport]:
         self.model.train()
-        started = time.perf_counter()
+        started = now = self._clock()
         sums = torch.zeros(5, dtype=torch.float64)
-        images, rank = 0, float("nan")
-        for done, (step, batch) in enumerate(_ahead(self.batches, local), start=1):
+        images, taken, rank = 0, 0, float("nan")
+        for taken, (step, batch) in enumerate(_ahead(self.batches, local), start=1):
             features, numbers = self._step(step, self._images(batch), local)
             sums += torch.tensor(numbers, dtype=torch.float64)
             images += len(batch)
-            if on_step is None:
-                continue
-            if done % RANK_EVERY == 1:
-                rank = effective_rank(features)
-            rate = images / (time.perf_counter() - started)
-            left = (local.steps - done) * images / done / rate
-            on_step(StepReport(step, done, local.steps, numbers[0], rank, rate, left))
+            before, now = now, self._clock()
+            if on_step is not None:
+                if taken % RANK_EVERY == 1:
+                    rank = effective_rank(features)
+                rate = images / (now - started)
+                left = (local.steps - taken) * images / taken / rate
+                left = min(left, started + local.seconds - now)
+                on_step(StepReport(step, taken, local.steps, numbers[0], rank, rate, left))
+            if now + (now - before) > started + local.seconds:
+                break
         trained = ParameterVector.of(self.model, self.schema)
-        health = self._health(local)
-        loss, prediction, anti_collapse, collapse, norm = (sums / local.steps).tolist()
-        seconds = time.perf_counter() - started
+        health = self._health(replace(local, steps=taken))
+        loss, prediction, anti_collapse, collapse, norm = (sums / taken).tolist()
         return trained, TrainingReport(
-            loss, prediction, anti_collapse, collapse, norm, health, images, seconds
+            steps=taken,
+            loss=loss,
+            prediction=prediction,
+            anti_collapse=anti_collapse,
+            collapse=collapse,
+            gradient_norm=norm,
+            health=health,
+            images=images,
+            seconds=self._clock() - started,
         )
 
     def _step(self, step: int, images: Tensor, local: LocalSteps) -> tuple[Tensor, list[float]]:

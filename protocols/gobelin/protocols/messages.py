@@ -92,6 +92,8 @@ class RoundPlan(Message):
     codec: str = "fp32"  # what the delta is to be encoded by
     cross_node: bool = False  # whether nodes are asked for the moments of this base
     moments_digest: str = ""  # of the last base's, pooled, which travel beside the base; if any
+    fragments: int = 1  # parts of the model that rounds exchange in turn
+    alpha: float = 1.0  # share of the shared value where a node takes a fragment in
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,9 @@ def init(
     outer_momentum: Annotated[
         float | None, typer.Option(min=0, help="Unset: the optimizer's.")
     ] = None,
+    fragments: Annotated[
+        int, typer.Option(min=1, help="Parts of the model, of which each round exchanges one.")
+    ] = 1,
     rule: Annotated[
         str,
         typer.Option(
@@ -49,6 +52,12 @@ def init(
     cap: Annotated[
         float, typer.Option(min=0, max=1, help="Most a member may weigh and move the model.")
     ] = 1.0,
+    probe: Annotated[
+        Path | None, typer.Option(help="Public images that contributions are scored on.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="equal, or evidence: by what contributions are worth on the probe.")
+    ] = "equal",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -68,9 +77,14 @@ def init(
             "codec": codec,
             "cross_node": cross_node,
         },
-        outer={"kind": outer, "lr": outer_lr, "momentum": outer_momentum},
+        outer={
+            "kind": outer,
+            "lr": outer_lr,
+            "momentum": outer_momentum,
+            "fragments": fragments,
+        },
         aggregation={"rule": rule},
-        policy={"cap": cap},
+        policy={"cap": cap, "weights": weights, "probe": probe and str(probe.resolve())},
     )
     founded = found(home, charter)
     if as_json:
@@ -83,6 +97,11 @@ def init(
         )
     if cross_node:
         print("Note: members are asked for moments of their embeddings; each may decline to.")
+    if weights == "evidence":
+        print(
+            "Note: evidence favours members whose data are like the probe's; none has less than "
+            "half or more than twice the median member's voice, and every round reports who."
+        )
     print(f"Give members {founded['ca']} and the address {founded['address']}; then:")
     print(f"  gobelin aggregator admit --home {home} --member NAME node.pub")
     print(f"  gobelin aggregator up --home {home}")

@@ -13,7 +13,7 @@ from gobelin.server.deltas import RoundDeltas
 from gobelin.server.home import AggregatorHome
 from gobelin.server.journal import Journal
 from gobelin.server.pooling import pool_members
-from gobelin.server.quality import CollapseGate
+from gobelin.server.quality import Examiner
 from gobelin.server.round_state import (
     Aggregate,
     Aggregated,
@@ -43,6 +43,7 @@ from gobelin.server.round_state import (
 )
 from gobelin.server.seal import Outcome, Sealer, Standing
 from gobelin.shared.errors import RoundError
+from gobelin.shared.fragments import fragment_of_round
 from gobelin.shared.objective import Moments
 
 POLL_S = 0.2
@@ -56,7 +57,7 @@ class Rim:
     home: AggregatorHome
     journal: Journal
     courier: Courier
-    gate: CollapseGate | None
+    examiner: Examiner
     sealer: Sealer
     tell: Callable[[str, Mapping[str, Any]], None]  # into the event log
     clock: Callable[[], float]
@@ -71,7 +72,9 @@ class OpenRound:
         self._plan = plan
         self._standing = standing
         self._state = Round(plan.round, plan.digest, plan.base_digest, terms, rim.clock())
-        self._deltas = RoundDeltas(rim.home.collecting, standing.base.schema.size)
+        schema = standing.base.schema
+        self._fragment = fragment_of_round(schema, plan.fragments, plan.round)
+        self._deltas = RoundDeltas(rim.home.collecting, self._fragment.schema.size)
         self._moments: dict[str, Moments] = {}  # by node, of those who did not decline
         self._dim = rim.home.recipe().projector.out
         self._outcome: Outcome | None = None
@@ -105,8 +108,8 @@ class OpenRound:
         """Read a counted contribution again and admit it as when it came."""
         reply = self._rim.journal.reply(node)
         found = reply and self._admit(reply)
-        row = self._state.counted[node]
-        if isinstance(found, Admitted) and row_of(self._state.seats[node], found) == row:
+        row, seat = self._state.counted[node], self._state.seats[node]
+        if isinstance(found, Admitted) and row_of(seat, found, row["measured"]) == row:
             self._hold(node, found)
         else:
             self._advance(Lost(self._rim.clock(), node))
@@ -134,13 +137,15 @@ class OpenRound:
     def _take(self, reply: Reply) -> None:
         """Count one reply once it is on disk, or record why it does not count."""
         found = screen(self._state, reply.node, reply.error) or self._admit(reply)
-        if isinstance(found, Admitted) and self._rim.gate is not None:
-            found = self._rim.gate.judge(self._standing.base, found.delta) or found
         if isinstance(found, Refusal):
             return self._advance(Refused(reply.node, found))
+        whole = self._fragment.widen(found.delta)
+        measured = self._rim.examiner.examine(self._standing.base, whole)
+        if isinstance(measured, Refusal):
+            return self._advance(Refused(reply.node, measured))
         self._rim.journal.keep(reply)
         self._hold(reply.node, found)
-        row = row_of(self._state.seats[reply.node], found)
+        row = row_of(self._state.seats[reply.node], found, measured)
         return self._advance(Counted(self._rim.clock(), reply.node, row))
 
     def _hold(self, node: str, admitted: Admitted) -> None:
@@ -149,7 +154,7 @@ class OpenRound:
             self._moments[node] = admitted.moments
 
     def _admit(self, reply: Reply) -> Admitted | Refusal:
-        schema = self._standing.base.schema
+        schema = self._fragment.schema
         return admit(self._plan, schema, self._dim, reply.header, reply.arrays, reply.moments)
 
     def _advance(self, event: Event) -> None:
@@ -187,7 +192,7 @@ class OpenRound:
             moments, {node: seat.member for node, seat in self._state.seats.items()}
         )
         sealer = self._rim.sealer
-        self._outcome = sealer.aggregate(self._standing, self._deltas, rows, pooled)
+        self._outcome = sealer.aggregate(self._standing, self._fragment, self._deltas, rows, pooled)
 
     def _seal(self) -> None:
         if self._outcome is None:
@@ -196,8 +201,8 @@ class OpenRound:
         self._rim.sealer.seal(self._plan, self._outcome, seconds)
 
 
-def row_of(seat: Seat, admitted: Admitted) -> dict[str, Any]:
-    """What is recorded of a contribution."""
+def row_of(seat: Seat, admitted: Admitted, measured: Mapping[str, float]) -> dict[str, Any]:
+    """What is recorded of a contribution; `measured` by the aggregator, `metrics` as it says."""
     made = admitted.contribution
     return {
         "member": seat.member,
@@ -207,7 +212,9 @@ def row_of(seat: Seat, admitted: Admitted) -> dict[str, Any]:
         "codec": made.codec,
         "bytes": admitted.payload_bytes,
         "moments_digest": made.moments_digest,
+        "local_steps": made.local_steps,
         "images": made.images,
         "seconds": made.seconds,
+        "measured": dict(measured),
         "metrics": dict(made.metrics),
     }

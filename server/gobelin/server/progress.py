@@ -53,16 +53,17 @@ def describe(event: dict[str, Any], rounds: int) -> str:
         rank = event["metrics"].get("effective_rank", float("nan"))
         sent = f"; {_sent(event)}" if _sent(event) else ""
         return (
-            f"{number}: {event['node']} contributed {event['images']:,} images in "
-            f"{event['seconds']:.1f} s (loss {loss:.3f}, effective rank {rank:.1f}{sent})"
+            f"{number}: {event['node']} contributed {_work(event)} "
+            f"(loss {loss:.3f}, effective rank {rank:.1f}{sent})"
         )
     if kind == "refused":
         return f"{number}: refused {event['node']}: {event['reason']} ({event.get('found', '')})"
     if kind == "round_sealed":
         moments = f", moments of {', '.join(event['moments'])}" if event.get("moments") else ""
         return (
-            f"{number}: sealed {event['vector_digest'][:12]} in {event['seconds']:.1f} s (overhead "
-            f"{event['overhead_s']:.1f} s, retained norm {event['retained_norm']:.2f}{moments})"
+            f"{number}: sealed {event['vector_digest'][:12]} in {event['seconds']:.1f} s "
+            f"(overhead {event['overhead_s']:.1f} s, retained norm {event['retained_norm']:.2f}"
+            f"{_turned(event)}{moments}){_reduced(event)}"
         )
     if kind == "minority_loss":
         members = ", ".join(f"{m} ({loss:.0%})" for m, loss in sorted(event["members"].items()))
@@ -76,6 +77,25 @@ def describe(event: dict[str, Any], rounds: int) -> str:
     if kind == "finished":
         return f"finished: consensus {event['vector_digest'][:12]} after {event['round']} rounds"
     return " ".join(str(value) for value in event.values())
+
+
+def _work(row: dict[str, Any]) -> str:
+    """What a contribution took; the steps are not in older logs."""
+    steps = f"{row['local_steps']:,} steps, " if "local_steps" in row else ""
+    return f"{steps}{row['images']:,} images in {row['seconds']:.1f} s"
+
+
+def _turned(event: dict[str, Any]) -> str:
+    """How far the consensus's frame turned against the base's, where it was looked at."""
+    turned = event.get("frame_rotation")
+    return "" if turned is None else f", frame turned {turned:.1f}°"
+
+
+def _reduced(event: dict[str, Any]) -> str:
+    """Who counted for less than by itself, and why."""
+    members = event.get("reduced", {})
+    told = (f"{member} ({', '.join(codes)})" for member, codes in sorted(members.items()))
+    return f"; reduced: {', '.join(told)}" if members else ""
 
 
 def _sent(row: dict[str, Any]) -> str:
@@ -101,13 +121,18 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
         "rounds": settings.rounds.rounds,
         "members": roster.members,
         "nodes": {
-            node.name: {"member": node.member, "last_round": last.get(node.name, {}).get("round")}
+            node.name: {
+                "member": node.member,
+                "last_round": last.get(node.name, {}).get("round"),
+                "local_steps": last.get(node.name, {}).get("local_steps"),
+            }
             for node in roster.nodes
         },
         "influence": {
             member: {"round": row.get("influence", 0.0), "total": row["influence_total"]}
             for member, row in members.items()
         },
+        "reduced": {m: row["reduced"] for m, row in members.items() if row.get("reduced")},
         "last_event": events[-1] if events else None,
         "releases": sorted(p.name for p in home.releases.glob("release-*")),
     }
@@ -122,7 +147,7 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
     whole = sum(row["influence_total"] for row in members.values()) or 1.0
     for node in roster.nodes:
         row = last.get(node.name)
-        when = f"round {row['round']}, {row['seconds']:.1f} s" if row else "none yet"
+        when = f"round {row['round']}: {_work(row)}" if row else "none yet"
         mine = members.get(node.member, {})
         shares = (mine.get("influence", 0.0), mine.get("influence_total", 0.0) / whole)
         sent = _sent(row) if row else ""

@@ -9,14 +9,23 @@ a killed aggregator folds them again, ignoring their effects, and goes on with `
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
 
 from gobelin.server.admission import Refusal
+from gobelin.server.evidence import harmful
+from gobelin.server.reasons import RefusalCode
 
-ANSWERS_ANOTHER = frozenset({"federation", "round", "base_digest", "plan_digest"})
+ANSWERS_ANOTHER = frozenset(
+    {
+        RefusalCode.FEDERATION,
+        RefusalCode.ROUND,
+        RefusalCode.BASE_DIGEST,
+        RefusalCode.PLAN_DIGEST,
+    }
+)
 
 
 class Phase(StrEnum):
@@ -47,6 +56,8 @@ class Terms:
     wait_s: float  # for the needed members to be online
     attempts: int
     rejoin_s: float  # what nodes need to be back after the aggregator was killed
+    quality_floor: float = 3.0  # τ of `evidence.quality_floor`
+    history: Sequence[float] = ()  # members' scores in past rounds
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,11 @@ class Round:
     def members(self) -> set[str]:
         """Members with at least one counted contribution."""
         return {self.seats[node].member for node in self.counted}
+
+    @property
+    def harmful(self) -> dict[str, Refusal]:
+        """Counted contributions that lie below the quality floor, as far as it is known."""
+        return harmful(self.counted, self.terms.history, self.terms.quality_floor)
 
     @property
     def lacking(self) -> list[str]:
@@ -248,11 +264,11 @@ Step = tuple[Round, tuple[Effect, ...]]
 def screen(state: Round, node: str, error: str) -> Refusal | None:
     """Why a node's reply need not even be looked at; `error` is the code it came with."""
     if node not in state.seats or node not in state.roster:
-        return Refusal("not_on_roster", "")
+        return Refusal(RefusalCode.NOT_ON_ROSTER, "")
     if error:
-        return Refusal("node_error", error)
+        return Refusal(RefusalCode.NODE_ERROR, error)
     if node in state.counted:
-        return Refusal("duplicate", "this node's contribution is already counted")
+        return Refusal(RefusalCode.DUPLICATE, "this node's contribution is already counted")
     return None
 
 
@@ -273,8 +289,7 @@ def step(state: Round, event: Event) -> Step:
         case Refused():
             return _refused(state, event)
         case Closed():
-            _require(state, Phase.COLLECTING)
-            return _aggregate(replace(state, phase=Phase.CLOSED))
+            return _closed(state)
         case Aggregated():
             _require(state, Phase.CLOSED)
             return replace(state, phase=Phase.AGGREGATED), (Seal(),)
@@ -377,14 +392,36 @@ def _ticked(state: Round, at: float) -> Step:
         return state, ()
     over = at >= state.since + state.terms.deadline_s
     owing = state.owing(at)
-    here = state.members
+    below = state.harmful
+    here = {state.seats[node].member for node in set(state.counted) - set(below)}
     if len(here) >= state.terms.needed:
         return state, (Record(Closed(at)),) if over or not owing else ()
     absent = _names(state.seats, here)
     missing = f"{len(here)} of {state.terms.needed} members contributed, none yet from {absent}"
+    if below:
+        names = ", ".join(sorted(state.seats[node].name for node in below))
+        missing = f"{missing}; below the quality floor: {names}"
     if over:
         return state, (Record(Voided(at, missing)),)
     return (state, ()) if owing else _wait(state, missing)
+
+
+def _closed(state: Round) -> Step:
+    """What is in is fixed, and what harms is refused: only now is known how the others score."""
+    _require(state, Phase.COLLECTING)
+    below = state.harmful
+    state = replace(
+        state,
+        phase=Phase.CLOSED,
+        counted={node: row for node, row in state.counted.items() if node not in below},
+        refused={**state.refused, **{node: why.reason for node, why in below.items()}},
+    )
+    told = [
+        _tell(state, "refused", node=state.seats[node].name, **vars(why))
+        for node, why in sorted(below.items())
+    ]
+    state, effects = _aggregate(state)
+    return state, (*told, *effects)
 
 
 def _aggregate(state: Round) -> Step:

@@ -11,17 +11,32 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from gobelin.protocols.messages import Farewell, RoundPlan
 from gobelin.server.courier import Courier
-from gobelin.server.home import AggregatorHome
+from gobelin.server.home import AggregatorHome, FederationSettings
 from gobelin.server.journal import Journal
 from gobelin.server.open_round import POLL_S, OpenRound, Rim
-from gobelin.server.quality import CollapseGate
+from gobelin.server.probe import ProbeLoss, open_probe
+from gobelin.server.quality import IMAGES, CollapseGate, Examiner
 from gobelin.server.round_state import Terms
 from gobelin.server.seal import Sealer, Standing
+from gobelin.shared.recipe import Recipe
 
 REJOIN_S = 30.0  # for nodes to find a killed aggregator again: twice their longest pause
 FAREWELL_S = 10.0  # for nodes to hear that the federation has finished
+
+
+def make_examiner(recipe: Recipe, settings: FederationSettings) -> Examiner:
+    """What contributions are looked at with: the public probe's images, or made-up ones."""
+    policy, seed = settings.policy, settings.seed
+    evidence, images = None, None
+    if policy.probe is not None:
+        probe = open_probe(policy.probe, recipe, seed, policy.probe_images)
+        evidence, images = ProbeLoss(recipe, seed, probe), probe.read(np.arange(IMAGES))
+    gate = CollapseGate(recipe, seed, images) if policy.collapse_gate else None
+    return Examiner(gate, evidence)
 
 
 class RoundEngine:
@@ -36,14 +51,13 @@ class RoundEngine:
     ) -> None:
         self._settings = settings = home.settings()
         self._recipe = home.recipe()
+        examiner = make_examiner(self._recipe, settings)
         self._rim = Rim(
             home=home,
             journal=Journal(home.journal),
             courier=courier,
-            gate=CollapseGate(self._recipe, settings.seed)
-            if settings.policy.collapse_gate
-            else None,
-            sealer=Sealer(home, self._tell),
+            examiner=examiner,
+            sealer=Sealer(home, examiner, self._tell),
             tell=self._tell,
             clock=clock,
             sleep=sleep,
@@ -57,7 +71,7 @@ class RoundEngine:
         rim.sealer.release(last, standing.base, checkpoint.facts)  # a kill may have come between
         for number in range(last + 1, rounds.rounds + 1):
             plan = self._plan(number, standing)
-            standing = OpenRound(rim, plan, self._terms(), standing).run()
+            standing = OpenRound(rim, plan, self._terms(standing), standing).run()
         rim.journal.clear()  # a kill may have come between
         digest = standing.base.digest
         self._tell("finished", {"round": rounds.rounds, "vector_digest": digest})
@@ -78,9 +92,11 @@ class RoundEngine:
             codec=rounds.codec,
             cross_node=rounds.cross_node and number < rounds.rounds,  # nobody would use the last's
             moments_digest=standing.moments.digest if standing.moments else "",
+            fragments=self._settings.outer.fragments,
+            alpha=self._settings.outer.alpha,
         )
 
-    def _terms(self) -> Terms:
+    def _terms(self, standing: Standing) -> Terms:
         rounds = self._settings.rounds
         return Terms(
             needed=rounds.min_members,
@@ -88,6 +104,8 @@ class RoundEngine:
             wait_s=rounds.wait_for_members_s,
             attempts=rounds.attempts,
             rejoin_s=REJOIN_S,
+            quality_floor=self._settings.policy.quality_floor,
+            history=standing.scores,
         )
 
     def _farewell(self, farewell: Farewell) -> None:

@@ -9,13 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from gobelin.protocols.messages import RoundPlan
+from gobelin.server.evidence import of_members, remember
 from gobelin.server.geometry import Deltas
 from gobelin.server.home import AggregatorHome
-from gobelin.server.merge import Merged, Merger, accumulate
-from gobelin.server.outer import make_outer
+from gobelin.server.merge import Counted, Merged, Merger, accumulate
+from gobelin.server.outer import make_outer, state_of, step_fragment, with_state
 from gobelin.server.pooling import of_tensors, tensors_of
+from gobelin.server.quality import Examiner
 from gobelin.server.rules import make_rule
 from gobelin.shared.checkpoint import Checkpoint, write_checkpoint
+from gobelin.shared.fragments import Fragment
 from gobelin.shared.objective import Moments
 from gobelin.shared.vector import ParameterVector
 
@@ -32,6 +35,7 @@ class Standing:
     merge: Mapping[str, Tensor] = field(default_factory=dict)  # the aggregation rule's
     influence: Mapping[str, float] = field(default_factory=dict)  # of members, over all rounds
     moments: Moments | None = None  # of the last round's base, pooled
+    scores: Sequence[float] = ()  # of members, in the last rounds
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Standing:
@@ -43,6 +47,7 @@ class Standing:
             checkpoint.extra.get("merge", {}),
             {k: row["influence_total"] for k, row in checkpoint.facts.get("members", {}).items()},
             of_tensors(moments) if moments else None,
+            checkpoint.facts.get("scores", ()),
         )
 
 
@@ -53,15 +58,20 @@ class Outcome:
     standing: Standing
     merged: Merged
     rows: Sequence[Row]  # with each contribution's weight
+    facts: Mapping[str, Any]  # of the whole round
 
 
 class Sealer:
     """Merges, takes the outer step, and writes what a sealed round is."""
 
     def __init__(
-        self, home: AggregatorHome, tell: Callable[[str, Mapping[str, Any]], None]
+        self,
+        home: AggregatorHome,
+        examiner: Examiner,
+        tell: Callable[[str, Mapping[str, Any]], None],
     ) -> None:
         self._home = home
+        self._examiner = examiner
         self._tell = tell
         self._settings = settings = home.settings()
         self._recipe = home.recipe()
@@ -69,33 +79,53 @@ class Sealer:
         self._outer = make_outer(
             outer.kind, outer.lr, outer.momentum, beta2=outer.beta2, tau=outer.tau
         )
-        self._merger = Merger(make_rule(rule.rule, rule.trim, rule.radius), settings.policy.cap)
+        policy = settings.policy
+        self._merger = Merger(
+            make_rule(rule.rule, rule.trim, rule.radius), policy.cap, policy.weights == "evidence"
+        )
 
     def aggregate(
         self,
         standing: Standing,
+        fragment: Fragment,
         deltas: Deltas,
         rows: Sequence[Row],
         moments: Moments | None = None,
     ) -> Outcome:
-        """The next standing from deltas and their rows, both in the order of the deltas' names.
+        """The next standing from a fragment's deltas and their rows, in the same order.
 
         `moments` are those of the base, pooled.
         """
-        owners = [str(row["member"]) for row in rows]
-        merged = self._merger.merge(deltas, owners, standing.merge)
-        values, outer = self._outer.step(standing.base.values, merged.delta, standing.outer)
-        consensus = ParameterVector(standing.base.schema, values)
-        influence = accumulate(standing.influence, merged.members)
-        weighed = [
-            {**row, "weight": float(merged.weights[owner] / owners.count(owner))}
-            for row, owner in zip(rows, owners, strict=True)
-        ]
-        return Outcome(
-            Standing(consensus, outer, merged.state, influence, moments),
-            merged,
-            sorted(weighed, key=lambda row: str(row["node"])),
+        base, counted = standing.base, [_counted(row) for row in rows]
+        merged = self._merger.merge(deltas, counted, state_of(fragment, standing.merge))
+        values, outer = step_fragment(
+            self._outer, fragment, base.values, merged.delta, standing.outer
         )
+        consensus = ParameterVector(base.schema, values)
+        owners = [row.member for row in counted]
+        weighed = [
+            {
+                **row,
+                "weight": float(merged.weights[owner] / owners.count(owner)),
+                "step_factor": factor,
+            }
+            for row, owner, factor in zip(rows, owners, merged.step_factors, strict=True)
+        ]
+        scores = of_members([(row.member, row.score) for row in counted if row.score is not None])
+        after = Standing(
+            consensus,
+            outer,
+            with_state(fragment, standing.merge, merged.state),
+            accumulate(standing.influence, merged.members),
+            moments,
+            remember(standing.scores, scores),
+        )
+        facts = {
+            **merged.facts,
+            "fragment": fragment.index,
+            "frame_rotation": self._examiner.rotation(base, consensus),
+        }
+        return Outcome(after, merged, sorted(weighed, key=lambda row: str(row["node"])), facts)
 
     def seal(self, plan: RoundPlan, outcome: Outcome, seconds: float) -> None:
         """Write the round's checkpoint folder, which is the round, and publish it if it is due."""
@@ -113,7 +143,8 @@ class Sealer:
             },
             "outer": self._settings.outer.model_dump(exclude_none=True),
             "aggregation": self._settings.aggregation.model_dump(exclude_none=True),
-            **merged.facts,
+            **outcome.facts,
+            "scores": list(standing.scores),
             "moments_digest": standing.moments.digest if standing.moments else "",
             "seconds": seconds,
         }
@@ -145,7 +176,8 @@ class Sealer:
         sealed = {
             "round": plan.round,
             "vector_digest": outcome.standing.base.digest,
-            **merged.facts,
+            **outcome.facts,
+            "reduced": merged.reduced,
             "influence": {name: row["influence"] for name, row in merged.members.items()},
             "bytes": sum(int(row["bytes"]) for row in outcome.rows),
             "moments": sorted({row["member"] for row in outcome.rows if row["moments_digest"]}),
@@ -153,3 +185,8 @@ class Sealer:
             "overhead_s": max(0.0, seconds - training),  # 0 where a kill has cut the round's time
         }
         self._tell("round_sealed", sealed)
+
+
+def _counted(row: Row) -> Counted:
+    """A recorded contribution as the merge counts it."""
+    return Counted(str(row["member"]), row["local_steps"], row["measured"].get("score"))
