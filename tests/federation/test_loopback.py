@@ -30,7 +30,7 @@ def private_images(folder: Path, member: str, seed: int) -> Path:
     return folder / "data" / member
 
 
-def federation(folder: Path, rounds: int, codec: str = "fp32") -> Loopback:
+def federation(folder: Path, rounds: int, codec: str = "fp32", fragments: int = 1) -> Loopback:
     members = {name: private_images(folder, name, i) for i, name in enumerate(["north", "south"])}
     return Loopback(
         folder,
@@ -38,11 +38,11 @@ def federation(folder: Path, rounds: int, codec: str = "fp32") -> Loopback:
         rounds=rounds,
         local_steps=STEPS,
         seed=7,
-        options=(*OUTER, "--codec", codec),
+        options=(*OUTER, "--codec", codec, "--fragments", str(fragments)),
     )
 
 
-def computed_here(members: dict[str, Path], rounds: int, codec: str) -> str:
+def computed_here(members: dict[str, Path], rounds: int, codec: str, fragments: int = 1) -> str:
     """Digest of the consensus after the same rounds, computed in this process."""
     torch.set_num_threads(1)
     sources = {
@@ -51,7 +51,9 @@ def computed_here(members: dict[str, Path], rounds: int, codec: str) -> str:
     }
     outer = make_outer("nesterov", 0.7, 0.9)
     recipe = load_recipe("toy")
-    return federate_in_process(recipe, sources, rounds, STEPS, 7, outer, codec=codec).digest
+    return federate_in_process(
+        recipe, sources, rounds, STEPS, 7, outer, codec=codec, fragments=fragments
+    ).digest
 
 
 @pytest.mark.parametrize("codec", ["fp32", "int4"])
@@ -75,11 +77,12 @@ def test_two_rounds_give_the_digest_of_the_same_rounds_in_one_process(
         assert "Traceback" not in everything
 
 
-@pytest.mark.parametrize("codec", ["fp32", "topk"])  # topk: what it owes outlives the kill
+# topk: what it owes outlives the kill; fragments: so do a node's own model and each one's momentum
+@pytest.mark.parametrize(("codec", "fragments"), [("fp32", 1), ("topk", 1), ("topk", 2)])
 def test_killed_processes_come_back_and_the_digest_is_the_undisturbed_one(
-    tmp_path: Path, codec: str
+    tmp_path: Path, codec: str, fragments: int
 ) -> None:
-    with federation(tmp_path, rounds=3, codec=codec) as net:
+    with federation(tmp_path, 3, codec, fragments) as net:
         net.found()
         net.start()
         net.wait_for("round_sealed", 1)
@@ -94,7 +97,7 @@ def test_killed_processes_come_back_and_the_digest_is_the_undisturbed_one(
         net.start_aggregator()
         net.wait()
         vector = read_checkpoint(net.release).vector
-        assert vector.digest == computed_here(dict(net.members), 3, codec)
+        assert vector.digest == computed_here(dict(net.members), 3, codec, fragments)
 
 
 def test_a_node_with_an_unregistered_key_is_refused(tmp_path: Path) -> None:
