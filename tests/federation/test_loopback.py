@@ -48,7 +48,7 @@ def federation(
     )
 
 
-def computed_here(members: dict[str, Path], rounds: int, codec: str, **across: Any) -> str:
+def computed_here(members: dict[str, Path], rounds: int, codec: str, **how: Any) -> str:
     """Digest of the consensus after the same rounds, computed in this process."""
     torch.set_num_threads(1)
     sources = {
@@ -57,7 +57,7 @@ def computed_here(members: dict[str, Path], rounds: int, codec: str, **across: A
     }
     outer = make_outer("nesterov", 0.7, 0.9)
     recipe = load_recipe("toy")
-    vector = federate_in_process(recipe, sources, rounds, STEPS, 7, outer, codec=codec, **across)
+    vector = federate_in_process(recipe, sources, rounds, STEPS, 7, outer, codec=codec, **how)
     return vector.digest
 
 
@@ -82,11 +82,13 @@ def test_two_rounds_give_the_digest_of_the_same_rounds_in_one_process(
         assert "Traceback" not in everything
 
 
-@pytest.mark.parametrize("codec", ["fp32", "topk"])  # topk: what it owes outlives the kill
+# topk: what it owes outlives the kill; fragments: so do a node's own model and each one's momentum
+@pytest.mark.parametrize(("codec", "fragments"), [("fp32", 1), ("topk", 1), ("topk", 2)])
 def test_killed_processes_come_back_and_the_digest_is_the_undisturbed_one(
-    tmp_path: Path, codec: str
+    tmp_path: Path, codec: str, fragments: int
 ) -> None:
-    with federation(tmp_path, rounds=3, codec=codec) as net:
+    options = ("--fragments", str(fragments))
+    with federation(tmp_path, 3, codec, options=options) as net:
         net.found()
         net.start()
         net.wait_for("round_sealed", 1)
@@ -101,7 +103,8 @@ def test_killed_processes_come_back_and_the_digest_is_the_undisturbed_one(
         net.start_aggregator()
         net.wait()
         vector = read_checkpoint(net.release).vector
-        assert vector.digest == computed_here(dict(net.members), 3, codec)
+        members = dict(net.members)
+        assert vector.digest == computed_here(members, 3, codec, fragments=fragments)
 
 
 def test_moments_go_around_a_round_late_and_outlive_a_kill(tmp_path: Path) -> None:
