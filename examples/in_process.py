@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.server.aggregation import InMemory
+from gobelin.server.broadcast import broadcast as told_by
 from gobelin.server.merge import Merged, Merger
 from gobelin.server.outer import OuterOptimizer, OuterState, Sgd
 from gobelin.shared.codec import compress
@@ -40,6 +41,7 @@ def federate_in_process(
     on_round: Callable[[int, list[ParameterVector]], None] | None = None,
     codec: str = "fp32",
     *,
+    broadcast: str = "fp32",
     cross_node: CrossNode = "no",
     merger: Merger | None = None,
     tamper: Tamper | None = None,
@@ -47,7 +49,8 @@ def federate_in_process(
 ) -> ParameterVector:
     """The consensus after `rounds`; `on_round` sees each round's number and the deltas as sent.
 
-    With a codec that loses something, every member keeps a residual (error feedback).
+    With a codec that loses something, every member keeps a residual (error feedback), as the
+    aggregator does with a `broadcast` that loses something.
     With one member and the default outer optimizer this is that member training alone. With
     `cross_node` the members sketch every base first, and SIGReg tests the data of all of them.
     `tamper` turns a round's number, base and honest deltas, as sent, into those that are
@@ -57,6 +60,7 @@ def federate_in_process(
     base = ParameterVector.of(build_jepa(recipe, seed))
     state: OuterState = {}
     memory: Mapping[str, Tensor] = {}
+    owed: Tensor | None = None  # by the broadcast
     residuals: dict[str, Tensor | None] = dict.fromkeys(members)
     seeds = {name: derive_seed(seed, "node", name) for name in members}
     trainers = {
@@ -80,7 +84,8 @@ def federate_in_process(
         merged = merger.merge(InMemory([deltas[name].values for name in names]), names, memory)
         memory = merged.state
         values, state = outer.step(base.values, merged.delta, state)
-        base = ParameterVector(base.schema, values)
+        told = told_by(broadcast, base, ParameterVector(base.schema, values), owed)
+        base, owed = told.consensus, told.owed
         if on_round is not None:
             on_round(number, list(deltas.values()))
         if on_merge is not None:

@@ -13,7 +13,7 @@ from gobelin.protocols.messages import (
     encoding_of,
 )
 from gobelin.server.aggregation import LIMIT
-from gobelin.shared.codec import Payload, codec_named
+from gobelin.shared.codec import CODECS, Payload, codec_named, rungs_from
 from gobelin.shared.errors import CodecError, VectorError
 from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector
 
@@ -52,9 +52,11 @@ def admit(
         contribution = Contribution.from_bytes(header)
     except MalformedMessageError as error:
         return Refusal("malformed", str(error))
-    if refusal := _answers(plan, contribution) or _fits(schema, plan.codec, arrays):
+    if refusal := _answers(plan, contribution) or _fits(schema, contribution.codec, arrays):
         return refusal
-    payload = Payload(schema, plan.codec, {name: array.data for name, array in arrays.items()})
+    payload = Payload(
+        schema, contribution.codec, {name: array.data for name, array in arrays.items()}
+    )
     if payload.digest != contribution.delta_digest:
         return Refusal("delta_digest", "the delta is not the one the header names")
     try:
@@ -80,9 +82,9 @@ def _answers(plan: RoundPlan, contribution: Contribution) -> Refusal | None:
     if contribution.local_steps != plan.local_steps:
         found = contribution.local_steps
         return Refusal("local_steps", f"{found} local steps, the plan says {plan.local_steps}")
-    if contribution.codec != plan.codec:
-        by = contribution.codec
-        return Refusal("codec", f"encoded by {by:.20}, the plan says {plan.codec}")
+    if (by := contribution.codec) not in rungs_from(plan.codec):
+        reason = "codec_finer" if by in CODECS else "codec"
+        return Refusal(reason, f"encoded by {by:.20}, the plan says {plan.codec} or coarser")
     return None
 
 
