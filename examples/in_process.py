@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.server.aggregation import InMemory
+from gobelin.server.broadcast import Broadcast
 from gobelin.server.broadcast import broadcast as told_by
 from gobelin.server.merge import Merged, Merger
 from gobelin.server.outer import OuterOptimizer, OuterState, Sgd
@@ -46,6 +47,7 @@ def federate_in_process(
     merger: Merger | None = None,
     tamper: Tamper | None = None,
     on_merge: Callable[[int, Merged], None] | None = None,
+    on_broadcast: Callable[[int, Broadcast], None] | None = None,
 ) -> ParameterVector:
     """The consensus after `rounds`; `on_round` sees each round's number and the deltas as sent.
 
@@ -54,7 +56,7 @@ def federate_in_process(
     With one member and the default outer optimizer this is that member training alone. With
     `cross_node` the members sketch every base first, and SIGReg tests the data of all of them.
     `tamper` turns a round's number, base and honest deltas, as sent, into those that are
-    admitted, `on_merge` sees what they came to.
+    admitted, `on_merge` sees what they came to, `on_broadcast` how members are told.
     """
     outer, merger = outer or Sgd(), merger or Merger()
     base = ParameterVector.of(build_jepa(recipe, seed))
@@ -90,6 +92,8 @@ def federate_in_process(
             on_round(number, list(deltas.values()))
         if on_merge is not None:
             on_merge(number, merged)
+        if on_broadcast is not None:
+            on_broadcast(number, told)
     return base
 
 
