@@ -27,6 +27,12 @@ def init(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for all.")] = 0,
+    max_mb_per_round: Annotated[
+        float | None, typer.Option(help="Most megabytes a round's encoded delta may have.")
+    ] = None,
+    seconds_per_round: Annotated[
+        float | None, typer.Option(help="Most seconds it may take at the measured upload rate.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make this node's key and settings; nothing is sent anywhere."""
@@ -41,6 +47,10 @@ def init(
             "aggregator": aggregator,
             "data": {"path": str(data.resolve())},
             "compute": {"device": device, "precision": precision, "threads": threads},
+            "egress": {
+                "max_mb_per_round": max_mb_per_round,
+                "seconds_per_round": seconds_per_round,
+            },
         },
     )
     if as_json:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
 from pydantic import ValidationError
 
+from gobelin.client.base import KeptBase
+from gobelin.client.egress import Uplink, budget_bytes
 from gobelin.client.home import ComputeSettings, NodeHome, NodeStatus
 from gobelin.client.spool import Spool, Spooled
 from gobelin.client.trainer import LocalSteps, LocalTrainer, StepReport, TrainingReport
@@ -18,14 +20,16 @@ from gobelin.protocols.messages import (
     METRIC_DISTORTION,
     METRIC_SENT_BYTES,
     Contribution,
+    Receipt,
     RoundPlan,
 )
-from gobelin.shared.codec import Compressed, codec_named, compress
+from gobelin.shared.codec import LOSSLESS, Compressed, compress, pick_rung
 from gobelin.shared.data import BatchStream, open_source
 from gobelin.shared.errors import ConfigError, ContributionError
 from gobelin.shared.model import Jepa
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
+from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
 
@@ -37,22 +41,37 @@ class Contributor:
         self._home = home
         self._on_status = on_status
         self._spool = Spool(home.spool)
+        self._kept = KeptBase(home.base_file)
+        self._uplink = Uplink(home.uplink_file)
         self._trainer: LocalTrainer | None = None
         self._trained = 0  # the round after which the trainer's inner state stands
         self._recipe_digest = ""
 
-    def contribute(self, plan: RoundPlan, segments: Mapping[str, bytes]) -> Spooled:
+    def hear(self, federation: str, before: int, receipts: Iterable[Receipt]) -> None:
+        """Keep what became of the contributions to rounds before `before`, and say what is new."""
+        for entry in self._spool.settle(federation, before, receipts):
+            made = entry.contribution
+            self._on_status(NodeStatus("idle", round=made.round, note=entry.fate))
+
+    def contribute(
+        self,
+        plan: RoundPlan,
+        segments: Mapping[str, bytes] | None,
+        steps: Sequence[CodedStep] = (),
+    ) -> Spooled:
         """Train the plan's local steps, or take the result from the spool if they are done.
 
-        `segments` are the base's. Raises ContributionError when plan and base do not belong
-        together, CodecError when the plan names a codec this node does not have, StateError when
-        the plan is of another federation.
+        `segments` are those of the whole base; without them `steps` lead to it from one that this
+        node has kept. Raises ContributionError when plan and base do not belong together (it is a
+        BaseMissingError where the node must be sent the whole base), CodecError when the plan
+        names a codec this node does not have, BudgetError when no codec keeps its egress budget,
+        StateError when the plan is of another federation.
         """
-        codec_named(plan.codec)  # unknown: say so now and not after hours of training
-        base = self._base(plan, segments)
+        base = self._base(plan, segments, steps)
         done = self._spool.find(plan.digest, plan.round, base.schema)
         if done is not None:
             return done
+        codec = self._codec(plan, base.schema)  # too little for any: said before hours of training
         started = time.monotonic()
         trainer = self._warm_trainer(plan)
         self._trained = -1  # until it is in the spool, what is trained here counts for nothing
@@ -71,8 +90,8 @@ class Contributor:
                 "free it, use bf16 (compute.precision), or join with a larger one",
             ) from None
         seconds = time.monotonic() - started
-        owed = self._spool.residual_before(plan.round)
-        made = compress(plan.codec, trained - base, owed)
+        debt = self._spool.debt_before(plan.round)
+        made = compress(codec, trained - base, debt.owed)
         contribution = Contribution(
             federation=plan.federation,
             round=plan.round,
@@ -83,23 +102,35 @@ class Contributor:
             images=report.images,
             seconds=seconds,
             metrics=_metrics(report, made),
-            codec=plan.codec,
+            codec=codec,
         )
-        self._spool.put(contribution, made.payload, trainer.state(), made.residual)
+        self._spool.put(contribution, made.payload, trainer.state(), made.residual, debt)
         self._trained = plan.round
         return Spooled(contribution, made.payload)
 
-    def _base(self, plan: RoundPlan, segments: Mapping[str, bytes]) -> ParameterVector:
-        """The base vector, known to be the one the plan names."""
+    def _codec(self, plan: RoundPlan, schema: ParameterSchema) -> str:
+        """The codec of this round's delta: the plan's, or a coarser one that keeps the budget."""
+        budget = budget_bytes(self._settings.egress, self._uplink.bytes_per_second())
+        return pick_rung(plan.codec, schema, budget)
+
+    def _base(
+        self, plan: RoundPlan, segments: Mapping[str, bytes] | None, steps: Sequence[CodedStep]
+    ) -> ParameterVector:
+        """The base vector, known to be the one the plan names; kept where steps may follow."""
         if plan.local_steps < 1 or not 1 <= plan.round <= plan.rounds:
             raise ContributionError(f"round {plan.round} of {plan.rounds} is no round")
         schema = schema_of(parse_recipe(plan.recipe))
         if schema.digest != plan.schema_digest:
             raise ContributionError("the plan's recipe builds another schema here")
-        base = ParameterVector.of_segments(schema, segments)
-        if base.digest != plan.base_digest:
-            raise ContributionError("the base is not the one the plan names")
+        if segments is None:
+            base = self._kept.reach(schema, steps, plan.base_digest)
+        else:
+            base = ParameterVector.of_segments(schema, segments)
+            if base.digest != plan.base_digest:
+                raise ContributionError("the base is not the one the plan names")
         self._home.pin("federation", plan.federation)
+        if plan.broadcast != LOSSLESS:
+            self._kept.keep(base)
         return base
 
     def _warm_trainer(self, plan: RoundPlan) -> LocalTrainer:

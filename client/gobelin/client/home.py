@@ -39,6 +39,13 @@ class ComputeSettings(Settings):
     threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as the machine offers
 
 
+class EgressSettings(Settings):
+    """What the encoded delta of a round may weigh; nodes take a coarser codec to keep it."""
+
+    max_mb_per_round: Annotated[float, Field(gt=0)] | None = None  # of 10⁶ bytes
+    seconds_per_round: Annotated[float, Field(gt=0)] | None = None  # at the rate measured so far
+
+
 class NodeSettings(Settings):
     """`node.toml`."""
 
@@ -47,6 +54,7 @@ class NodeSettings(Settings):
     aggregator: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]  # host:port
     data: DataSettings
     compute: ComputeSettings = ComputeSettings()
+    egress: EgressSettings = EgressSettings()
 
 
 class NodeHome:
@@ -61,6 +69,8 @@ class NodeHome:
         self.spool = folder / "spool"
         self.pins_file = folder / "pins.json"  # what this node has bound itself to
         self.status_file = folder / "status.json"
+        self.base_file = folder / "base.f32"  # the last base, where the federation sends steps
+        self.uplink_file = folder / "uplink.json"  # how fast contributions have left so far
 
     def settings(self) -> NodeSettings:
         """The node's settings; raises StateError unless `gobelin node init` has been here."""

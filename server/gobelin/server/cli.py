@@ -27,7 +27,10 @@ def init(
     local_steps: Annotated[int, typer.Option(min=1, help="H, a node's steps a round.")] = 500,
     min_members: Annotated[int, typer.Option(min=1)] = 2,
     codec: Annotated[
-        str, typer.Option(help="What nodes encode by: fp32, bf16, int8, int4 or topk.")
+        str, typer.Option(help="The finest nodes encode by: fp32, bf16, int8, int4 or topk.")
+    ] = "fp32",
+    broadcast: Annotated[
+        str, typer.Option(help="What the consensus is broadcast by: any of the same codecs.")
     ] = "fp32",
     outer: Annotated[
         str, typer.Option(help="Outer optimizer: sgd, nesterov, adam or yogi.")
@@ -63,6 +66,7 @@ def init(
             "local_steps": local_steps,
             "min_members": min_members,
             "codec": codec,
+            "broadcast": broadcast,
         },
         outer={"kind": outer, "lr": outer_lr, "momentum": outer_momentum},
         aggregation={"rule": rule},

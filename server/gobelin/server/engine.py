@@ -17,7 +17,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,20 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
 
-from gobelin.protocols.messages import BASE, DELTA, ENCODING, HEADER, PAYLOAD, Farewell, RoundPlan
+from gobelin.protocols.messages import (
+    BASE,
+    BYTES,
+    DELTA,
+    ENCODING,
+    HEADER,
+    PAYLOAD,
+    RECEIPTS,
+    STEPS,
+    Farewell,
+    Receipt,
+    RoundPlan,
+    encoding_of,
+)
 from gobelin.server.admission import WireArray
 from gobelin.server.home import AggregatorHome
 from gobelin.server.roster import Roster
@@ -44,6 +57,7 @@ from gobelin.server.rounds import NodeState, Reply, RoundEngine
 from gobelin.shared.errors import EngineError, GobelinError, RoundError
 from gobelin.shared.files import sole_owner
 from gobelin.shared.keys import fingerprint
+from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import DTYPE, ParameterVector
 
 HOME_VARIABLE = "GOBELIN_AGGREGATOR_HOME"  # how the ServerApp learns its home (never via the run)
@@ -100,14 +114,7 @@ class GridCourier:
         self, nodes: Iterable[str], message: RoundPlan | Farewell, base: ParameterVector | None
     ) -> None:
         """Push a message to nodes; the SuperLink stores the base once for all of them."""
-        content = RecordDict({HEADER: ConfigRecord({PAYLOAD: message.to_bytes()})})
-        if base is not None:
-            content[BASE] = ArrayRecord(
-                {
-                    name: Array(DTYPE, (len(data) // 4,), ENCODING, data)
-                    for name, data in base.segments().items()
-                }
-            )
+        content = message_record(message, base)
         kind = MessageType.TRAIN if isinstance(message, RoundPlan) else MessageType.QUERY
         for node in nodes:
             pushed = self._grid.push_messages([Message(content, self._flower_ids[node], kind)])
@@ -121,6 +128,35 @@ class GridCourier:
             for message in self._grid.pull_messages([message_id]):
                 self._pending.pop(message_id, None)
                 yield _reply(node, message)
+
+
+def message_record(
+    message: RoundPlan | Farewell,
+    base: ParameterVector | None = None,
+    steps: Sequence[CodedStep] = (),
+    receipts: Iterable[Receipt] = (),
+) -> RecordDict:
+    """A message as Flower carries it, with a plan's base, whole or as steps, and receipts."""
+    told = ConfigRecord({PAYLOAD: [receipt.to_bytes() for receipt in receipts]})
+    header = ConfigRecord({PAYLOAD: message.to_bytes()})
+    content = RecordDict({HEADER: header, RECEIPTS: told})
+    if base is not None:
+        content[BASE] = ArrayRecord(
+            {
+                name: Array(DTYPE, (len(data) // 4,), ENCODING, data)
+                for name, data in base.segments().items()
+            }
+        )
+    content[STEPS] = ConfigRecord({PAYLOAD: [step.header.to_bytes() for step in steps]})
+    for step in steps:
+        encoding = encoding_of(step.header.codec)
+        content[f"{STEPS}.{step.header.round}"] = ArrayRecord(
+            {
+                name: Array(BYTES, (len(data),), encoding, data)
+                for name, data in step.segments.items()
+            }
+        )
+    return content
 
 
 def _reply(node: str, message: Message) -> Reply:
