@@ -131,7 +131,7 @@ def test_a_delta_beyond_the_limit_is_refused_and_nothing_of_it_kept(
     values[place] = value
     with pytest.raises(ValueError, match="exceeds"):
         deltas.add("b", ParameterVector(SCHEMA, values))
-    assert (len(deltas), deltas.nodes) == (1, ["a"])
+    assert (len(deltas), deltas.names) == (1, ["a"])
     assert [path.name for path in (tmp_path / "collecting").iterdir()] == ["a.f32"]
     assert weighted_mean(deltas, [ONE]).tolist() == [1.0] * WIDTH
 

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from gobelin.protocols.messages import ENCODING, Contribution, Farewell, RoundPlan
 from gobelin.server.admission import WireArray
 from gobelin.server.aggregation import InMemory
+from gobelin.server.courier import NodeState, Reply
 from gobelin.server.deltas import RoundDeltas
 from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
@@ -22,19 +23,16 @@ from gobelin.server.merge import Merger
 from gobelin.server.outer import OuterState, make_outer
 from gobelin.server.progress import describe, print_status
 from gobelin.server.roster import NodeEntry
-from gobelin.server.rounds import NodeState, Reply, RoundEngine
+from gobelin.server.rounds import RoundEngine
 from gobelin.server.rules import make_rule
 from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
 from gobelin.shared.errors import ConfigError, RoundError
 from gobelin.shared.keys import public_pem
 from gobelin.shared.seeds import generator_of
 from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector
+from tests.server.world import Killed, kill_at
 
 NODES = {"north": "north", "south-1": "south", "south-2": "south", "west": "west"}
-
-
-class Killed(BaseException):
-    """Stands for kill −9."""
 
 
 class Nodes:
@@ -156,16 +154,9 @@ def test_a_kill_in_any_round_loses_neither_momentum_nor_the_last_aggregate(
     undisturbed = home_of(tmp_path / "a", **charter)
     run(undisturbed)
     home = home_of(tmp_path / "b", **charter)
-    keep = RoundEngine._event
     for number in (1, 2, 3):
-
-        def killed(engine: RoundEngine, event: str, _now: int = number, **facts: Any) -> None:
-            if event == "contribution" and facts["round"] == _now:
-                raise Killed
-            keep(engine, event, **facts)
-
         with monkeypatch.context() as patch:
-            patch.setattr(RoundEngine, "_event", killed)
+            kill_at(patch, "contribution", number)
             patch.setattr(RoundDeltas, "remove", lambda self: None)
             with pytest.raises(Killed):
                 run(home)
@@ -176,6 +167,7 @@ def test_a_kill_in_any_round_loses_neither_momentum_nor_the_last_aggregate(
         assert found.vector.digest == expected.vector.digest
         assert found.facts["members"] == expected.facts["members"]
     assert not home.collecting.exists()
+    assert not home.journal.exists()
 
 
 def test_deltas_wait_on_disk_and_are_gone_when_the_round_is(tmp_path: Path) -> None:
@@ -192,13 +184,13 @@ def test_a_void_round_leaves_no_deltas(tmp_path: Path) -> None:
     assert home.sealed_rounds() == [0]
 
 
-def test_deltas_come_back_in_the_order_of_the_nodes(tmp_path: Path) -> None:
+def test_deltas_come_back_in_the_order_of_their_names(tmp_path: Path) -> None:
     schema = ParameterSchema.of_shapes({"w": (5,)})
     deltas = RoundDeltas(tmp_path / "collecting", schema.size)
     values = {name: torch.arange(5.0) + ord(name) for name in "cab"}
     for name, row in values.items():
         deltas.add(name, ParameterVector(schema, row))
-    assert (deltas.nodes, len(deltas), deltas.size) == (["a", "b", "c"], 3, 5)
+    assert (deltas.names, len(deltas), deltas.size) == (["a", "b", "c"], 3, 5)
     for index, name in enumerate("abc"):
         assert torch.equal(deltas.piece(index, 1, 4), values[name][1:4])
     deltas.remove()

@@ -41,6 +41,18 @@ EVENTS: list[tuple[dict[str, Any], str]] = [
         "round 2/9: opened on base 0123456789ab (attempt 3)",
     ),
     (
+        {"event": "round_resumed", "round": 2, "attempt": 1, "nodes": ["north-1", "south"]},
+        "round 2/9: resumed with what is in from north-1, south",
+    ),
+    (
+        {"event": "round_resumed", "round": 2, "attempt": 1, "nodes": []},
+        "round 2/9: resumed with what is in from nobody yet",
+    ),
+    (
+        {"event": "lost", "round": 2, "node": "north-1"},
+        "round 2/9: what north-1 contributed is damaged here; it is asked again",
+    ),
+    (
         CONTRIBUTION,
         "round 2/9: north-1 contributed 12,345 images in 6.8 s (loss 0.123, effective rank 17.4)",
     ),

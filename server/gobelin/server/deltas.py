@@ -1,13 +1,14 @@
 """The open round's deltas on disk, so that memory does not grow with the number of nodes.
 
-No state: a round that is not sealed is collected again, so nothing here is flushed, and what a
-killed aggregator left behind is removed.
+Scratch: what they decode from is in the journal, so nothing here is flushed, and what a killed
+aggregator left behind is removed.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from gobelin.shared.vector import ParameterVector, tensor_of_bytes
 
 
 class RoundDeltas:
-    """Admitted deltas by node id; as `Deltas`, in the order of the ids."""
+    """Admitted deltas by name; as `Deltas`, in the order of the names."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self._folder = folder
@@ -34,15 +35,15 @@ class RoundDeltas:
         return self._size
 
     @property
-    def nodes(self) -> list[str]:
-        """Ids of the nodes, in order."""
+    def names(self) -> list[str]:
+        """Names of the deltas, in order."""
         return self._order
 
     def __len__(self) -> int:
         return len(self._files)
 
-    def add(self, node: str, delta: ParameterVector) -> None:
-        """Keep a node's delta until the round is over.
+    def add(self, name: str, delta: ParameterVector) -> None:
+        """Keep a delta until the round is over.
 
         Raises ValueError on another size or on |δ| > LIMIT anywhere; nothing of it is kept then.
         """
@@ -50,9 +51,9 @@ class RoundDeltas:
             raise ValueError(f"a delta of {delta.values.numel()} parameters, not {self._size}")
         if self._size and max(map(abs, torch.aminmax(delta.values))) > LIMIT:
             raise ValueError(f"a delta exceeds {LIMIT}")
-        path = self._folder / f"{node}.f32"
+        path = self._folder / f"{name}.f32"
         path.write_bytes(delta.canonical_bytes)
-        self._files[node] = os.open(path, os.O_RDONLY)
+        self._files[name] = os.open(path, os.O_RDONLY)
         self._order = sorted(self._files)
 
     def piece(self, index: int, start: int, end: int) -> Tensor:
@@ -60,9 +61,14 @@ class RoundDeltas:
         file = self._files[self._order[index]]
         return tensor_of_bytes(os.pread(file, 4 * (end - start), 4 * start))
 
+    def keep_only(self, names: Iterable[str]) -> None:
+        """Let go of all other deltas."""
+        for name in set(self._files) - set(names):
+            os.close(self._files.pop(name))
+            (self._folder / f"{name}.f32").unlink()
+        self._order = sorted(self._files)
+
     def remove(self) -> None:
-        """The round is sealed or void: nothing of it stays."""
-        for file in self._files.values():
-            os.close(file)
-        self._files, self._order = {}, []
+        """The round is over: nothing of it stays."""
+        self.keep_only(())
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -51,9 +51,10 @@ from gobelin.protocols.messages import (
     encoding_of,
 )
 from gobelin.server.admission import WireArray
+from gobelin.server.courier import NodeState, Reply
 from gobelin.server.home import AggregatorHome
 from gobelin.server.roster import Roster
-from gobelin.server.rounds import NodeState, Reply, RoundEngine
+from gobelin.server.rounds import RoundEngine
 from gobelin.shared.errors import EngineError, GobelinError, RoundError
 from gobelin.shared.files import sole_owner
 from gobelin.shared.keys import fingerprint

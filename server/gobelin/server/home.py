@@ -93,7 +93,8 @@ class AggregatorHome:
         self.tls = folder / "tls"
         self.rounds = folder / "rounds"
         self.releases = folder / "releases"
-        self.collecting = folder / "collecting"  # deltas of the open round
+        self.journal = folder / "journal"  # of the open round: its events and counted replies
+        self.collecting = folder / "collecting"  # scratch: the open round's deltas, decoded
         self.flower = folder / "flower"  # everything that is Flower's
         self.events_file = folder / "events.jsonl"
 

@@ -29,7 +29,7 @@ class Progress(LiveConsole):
             print(json.dumps(event, sort_keys=True), flush=True)
             return
         line = describe(event, self._rounds)
-        if event["event"] in ("waiting", "round_opened"):
+        if event["event"] in ("waiting", "round_opened", "round_resumed"):
             self._live.update(line)
         self.say(line)
 
@@ -43,6 +43,11 @@ def describe(event: dict[str, Any], rounds: int) -> str:
     if kind == "round_opened":
         again = f" (attempt {event['attempt']})" if event["attempt"] > 1 else ""
         return f"{number}: opened on base {event['base_digest'][:12]}{again}"
+    if kind == "round_resumed":
+        kept = ", ".join(event["nodes"]) or "nobody yet"
+        return f"{number}: resumed with what is in from {kept}"
+    if kind == "lost":
+        return f"{number}: what {event['node']} contributed is damaged here; it is asked again"
     if kind == "contribution":
         loss = event["metrics"].get("loss", float("nan"))
         rank = event["metrics"].get("effective_rank", float("nan"))

@@ -28,21 +28,29 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def write_atomic(path: Path, data: bytes | memoryview, mode: int = PUBLIC) -> None:
-    """Write `data` to `path` by tmp + fsync + rename + fsync of the folder."""
+@contextmanager
+def file_atomic(path: Path, mode: int = PUBLIC) -> Iterator[Path]:
+    """Write the yielded file; on a clean exit only it becomes `path`, flushed, folder and all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    tmp = Path(name)
     try:
         os.fchmod(fd, mode)
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
+        os.close(fd)
+        yield tmp
+        with tmp.open("rb") as file:
             os.fsync(file.fileno())
-        Path(tmp).replace(path)
+        tmp.replace(path)
     except BaseException:
-        Path(tmp).unlink(missing_ok=True)
+        tmp.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_atomic(path: Path, data: bytes | memoryview, mode: int = PUBLIC) -> None:
+    """Write `data` to `path` by tmp + fsync + rename + fsync of the folder."""
+    with file_atomic(path, mode) as tmp:
+        tmp.write_bytes(data)
 
 
 def write_json(path: Path, value: Mapping[str, Any], mode: int = PUBLIC) -> None:

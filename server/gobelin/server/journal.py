@@ -1,0 +1,118 @@
+"""The journal of the open round: its durable events, and the replies that were counted.
+
+Append-only, a checksummed line an event, flushed before the event counts. A torn or damaged line
+ends what is believed; what it would have said happens again, for nodes keep what they sent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from gobelin.server.admission import WireArray
+from gobelin.server.courier import Reply
+from gobelin.server.round_state import Durable
+from gobelin.shared.files import file_atomic, sync_folder, write_atomic
+
+HEADER = "header"  # name of a reply's header among its arrays, which are named "array.…"
+ARRAYS = "arrays"  # metadata: what the arrays called themselves on the wire
+
+_events: TypeAdapter[Durable] = TypeAdapter(Annotated[Durable, Field(discriminator="kind")])
+
+
+class Journal:
+    """One folder: `journal.jsonl`, and a file for every counted reply."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file = folder / "journal.jsonl"
+        self._end = 0  # of what is believed
+
+    def events(self) -> list[Durable]:
+        """The events so far, up to the first line that is torn or damaged."""
+        events: list[Durable] = []
+        self._end = 0
+        for line in self._file.read_bytes().splitlines(True) if self._file.exists() else []:
+            event = _event(line)
+            if event is None:
+                break
+            events.append(event)
+            self._end += len(line)
+        return events
+
+    def append(self, event: Durable) -> None:
+        """Write one event behind the last and flush it."""
+        if not self._file.exists():
+            write_atomic(self._file, b"")
+            sync_folder(self._folder.parent)
+        with self._file.open("r+b") as file:
+            file.truncate(self._end)  # what a kill or a full disk has left of a line
+            file.seek(self._end)
+            line = _line(event)
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self._end += len(line)
+
+    def keep(self, reply: Reply) -> None:
+        """Write a reply as it came, whole or not at all."""
+        tensors = {f"array.{key}": array.data for key, array in reply.arrays.items()}
+        tensors[HEADER] = reply.header
+        arrays = {key: [*array[:3]] for key, array in reply.arrays.items()}
+        with file_atomic(self._path(reply.node)) as tmp:
+            views = {key: np.frombuffer(data, np.uint8) for key, data in tensors.items()}
+            save_file(views, tmp, {ARRAYS: json.dumps(arrays)})
+
+    def reply(self, node: str) -> Reply | None:
+        """The reply kept of a node, or None when it is missing or unreadable.
+
+        Its bytes may have changed; who reads it admits it again.
+        """
+        try:
+            with safe_open(self._path(node), "numpy") as file:
+                arrays = {
+                    key: WireArray(dtype, tuple(shape), encoding, _bytes(file, f"array.{key}"))
+                    for key, (dtype, shape, encoding) in json.loads(file.metadata()[ARRAYS]).items()
+                }
+                return Reply(node, _bytes(file, HEADER), arrays)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def clear(self) -> None:
+        """Forget everything; the events first, for they say what the rest is."""
+        self._file.unlink(missing_ok=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._end = 0
+
+    def _path(self, node: str) -> Path:
+        return self._folder / f"{node}.reply"
+
+
+def _line(event: Durable) -> bytes:
+    body = _events.dump_json(event)
+    return b"%08x %b\n" % (zlib.crc32(body), body)
+
+
+def _event(line: bytes) -> Durable | None:
+    """The event of a line, or None where it is not the line that was written."""
+    checksum, _, body = line.removesuffix(b"\n").partition(b" ")
+    if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(body):
+        return None
+    try:
+        return _events.validate_json(body)
+    except ValidationError:
+        return None
+
+
+def _bytes(file: Any, key: str) -> bytes:
+    data: bytes = file.get_tensor(key).tobytes()
+    return data

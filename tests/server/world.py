@@ -1,0 +1,203 @@
+"""A federation in virtual time: nodes whose answers are functions, a courier, and a clock."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from gobelin.protocols.messages import ENCODING, Contribution, Farewell, RoundPlan
+from gobelin.server.admission import WireArray
+from gobelin.server.courier import NodeState, Reply
+from gobelin.server.founding import Charter, found
+from gobelin.server.home import AggregatorHome
+from gobelin.server.roster import NodeEntry
+from gobelin.server.rounds import RoundEngine
+from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
+from gobelin.shared.keys import public_pem
+from gobelin.shared.seeds import generator_of
+from gobelin.shared.vector import DTYPE, ParameterVector
+
+DEADLINE = 60.0
+PATIENCE = 600.0  # wait_for_members_s
+SGD = {"kind": "sgd", "lr": 1.0}
+NESTEROV = {"kind": "nesterov", "lr": 0.7, "momentum": 0.9}
+
+Answer = Callable[[RoundPlan, ParameterVector], list[tuple[float, Reply]]]
+
+
+class Killed(BaseException):
+    """Stands for kill −9."""
+
+
+def kill_at(patch: pytest.MonkeyPatch, event: str, number: int) -> None:
+    """Die before the event log hears of `event` in round `number`."""
+    record = AggregatorHome.record
+
+    def dying(home: AggregatorHome, facts: Mapping[str, Any]) -> None:
+        if (facts["event"], facts.get("round")) == (event, number):
+            raise Killed
+        record(home, facts)
+
+    patch.setattr(AggregatorHome, "record", dying)
+
+
+class Node:
+    """A contributor whose answer to a plan is a function, with delays in seconds."""
+
+    numbers = itertools.count(77)
+
+    def __init__(self, name: str, member: str = "", answer: Answer | None = None) -> None:
+        key = ec.derive_private_key(next(self.numbers), ec.SECP384R1()).public_key()
+        self.entry = NodeEntry(member or name, name, public_pem(key).decode())
+        self.id = self.entry.id
+        self.name = name
+        self.answer = answer or (lambda plan, base: [(0.5, self.reply(plan, base))])
+        self.online = True
+        self.activated_at = "monday"
+
+    def delta(self, number: int, schema_of: ParameterVector) -> ParameterVector:
+        """What this node learns in a round, whoever asks and how often."""
+        generator = generator_of(0, self.name, number)
+        values = torch.randn(schema_of.schema.size, generator=generator) * 0.01
+        return ParameterVector(schema_of.schema, values)
+
+    def reply(self, plan: RoundPlan, base: ParameterVector, **changes: Any) -> Reply:
+        """An honest reply; `changes` spoil its header."""
+        delta = self.delta(plan.round, base)
+        header = Contribution(
+            federation=plan.federation,
+            round=plan.round,
+            plan_digest=plan.digest,
+            base_digest=plan.base_digest,
+            delta_digest=delta.digest,
+            local_steps=plan.local_steps,
+            images=80,
+            seconds=0.5,
+            metrics={"loss": 1.0},
+        )
+        header = dataclasses.replace(header, **changes)
+        arrays = {
+            name: WireArray(DTYPE, (len(data) // 4,), ENCODING, data)
+            for name, data in delta.segments().items()
+        }
+        return Reply(self.id, header.to_bytes(), arrays)
+
+
+class World:
+    """A courier and a clock: plans reach nodes at once, replies arrive when they are due."""
+
+    def __init__(self, *nodes: Node) -> None:
+        self.all = {node.id: node for node in nodes}
+        self.now = 0.0
+        self.sent: list[tuple[float, str, RoundPlan | Farewell]] = []
+        self.happenings: list[tuple[float, Callable[[], None]]] = []  # at a time, once
+        self._due: list[tuple[float, int, Reply]] = []
+        self._order = itertools.count()
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += seconds
+        assert self.now < 1e6, "waits without bound"
+
+    def nodes(self) -> list[NodeState]:
+        for item in [item for item in self.happenings if item[0] <= self.now]:
+            self.happenings.remove(item)
+            item[1]()
+        return [NodeState(n.id, n.online, n.activated_at) for n in self.all.values()]
+
+    def send(
+        self, nodes: Iterable[str], message: RoundPlan | Farewell, base: ParameterVector | None
+    ) -> None:
+        for node in nodes:
+            assert self.all[node].online
+            self.sent.append((self.now, self.all[node].name, message))
+            if isinstance(message, Farewell):
+                assert base is None
+                self.arrive(0.1, Reply(node))
+                continue
+            assert base is not None
+            assert base.digest == message.base_digest
+            for delay, reply in self.all[node].answer(message, base):
+                self.arrive(delay, reply)
+
+    def arrive(self, delay: float, reply: Reply) -> None:
+        self._due.append((self.now + delay, next(self._order), reply))
+
+    def replies(self) -> Iterable[Reply]:
+        due = sorted(item for item in self._due if item[0] <= self.now)
+        for item in due:
+            self._due.remove(item)
+            yield item[2]
+
+    def offers(self, name: str) -> list[int]:
+        """Rounds that were offered to a node, in order."""
+        return [m.round for _, n, m in self.sent if n == name and isinstance(m, RoundPlan)]
+
+
+class Federation:
+    """A founded home with its roster, and engines that run on it."""
+
+    def __init__(self, folder: Path, world: World, roster: Iterable[Node], **rounds: Any) -> None:
+        outer = rounds.pop("outer", SGD)
+        values = {
+            "rounds": 2,
+            "local_steps": 3,
+            "min_members": 2,
+            "deadline_s": DEADLINE,
+            "wait_for_members_s": PATIENCE,
+            **rounds,
+        }
+        found(folder, Charter("fed", "toy", "127.0.0.1:0", 1, rounds=values, outer=outer))
+        self.home = AggregatorHome(folder)
+        self.world = world
+        for node in roster:
+            self.admit(node)
+
+    def moved(self, folder: Path) -> Federation:
+        """The same federation on a copy of its folder, in a world of its own."""
+        other = object.__new__(Federation)
+        other.home, other.world = AggregatorHome(folder / "home"), World(*self.world.all.values())
+        return other
+
+    def admit(self, node: Node) -> None:
+        self.home.write_roster(self.home.roster().admit(node.entry))
+
+    def run(self) -> None:
+        RoundEngine(self.home, self.world, self.world.clock, self.world.sleep).run()
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.home.events()[0] if event["event"] == kind]
+
+    def sealed(self, number: int) -> Checkpoint:
+        return read_checkpoint(self.home.round_folder(number))
+
+    def counted(self, number: int) -> list[str]:
+        """Names of the nodes a sealed round counted."""
+        return [row["node"] for row in self.sealed(number).facts["contributions"]]
+
+    def digest(self) -> str:
+        return self.home.latest()[1].vector.digest
+
+
+def federation(folder: Path, *nodes: Node, **rounds: Any) -> Federation:
+    return Federation(folder / "home", World(*nodes), nodes, **rounds)
+
+
+def mean_by_hand(
+    fed: Federation, number: int, weights: Mapping[Node, float]
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Base plus the weighted mean of the deltas, in fp64."""
+    base = fed.sealed(number - 1).vector
+    total = sum(w * n.delta(number, base).values.double().numpy() for n, w in weights.items())
+    return base.values.double().numpy() + total / sum(weights.values())
