@@ -127,7 +127,8 @@ def offer_bytes(recipe: Recipe, number: int, told: Broadcast) -> int:
     from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
     from gobelin.protocols.messages import Receipt, RoundPlan, Step
-    from gobelin.server.engine import message_record
+    from gobelin.server.courier import Enclosure
+    from gobelin.server.engine import enclosed, message_record
 
     base = told.consensus
     digest, schema = base.digest, base.schema.digest
@@ -136,11 +137,11 @@ def offer_bytes(recipe: Recipe, number: int, told: Broadcast) -> int:
     )
     receipts = [Receipt("bench", n, digest, True, "", 1 / 3) for n in range(1, number)][-2:]
     if told.payload is None or told.payload.size >= 4 * base.schema.size:
-        record = message_record(plan, base, (), receipts)
+        enclosure = Enclosure(base)
     else:
-        header = Step(number - 1, digest, digest, told.payload.codec)
-        steps = [CodedStep(header, told.payload.segments)]
-        record = message_record(plan, None, steps, receipts)
+        header = Step(number - 1, digest, told.payload.codec)
+        enclosure = Enclosure(None, (CodedStep(header, told.payload.segments),))
+    record = message_record(plan, enclosed(enclosure), receipts)
     return sum(len(each.deflate()) for each in get_all_nested_objects(record).values())
 
 

@@ -29,7 +29,7 @@ def course(rounds: int) -> tuple[list[ParameterVector], list[CodedStep]]:
     for number in range(1, rounds + 1):
         payload = compress("int8", vector(number), None).payload
         bases.append(bases[-1] + payload.decode())
-        header = Step(number, bases[-2].digest, bases[-1].digest, "int8")
+        header = Step(number, bases[-2].digest, "int8")
         steps.append(CodedStep(header, payload.segments))
     return bases, steps
 

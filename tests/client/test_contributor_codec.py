@@ -226,7 +226,7 @@ def test_a_base_reached_by_steps_is_trained_from_as_a_whole_one_is(
     payload = compress("int8", noise(), None).payload
     after = BASE + payload.decode()
     second = replace(second, base_digest=after.digest)
-    step = CodedStep(Step(1, BASE.digest, after.digest, "int8"), payload.segments)
+    step = CodedStep(Step(1, BASE.digest, "int8"), payload.segments)
     found = []
     for name, broadcast in (("whole", "fp32"), ("steps", "int8")):
         home = home_in(tmp_path / name, images)

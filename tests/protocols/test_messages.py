@@ -26,7 +26,7 @@ from gobelin.protocols.messages import (
 PLAN = RoundPlan("fed", 3, 9, '{"name":"toy"}', "s" * 64, "b" * 64, 500, 7, 3600.0)
 CONTRIBUTION = Contribution("fed", 3, "p" * 64, "b" * 64, "d" * 64, 500, 64, 1.5, {"loss": 0.25})
 FAREWELL = Farewell("fed", 9, "v" * 64)
-STEP = Step(3, "b" * 64, "c" * 64, "int8")
+STEP = Step(3, "b" * 64, "int8")
 RECEIPT = Receipt("fed", 3, "d" * 64, True, "", 0.25)
 EXAMPLES: list[Message] = [PLAN, CONTRIBUTION, FAREWELL, STEP, RECEIPT]
 
@@ -45,7 +45,7 @@ def messages() -> st.SearchStrategy[Message]:
         Contribution, TEXTS, COUNTS, TEXTS, TEXTS, TEXTS, COUNTS, COUNTS, NUMBERS, METRICS
     )
     receipts = st.builds(Receipt, TEXTS, COUNTS, TEXTS, st.booleans(), TEXTS, NUMBERS)
-    steps = st.builds(Step, COUNTS, TEXTS, TEXTS, TEXTS)
+    steps = st.builds(Step, COUNTS, TEXTS, TEXTS)
     farewells = st.builds(Farewell, TEXTS, COUNTS, TEXTS)
     return st.one_of(plans, contributions, receipts, steps, farewells)
 

@@ -39,7 +39,7 @@ def course(codecs: list[CodecName], seed: int) -> tuple[list[ParameterVector], l
         told = broadcast(codec, bases[-1], wanted, owed)
         owed = told.owed
         assert told.payload is not None
-        header = Step(number, bases[-1].digest, told.consensus.digest, codec)
+        header = Step(number, bases[-1].digest, codec)
         steps.append(CodedStep(header, told.payload.segments))
         bases.append(told.consensus)
     return bases, steps

@@ -116,7 +116,6 @@ class Step(Message):
 
     round: int
     start_digest: str  # of the base it goes on from
-    end_digest: str  # of the base it leads to
     codec: str
 
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from gobelin.shared.codec import LOSSLESS, Payload, compress
 from gobelin.shared.vector import ParameterVector
+
+STEP = "broadcast"  # a sealed round's step: its name among the facts and among the extras
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,14 @@ class Broadcast:
     payload: Payload | None = None  # the step from the base; None: it is told whole
     owed: Tensor | None = None  # (P,)
     distortion: float = 0.0  # ‖c − q‖² / ‖c‖²
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is recorded of the step; nothing where the consensus is told whole."""
+        if self.payload is None:
+            return {}
+        size, lost = self.payload.size, self.distortion
+        return {STEP: {"codec": self.payload.codec, "bytes": size, "distortion": lost}}
 
 
 def broadcast(

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gobelin.protocols.messages import Receipt
+from gobelin.protocols.messages import Receipt, RoundPlan
+from gobelin.server.round_state import Round
 
 KEEP = 2  # receipts: as many as contributions in a node's spool
 
@@ -38,10 +39,20 @@ class NodeRecord:
 
 
 def settle(
-    records: Mapping[str, NodeRecord], receipts: Iterable[tuple[str, Receipt]]
+    records: Mapping[str, NodeRecord],
+    plan: RoundPlan,
+    state: Round,
+    rows: Iterable[Mapping[str, Any]],
 ) -> dict[str, NodeRecord]:
-    """The records by node id after a round that gave these nodes these receipts."""
-    settled = dict(records)
-    for node, receipt in receipts:
-        settled[node] = settled.get(node, NodeRecord()).settle(receipt)
-    return settled
+    """The records by node id after a round; `rows` are the contributions it counted, weighed."""
+    ids = {seat.name: node for node, seat in state.seats.items()}
+    receipts = {
+        node: Receipt(plan.federation, plan.round, "", False, reason, 0.0)
+        for node, reason in state.refused.items()
+    }
+    for row in rows:
+        receipts[ids[row["node"]]] = Receipt(
+            plan.federation, plan.round, row["delta_digest"], True, "", row["weight"]
+        )
+    settled = {node: records.get(node, NodeRecord()).settle(r) for node, r in receipts.items()}
+    return {**records, **settled}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gobelin.protocols.messages import RoundPlan
 from gobelin.server.admission import Admitted, Refusal, admit
-from gobelin.server.courier import Courier, Reply
+from gobelin.server.courier import Courier, Parcel, Reply
 from gobelin.server.deltas import RoundDeltas
+from gobelin.server.dispatch import Dispatch
 from gobelin.server.home import AggregatorHome
 from gobelin.server.journal import Journal
+from gobelin.server.node_record import settle
 from gobelin.server.quality import CollapseGate
 from gobelin.server.round_state import (
     Aggregate,
@@ -68,6 +70,7 @@ class OpenRound:
         self._rim = rim
         self._plan = plan
         self._standing = standing
+        self._dispatch = Dispatch(rim.home, standing)
         self._state = Round(plan.round, plan.digest, plan.base_digest, terms, rim.clock())
         self._deltas = RoundDeltas(rim.home.collecting, standing.base.schema.size)
         self._outcome: Outcome | None = None
@@ -156,11 +159,14 @@ class OpenRound:
             case Record(event):
                 self._advance(event)
             case Offer(nodes):
-                self._rim.courier.send(nodes, self._plan, self._standing.base)
+                self._send(nodes)
             case Aggregate(nodes):
                 self._deltas.keep_only(nodes)
                 rows = [self._state.counted[node] for node in self._deltas.names]
-                self._outcome = self._rim.sealer.aggregate(self._standing, self._deltas, rows)
+                outcome = self._rim.sealer.aggregate(self._standing, self._deltas, rows)
+                records = settle(self._standing.records, self._plan, self._state, outcome.rows)
+                standing = replace(outcome.standing, records=records)
+                self._outcome = replace(outcome, standing=standing)
                 self._advance(Aggregated())
             case Seal():
                 self._seal()
@@ -169,6 +175,19 @@ class OpenRound:
                 self._rim.tell(event, facts)
             case GiveUp(what, remedy):
                 raise RoundError(what, remedy)
+
+    def _send(self, nodes: Iterable[str]) -> None:
+        """Offer the plan to nodes, and tell what each of them is sent as its base."""
+        sent: dict[str, dict[str, int | None]] = {}
+
+        def note(parcel: Parcel) -> Parcel:
+            if parcel.enclosure is not None:
+                sent[self._state.seats[parcel.node].name] = parcel.enclosure.facts()
+            return parcel
+
+        offers = self._dispatch.offers(self._plan, nodes, self._state.baseless)
+        self._rim.courier.send(map(note, offers))
+        self._rim.tell("offered", {"round": self._plan.round, "nodes": sent})
 
     def _seal(self) -> None:
         if self._outcome is None:

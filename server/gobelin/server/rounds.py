@@ -13,6 +13,7 @@ from typing import Any
 
 from gobelin.protocols.messages import Farewell, RoundPlan
 from gobelin.server.courier import Courier
+from gobelin.server.dispatch import Dispatch
 from gobelin.server.home import AggregatorHome
 from gobelin.server.journal import Journal
 from gobelin.server.open_round import POLL_S, OpenRound, Rim
@@ -61,7 +62,7 @@ class RoundEngine:
         rim.journal.clear()  # a kill may have come between
         digest = standing.base.digest
         self._tell("finished", {"round": rounds.rounds, "vector_digest": digest})
-        self._farewell(Farewell(self._settings.name, rounds.rounds, digest))
+        self._farewell(Farewell(self._settings.name, rounds.rounds, digest), standing)
 
     def _plan(self, number: int, standing: Standing) -> RoundPlan:
         rounds, base = self._settings.rounds, standing.base
@@ -76,6 +77,7 @@ class RoundEngine:
             seed=self._settings.seed,
             deadline_s=rounds.deadline_s,
             codec=rounds.codec,
+            broadcast=rounds.broadcast,
         )
 
     def _terms(self) -> Terms:
@@ -88,12 +90,12 @@ class RoundEngine:
             rejoin_s=REJOIN_S,
         )
 
-    def _farewell(self, farewell: Farewell) -> None:
+    def _farewell(self, farewell: Farewell, standing: Standing) -> None:
         """Tell the nodes that are online; those that are not will find the aggregator gone."""
         rim = self._rim
         known = rim.home.roster().by_id()
         waiting = {s.id for s in rim.courier.nodes() if s.online and s.id in known}
-        rim.courier.send(waiting, farewell, None)
+        rim.courier.send(Dispatch(rim.home, standing).farewells(farewell, sorted(waiting)))
         give_up = rim.clock() + FAREWELL_S
         while waiting and rim.clock() < give_up:
             waiting -= {reply.node for reply in rim.courier.replies()}

@@ -9,9 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from gobelin.protocols.messages import RoundPlan
+from gobelin.server.broadcast import STEP, Broadcast, broadcast
 from gobelin.server.geometry import Deltas
 from gobelin.server.home import AggregatorHome
 from gobelin.server.merge import Merged, Merger, accumulate
+from gobelin.server.node_record import NodeRecord
 from gobelin.server.outer import make_outer
 from gobelin.server.rules import make_rule
 from gobelin.shared.checkpoint import Checkpoint, write_checkpoint
@@ -28,6 +30,8 @@ class Standing:
     outer: Mapping[str, Tensor] = field(default_factory=dict)  # the outer optimizer's state
     merge: Mapping[str, Tensor] = field(default_factory=dict)  # the aggregation rule's
     influence: Mapping[str, float] = field(default_factory=dict)  # of members, over all rounds
+    owed: Tensor | None = None  # (P,) by the broadcast
+    records: Mapping[str, NodeRecord] = field(default_factory=dict)  # by node id
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Standing:
@@ -37,6 +41,8 @@ class Standing:
             checkpoint.extra.get("outer", {}),
             checkpoint.extra.get("merge", {}),
             {k: row["influence_total"] for k, row in checkpoint.facts.get("members", {}).items()},
+            checkpoint.extra.get("owed", {}).get("residual"),
+            {k: NodeRecord.of(row) for k, row in checkpoint.facts.get("nodes", {}).items()},
         )
 
 
@@ -45,6 +51,7 @@ class Outcome:
     """What a closed round's contributions come to, before it is sealed."""
 
     standing: Standing
+    told: Broadcast
     merged: Merged
     rows: Sequence[Row]  # with each contribution's weight
 
@@ -70,14 +77,16 @@ class Sealer:
         owners = [str(row["member"]) for row in rows]
         merged = self._merger.merge(deltas, owners, standing.merge)
         values, outer = self._outer.step(standing.base.values, merged.delta, standing.outer)
-        consensus = ParameterVector(standing.base.schema, values)
+        wanted = ParameterVector(standing.base.schema, values)
+        told = broadcast(self._settings.rounds.broadcast, standing.base, wanted, standing.owed)
         influence = accumulate(standing.influence, merged.members)
         weighed = [
             {**row, "weight": float(merged.weights[owner] / owners.count(owner))}
             for row, owner in zip(rows, owners, strict=True)
         ]
         return Outcome(
-            Standing(consensus, outer, merged.state, influence),
+            Standing(told.consensus, outer, merged.state, influence, told.owed, standing.records),
+            told,
             merged,
             sorted(weighed, key=lambda row: str(row["node"])),
         )
@@ -96,13 +105,17 @@ class Sealer:
                 name: {**merged.members.get(name, {}), "influence_total": total}
                 for name, total in standing.influence.items()
             },
+            "nodes": {node: record.facts() for node, record in standing.records.items()},
             "outer": self._settings.outer.model_dump(exclude_none=True),
             "aggregation": self._settings.aggregation.model_dump(exclude_none=True),
             **merged.facts,
+            **outcome.told.facts,
             "seconds": seconds,
         }
         extra = {"outer": dict(standing.outer)} if standing.outer else {}
         extra |= {"merge": dict(standing.merge)} if standing.merge else {}
+        extra |= {"owed": {"residual": standing.owed}} if standing.owed is not None else {}
+        extra |= {STEP: outcome.told.payload.tensors()} if outcome.told.payload else {}
         folder = self._home.round_folder(plan.round)
         write_checkpoint(folder, self._recipe, standing.base, facts, extra)
         self.release(plan.round, standing.base, facts)
@@ -129,6 +142,7 @@ class Sealer:
             "round": plan.round,
             "vector_digest": outcome.standing.base.digest,
             **merged.facts,
+            **outcome.told.facts,
             "influence": {name: row["influence"] for name, row in merged.members.items()},
             "bytes": sum(int(row["bytes"]) for row in outcome.rows),
             "seconds": seconds,
