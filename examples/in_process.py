@@ -11,6 +11,8 @@ from torch import Tensor
 
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.server.aggregation import InMemory
+from gobelin.server.broadcast import Broadcast
+from gobelin.server.broadcast import broadcast as told_by
 from gobelin.server.merge import Counted, Merged, Merger
 from gobelin.server.outer import (
     OuterOptimizer,
@@ -45,6 +47,7 @@ def federate_in_process(
     on_round: Callable[[int, list[ParameterVector]], None] | None = None,
     codec: str = "fp32",
     *,
+    broadcast: str = "fp32",
     cross_node: bool = False,
     declining: Collection[str] = (),
     taken: Mapping[str, int] | None = None,
@@ -53,21 +56,25 @@ def federate_in_process(
     merger: Merger | None = None,
     tamper: Tamper | None = None,
     on_merge: Callable[[int, Merged], None] | None = None,
+    on_broadcast: Callable[[int, Broadcast], None] | None = None,
 ) -> ParameterVector:
     """The consensus after `rounds`; `on_round` sees each round's number and the deltas as sent.
 
-    With a codec that loses something, every member keeps a residual (error feedback).
+    With a codec that loses something, every member keeps a residual (error feedback), as the
+    aggregator does with a `broadcast` that loses something.
     With one member and the default outer optimizer this is that member training alone. With
     `cross_node` all members but the `declining` ones say the moments of every base, and in the
     next round SIGReg tests the data of all who did. `taken` says how many of the local steps
     members take that are short of time. Of `fragments` a round exchanges one, which members take
     into their own models with the share `alpha`. `tamper` turns a round's number, base and honest
-    deltas, as sent, into those that are admitted, `on_merge` sees what they came to.
+    deltas, as sent, into those that are admitted, `on_merge` sees what they came to,
+    `on_broadcast` how members are told.
     """
     outer, merger = outer or Sgd(), merger or Merger()
     base = ParameterVector.of(build_jepa(recipe, seed))
     state: OuterState = {}
     memory: Mapping[str, Tensor] = {}
+    owed: Tensor | None = None  # by the broadcast
     residuals: dict[str, Tensor | None] = dict.fromkeys(members)
     seen: dict[str, Moments] = {}  # of the last base
     own: dict[str, Tensor] = {}  # members' models after the last round
@@ -105,9 +112,12 @@ def federate_in_process(
         merged = merger.merge(sent, counted, state_of(fragment, memory))
         memory = with_state(fragment, memory, merged.state)
         values, state = step_fragment(outer, fragment, base.values, merged.delta, state)
-        base = ParameterVector(base.schema, values)
+        told = told_by(broadcast, base, ParameterVector(base.schema, values), owed)
+        base, owed = told.consensus, told.owed
         if on_round is not None:
             on_round(number, list(deltas.values()))
         if on_merge is not None:
             on_merge(number, merged)
+        if on_broadcast is not None:
+            on_broadcast(number, told)
     return base

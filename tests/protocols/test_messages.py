@@ -18,7 +18,9 @@ from gobelin.protocols.messages import (
     Farewell,
     MalformedMessageError,
     Message,
+    Receipt,
     RoundPlan,
+    Step,
 )
 
 PLAN = RoundPlan(
@@ -28,7 +30,9 @@ PLAN = RoundPlan(
 )
 CONTRIBUTION = Contribution("fed", 3, "p" * 64, "b" * 64, "d" * 64, 500, 64, 1.5, {"loss": 0.25})
 FAREWELL = Farewell("fed", 9, "v" * 64)
-EXAMPLES: list[Message] = [PLAN, CONTRIBUTION, FAREWELL]
+STEP = Step(3, "b" * 64, "int8")
+RECEIPT = Receipt("fed", 3, "d" * 64, True, "", 0.25)
+EXAMPLES: list[Message] = [PLAN, CONTRIBUTION, FAREWELL, STEP, RECEIPT]
 
 ASCII = st.characters(codec="ascii")
 TEXTS = st.text(ASCII, max_size=40)
@@ -47,7 +51,10 @@ def messages() -> st.SearchStrategy[Message]:
     contributions = st.builds(
         Contribution, TEXTS, COUNTS, TEXTS, TEXTS, TEXTS, COUNTS, COUNTS, NUMBERS, METRICS
     )
-    return st.one_of(plans, contributions, st.builds(Farewell, TEXTS, COUNTS, TEXTS))
+    receipts = st.builds(Receipt, TEXTS, COUNTS, TEXTS, st.booleans(), TEXTS, NUMBERS)
+    steps = st.builds(Step, COUNTS, TEXTS, TEXTS)
+    farewells = st.builds(Farewell, TEXTS, COUNTS, TEXTS)
+    return st.one_of(plans, contributions, receipts, steps, farewells)
 
 
 def fields(message: Message) -> list[str]:
@@ -114,7 +121,7 @@ def test_a_missing_field_is_refused(message: Message, name: str) -> None:
 @each_message
 def test_a_field_too_many_is_refused(message: Message) -> None:
     with pytest.raises(MalformedMessageError, match="fields"):
-        type(message).from_bytes(altered(message, weight=100))
+        type(message).from_bytes(altered(message, quality=100))
 
 
 @each_message
@@ -129,8 +136,8 @@ def test_another_kind_of_message_is_refused(message: Message) -> None:
 
 WRONG: dict[Any, list[Any]] = {
     str: [1, 1.5, True, None, [], {}],
-    int: [-1, 1 << 63, True, False, 1.0, "1", None, [], {}],
     bool: [0, 1, "true", None, [], {}],
+    int: [-1, 1 << 63, True, False, 1.0, "1", None, [], {}],
     float: [True, "1.5", None, [], {}, 1 << 53, -(1 << 2000)],
     dict: [1, "loss", None, [], {"loss": True}, {"loss": "1"}, {"loss": None}, {"loss": {}}],
 }

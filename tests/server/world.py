@@ -22,7 +22,7 @@ from gobelin.protocols.messages import (
     RoundPlan,
 )
 from gobelin.server.admission import WireArray
-from gobelin.server.courier import NodeState, Reply
+from gobelin.server.courier import NodeState, Parcel, Reply
 from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
 from gobelin.server.roster import NodeEntry
@@ -34,6 +34,7 @@ from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import generator_of
+from gobelin.shared.step import follow
 from gobelin.shared.vector import DTYPE, ParameterVector
 
 DEADLINE = 60.0
@@ -72,8 +73,21 @@ class Node:
         self.name = name
         self.answer = answer or (lambda plan, base: [(0.5, self.reply(plan, base))])
         self.declines = False  # to send moments
+        self.base: ParameterVector | None = None  # the last it was sent, whole or as steps
         self.online = True
         self.activated_at = "monday"
+
+    def base_of(self, parcel: Parcel) -> ParameterVector | None:
+        """The base that a parcel leads to, kept; None when its steps cannot be followed."""
+        assert parcel.enclosure is not None
+        whole, steps = parcel.enclosure.base, parcel.enclosure.steps
+        if whole is None:
+            starts = [step.header.start_digest for step in steps]
+            if self.base is None or self.base.digest not in starts:
+                return None
+            whole = follow(self.base, steps[starts.index(self.base.digest) :])
+        self.base = whole
+        return whole
 
     def delta(self, number: int, schema_of: ParameterVector) -> ParameterVector:
         """What this node learns in a round, whoever asks and how often."""
@@ -122,6 +136,7 @@ class World:
         self.all = {node.id: node for node in nodes}
         self.now = 0.0
         self.sent: list[tuple[float, str, RoundPlan | Farewell]] = []
+        self.parcels: list[Parcel] = []
         self.happenings: list[tuple[float, Callable[[], None]]] = []  # at a time, once
         self._due: list[tuple[float, int, Reply]] = []
         self._order = itertools.count()
@@ -140,24 +155,23 @@ class World:
             item[1]()
         return [NodeState(n.id, n.online, n.activated_at) for n in self.all.values()]
 
-    def send(
-        self,
-        nodes: Iterable[str],
-        message: RoundPlan | Farewell,
-        base: ParameterVector | None,
-        moments: Moments | None = None,
-    ) -> None:
-        for node in nodes:
-            assert self.all[node].online
-            self.sent.append((self.now, self.all[node].name, message))
+    def send(self, parcels: Iterable[Parcel]) -> None:
+        for parcel in parcels:
+            node, message = self.all[parcel.node], parcel.message
+            assert node.online
+            self.sent.append((self.now, node.name, message))
+            self.parcels.append(parcel)
             if isinstance(message, Farewell):
-                assert base is None
-                self.arrive(0.1, Reply(node))
+                self.arrive(0.1, Reply(parcel.node))
                 continue
-            assert base is not None
+            base = node.base_of(parcel)
+            if base is None:
+                self.arrive(0.1, Reply(parcel.node, error="gobelin:base_missing"))
+                continue
             assert base.digest == message.base_digest
-            assert (moments.digest if moments else "") == message.moments_digest
-            for delay, reply in self.all[node].answer(message, base):
+            enclosed = parcel.enclosure and parcel.enclosure.moments
+            assert (enclosed.digest if enclosed else "") == message.moments_digest
+            for delay, reply in node.answer(message, base):
                 self.arrive(delay, reply)
 
     def arrive(self, delay: float, reply: Reply) -> None:

@@ -33,6 +33,12 @@ def init(
     seconds_per_round: Annotated[
         float | None, typer.Option(min=0, help="Take fewer local steps than take longer.")
     ] = None,
+    max_mb_per_round: Annotated[
+        float | None, typer.Option(help="Most megabytes a round's encoded delta may have.")
+    ] = None,
+    upload_seconds_per_round: Annotated[
+        float | None, typer.Option(help="Most seconds it may take at the measured upload rate.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make this node's key and settings; nothing is sent anywhere."""
@@ -52,7 +58,11 @@ def init(
                 "threads": threads,
                 "seconds_per_round": seconds_per_round,
             },
-            "egress": {"moments": moments},
+            "egress": {
+                "moments": moments,
+                "max_mb_per_round": max_mb_per_round,
+                "seconds_per_round": upload_seconds_per_round,
+            },
         },
     )
     if as_json:

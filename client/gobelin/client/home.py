@@ -43,9 +43,14 @@ class ComputeSettings(Settings):
 
 
 class EgressSettings(Settings):
-    """What may leave this node beside the encoded delta and the declared scalars."""
+    """What may leave this node, and what a round's encoded delta may weigh.
+
+    A node takes a coarser codec than the plan's to keep its budget.
+    """
 
     moments: bool = True  # of projections, where the federation asks for them; else they stay here
+    max_mb_per_round: Annotated[float, Field(gt=0)] | None = None  # of 10⁶ bytes
+    seconds_per_round: Annotated[float, Field(gt=0)] | None = None  # at the rate measured so far
 
     def __str__(self) -> str:
         """For an operator: what leaves this node."""
@@ -76,6 +81,8 @@ class NodeHome:
         self.spool = folder / "spool"
         self.pins_file = folder / "pins.json"  # what this node has bound itself to
         self.status_file = folder / "status.json"
+        self.base_file = folder / "base.f32"  # the last base, where the federation sends steps
+        self.uplink_file = folder / "uplink.json"  # how fast contributions have left so far
 
     def settings(self) -> NodeSettings:
         """The node's settings; raises StateError unless `gobelin node init` has been here."""

@@ -16,7 +16,7 @@ from gobelin.protocols.messages import (
 )
 from gobelin.server.aggregation import LIMIT
 from gobelin.server.reasons import RefusalCode
-from gobelin.shared.codec import Payload, codec_named
+from gobelin.shared.codec import CODECS, Payload, codec_named, rungs_from
 from gobelin.shared.errors import CodecError, MomentsError, VectorError
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of, size_of
@@ -66,10 +66,12 @@ def admit(
         contribution = Contribution.from_bytes(header)
     except MalformedMessageError as error:
         return Refusal(RefusalCode.MALFORMED, str(error))
-    refusal = _answers(plan, contribution) or _fits(schema, plan.codec, arrays)
+    refusal = _answers(plan, contribution) or _fits(schema, contribution.codec, arrays)
     if refusal := refusal or _fits_moments(plan, dim, contribution.moments_digest, moments):
         return refusal
-    payload = Payload(schema, plan.codec, {name: array.data for name, array in arrays.items()})
+    payload = Payload(
+        schema, contribution.codec, {name: array.data for name, array in arrays.items()}
+    )
     if payload.digest != contribution.delta_digest:
         return Refusal(RefusalCode.DELTA_DIGEST, "the delta is not the one the header names")
     try:
@@ -100,9 +102,9 @@ def _answers(plan: RoundPlan, contribution: Contribution) -> Refusal | None:
     if not 1 <= contribution.local_steps <= plan.local_steps:
         found = f"{contribution.local_steps} local steps, the plan says {plan.local_steps}"
         return Refusal(RefusalCode.LOCAL_STEPS, found)
-    if contribution.codec != plan.codec:
-        by = contribution.codec
-        return Refusal(RefusalCode.CODEC, f"encoded by {by:.20}, the plan says {plan.codec}")
+    if (by := contribution.codec) not in rungs_from(plan.codec):
+        code = RefusalCode.CODEC_FINER if by in CODECS else RefusalCode.CODEC
+        return Refusal(code, f"encoded by {by:.20}, the plan says {plan.codec} or coarser")
     return None
 
 

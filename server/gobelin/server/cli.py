@@ -27,7 +27,10 @@ def init(
     local_steps: Annotated[int, typer.Option(min=1, help="H, a node's steps a round.")] = 500,
     min_members: Annotated[int, typer.Option(min=1)] = 2,
     codec: Annotated[
-        str, typer.Option(help="What nodes encode by: fp32, bf16, int8, int4 or topk.")
+        str, typer.Option(help="The finest nodes encode by: fp32, bf16, int8, int4 or topk.")
+    ] = "fp32",
+    broadcast: Annotated[
+        str, typer.Option(help="What the consensus is broadcast by: any of the same codecs.")
     ] = "fp32",
     cross_node: Annotated[
         bool, typer.Option(help="Exchange moments: SIGReg then tests the data of all nodes.")
@@ -75,6 +78,7 @@ def init(
             "local_steps": local_steps,
             "min_members": min_members,
             "codec": codec,
+            "broadcast": broadcast,
             "cross_node": cross_node,
         },
         outer={

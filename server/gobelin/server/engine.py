@@ -45,19 +45,22 @@ from gobelin.protocols.messages import (
     HEADER,
     MOMENTS,
     PAYLOAD,
+    RECEIPTS,
+    STEPS,
     Farewell,
+    Receipt,
     RoundPlan,
+    encoding_of,
 )
 from gobelin.server.admission import WireArray
-from gobelin.server.courier import NodeState, Reply
+from gobelin.server.courier import Enclosure, NodeState, Parcel, Reply
 from gobelin.server.home import AggregatorHome
 from gobelin.server.roster import Roster
 from gobelin.server.rounds import RoundEngine
 from gobelin.shared.errors import EngineError, GobelinError, RoundError
 from gobelin.shared.files import sole_owner
 from gobelin.shared.keys import fingerprint
-from gobelin.shared.objective import Moments
-from gobelin.shared.vector import DTYPE, ParameterVector
+from gobelin.shared.vector import DTYPE
 
 HOME_VARIABLE = "GOBELIN_AGGREGATOR_HOME"  # how the ServerApp learns its home (never via the run)
 app = ServerApp()
@@ -109,32 +112,20 @@ class GridCourier:
             states.append(NodeState(node, info.status == "online", info.last_activated_at))
         return states
 
-    def send(
-        self,
-        nodes: Iterable[str],
-        message: RoundPlan | Farewell,
-        base: ParameterVector | None,
-        moments: Moments | None = None,
-    ) -> None:
-        """Push a message to nodes; the SuperLink stores what goes with it once for all of them."""
-        content = RecordDict({HEADER: ConfigRecord({PAYLOAD: message.to_bytes()})})
-        if base is not None:
-            content[BASE] = ArrayRecord(
-                {
-                    name: Array(DTYPE, (len(data) // 4,), ENCODING, data)
-                    for name, data in base.segments().items()
-                }
-            )
-        if moments is not None:
-            data = moments.to_bytes()
-            array = Array(BYTES, (len(data),), ENCODING_MOMENTS, data)
-            content[MOMENTS] = ArrayRecord({MOMENTS: array})
-        kind = MessageType.TRAIN if isinstance(message, RoundPlan) else MessageType.QUERY
-        for node in nodes:
-            pushed = self._grid.push_messages([Message(content, self._flower_ids[node], kind)])
-            for message_id in pushed:
+    def send(self, parcels: Iterable[Parcel]) -> None:
+        """Push parcels; the SuperLink stores what goes to several nodes once for all of them."""
+        enclosure: Enclosure | None = None
+        beside: Records = {}
+        for parcel in parcels:
+            if parcel.enclosure is not enclosure:
+                enclosure, beside = parcel.enclosure, enclosed(parcel.enclosure)
+            content = message_record(parcel.message, beside, parcel.receipts)
+            plan = isinstance(parcel.message, RoundPlan)
+            kind = MessageType.TRAIN if plan else MessageType.QUERY
+            message = Message(content, self._flower_ids[parcel.node], kind)
+            for message_id in self._grid.push_messages([message]):
                 if message_id:  # '' when the node has just left
-                    self._pending[message_id] = node
+                    self._pending[message_id] = parcel.node
 
     def replies(self) -> Iterator[Reply]:
         """Pull what has arrived, one message at a time, so that memory holds one reply."""
@@ -142,6 +133,41 @@ class GridCourier:
             for message in self._grid.pull_messages([message_id]):
                 self._pending.pop(message_id, None)
                 yield _reply(node, message)
+
+
+Records = dict[str, ArrayRecord | ConfigRecord]
+
+
+def message_record(
+    message: RoundPlan | Farewell, beside: Records, receipts: Iterable[Receipt]
+) -> RecordDict:
+    """A message as Flower carries it, with what is enclosed and a node's receipts."""
+    told = ConfigRecord({PAYLOAD: [receipt.to_bytes() for receipt in receipts]})
+    header = ConfigRecord({PAYLOAD: message.to_bytes()})
+    return RecordDict({HEADER: header, RECEIPTS: told, **beside})
+
+
+def enclosed(enclosure: Enclosure | None) -> Records:
+    """An enclosure as Flower carries it: an array a segment of the base or a step, and moments."""
+    if enclosure is None:
+        return {}
+    steps = enclosure.steps
+    records: Records = {STEPS: ConfigRecord({PAYLOAD: [s.header.to_bytes() for s in steps]})}
+    if enclosure.base is not None:
+        segments = enclosure.base.segments().items()
+        arrays = {name: Array(DTYPE, (len(data) // 4,), ENCODING, data) for name, data in segments}
+        records[BASE] = ArrayRecord(arrays)
+    for step in steps:
+        by = encoding_of(step.header.codec)
+        coded = step.segments.items()
+        arrays = {name: Array(BYTES, (len(data),), by, data) for name, data in coded}
+        records[f"{STEPS}.{step.header.round}"] = ArrayRecord(arrays)
+    if enclosure.moments is not None:
+        data = enclosure.moments.to_bytes()
+        records[MOMENTS] = ArrayRecord(
+            {MOMENTS: Array(BYTES, (len(data),), ENCODING_MOMENTS, data)}
+        )
+    return records
 
 
 def _reply(node: str, message: Message) -> Reply:

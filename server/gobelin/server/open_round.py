@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gobelin.protocols.messages import RoundPlan
 from gobelin.server.admission import Admitted, Refusal, admit
-from gobelin.server.courier import Courier, Reply
+from gobelin.server.courier import Courier, Parcel, Reply
 from gobelin.server.deltas import RoundDeltas
+from gobelin.server.dispatch import Dispatch
 from gobelin.server.home import AggregatorHome
 from gobelin.server.journal import Journal
+from gobelin.server.node_record import settle
 from gobelin.server.pooling import pool_members
 from gobelin.server.quality import Examiner
 from gobelin.server.round_state import (
@@ -71,6 +73,7 @@ class OpenRound:
         self._rim = rim
         self._plan = plan
         self._standing = standing
+        self._dispatch = Dispatch(rim.home, standing)
         self._state = Round(plan.round, plan.digest, plan.base_digest, terms, rim.clock())
         schema = standing.base.schema
         self._fragment = fragment_of_round(schema, plan.fragments, plan.round)
@@ -171,8 +174,7 @@ class OpenRound:
             case Record(event):
                 self._advance(event)
             case Offer(nodes):
-                standing = self._standing
-                self._rim.courier.send(nodes, self._plan, standing.base, standing.moments)
+                self._send(nodes)
             case Aggregate(nodes):
                 self._aggregate(nodes)
                 self._advance(Aggregated())
@@ -184,6 +186,19 @@ class OpenRound:
             case GiveUp(what, remedy):
                 raise RoundError(what, remedy)
 
+    def _send(self, nodes: Iterable[str]) -> None:
+        """Offer the plan to nodes, and tell what each of them is sent as its base."""
+        sent: dict[str, dict[str, int | None]] = {}
+
+        def note(parcel: Parcel) -> Parcel:
+            if parcel.enclosure is not None:
+                sent[self._state.seats[parcel.node].name] = parcel.enclosure.facts()
+            return parcel
+
+        offers = self._dispatch.offers(self._plan, nodes, self._state.baseless)
+        self._rim.courier.send(map(note, offers))
+        self._rim.tell("offered", {"round": self._plan.round, "nodes": sent})
+
     def _aggregate(self, nodes: Sequence[str]) -> None:
         self._deltas.keep_only(nodes)
         rows = [self._state.counted[node] for node in self._deltas.names]
@@ -192,7 +207,9 @@ class OpenRound:
             moments, {node: seat.member for node, seat in self._state.seats.items()}
         )
         sealer = self._rim.sealer
-        self._outcome = sealer.aggregate(self._standing, self._fragment, self._deltas, rows, pooled)
+        outcome = sealer.aggregate(self._standing, self._fragment, self._deltas, rows, pooled)
+        records = settle(self._standing.records, self._plan, self._state, outcome.rows)
+        self._outcome = replace(outcome, standing=replace(outcome.standing, records=records))
 
     def _seal(self) -> None:
         if self._outcome is None:
