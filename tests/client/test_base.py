@@ -98,7 +98,7 @@ def test_a_base_that_is_gone_or_another_is_said_to_be_missing(file: Path, spoil:
     spoil(file)  # type: ignore[operator]
     with pytest.raises(BaseMissingError, match="no base") as error:
         KeptBase(file).reach(SCHEMA, STEPS[2:], BASES[3].digest)
-    assert error.value.code == "base_missing"
+    assert error.value.code == "contribution.base_missing"
     assert isinstance(error.value, ContributionError)  # no reason for a node to stop
 
 

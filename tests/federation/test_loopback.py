@@ -141,6 +141,63 @@ def decline(home: Path) -> None:
     (home / "node.toml").write_text(settings.replace("moments = true", "moments = false"))
 
 
+def test_steps_lead_every_node_to_the_same_bits_also_one_that_lost_its_base(
+    tmp_path: Path,
+) -> None:
+    options = ("--broadcast", "int8")
+    with federation(tmp_path, rounds=4, codec="int4", options=options) as net:
+        net.found()
+        net.start()
+        net.wait_for("round_sealed", 2)
+        net.kill("north")
+        (net.node_home("north") / "base.f32").unlink()
+        net.start_node("north")
+        net.wait()
+        vector = read_checkpoint(net.release).vector
+        assert vector.digest == computed_here(dict(net.members), 4, "int4", broadcast="int8")
+        refused = {(row["node"], row["reason"]) for row in net.events("refused")}
+        assert refused == {("north", "contribution.base_missing")}
+        steps = {node: steps_sent(net, node) for node in net.members}
+        assert steps["south"] == [None, 1, 1, 1]
+        assert steps["north"][:2] == [None, 1]
+        assert steps["north"].count(None) == 2  # the first base, and the one it had lost
+        for member in net.members:
+            last = node_status(net, member)["spool"][-1]
+            assert (last["round"], last["state"], last["counted"]) == (4, "receipted", True)
+            assert (last["codec"], last["weight"]) == ("int4", 0.5)
+        assert "Traceback" not in net.log("aggregator") + net.log("north") + net.log("south")
+
+
+def steps_sent(net: Loopback, node: str) -> list[int | None]:
+    """How many steps a node was sent with each offer; None: the whole base."""
+    offers = [row["nodes"] for row in net.events("offered")]
+    return [nodes[node]["steps"] for nodes in offers if node in nodes]
+
+
+def test_a_node_with_an_egress_budget_sends_a_coarser_codec_and_counts(tmp_path: Path) -> None:
+    with federation(tmp_path, rounds=2) as net:
+        net.found()
+        settings = net.node_home("south") / "node.toml"
+        budget = "[egress]\nmax_mb_per_round = 0.003\n"
+        settings.write_text(settings.read_text().replace("[egress]\n", budget))
+        net.start()
+        net.wait()
+        sent = {(row["node"], row["codec"]) for row in net.events("contribution")}
+        assert sent == {("north", "fp32"), ("south", "int4")}
+        assert all(
+            row["bytes"] <= 3000 for row in net.events("contribution") if row["node"] == "south"
+        )
+        nodes = status_of(net)["nodes"]
+        assert (nodes["south"]["codec"], nodes["north"]["codec"]) == ("int4", "fp32")
+        assert nodes["south"]["distortion"] > 0
+        south = node_status(net, "south")
+        assert south["egress"] == {"moments": True, "max_mb_per_round": 0.003}
+        assert south["upload_bytes_per_second"] > 0
+        assert [row["counted"] for row in south["spool"]] == [True, True]
+        text = gobelin("node", "status", "--home", net.node_home("south"))
+        assert "the contribution to round 2 counted with weight 0.5 (int4, " in text
+
+
 def test_a_node_with_an_unregistered_key_is_refused(tmp_path: Path) -> None:
     with federation(tmp_path, rounds=2) as net:
         net.found()
@@ -186,6 +243,10 @@ def test_an_aggregator_of_another_ca_is_refused(tmp_path: Path) -> None:
 
 def status_of(net: Loopback) -> dict[str, Any]:
     return json.loads(gobelin("aggregator", "status", "--home", net.aggregator_home, "--json"))
+
+
+def node_status(net: Loopback, member: str) -> dict[str, Any]:
+    return json.loads(gobelin("node", "status", "--home", net.node_home(member), "--json"))
 
 
 def run_node(home: Path) -> subprocess.CompletedProcess[str]:

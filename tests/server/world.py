@@ -82,7 +82,10 @@ class Node:
         assert parcel.enclosure is not None
         whole, steps = parcel.enclosure.base, parcel.enclosure.steps
         if whole is None:
+            assert isinstance(parcel.message, RoundPlan)
             starts = [step.header.start_digest for step in steps]
+            if self.base is not None and self.base.digest == parcel.message.base_digest:
+                return self.base
             if self.base is None or self.base.digest not in starts:
                 return None
             whole = follow(self.base, steps[starts.index(self.base.digest) :])
@@ -166,7 +169,7 @@ class World:
                 continue
             base = node.base_of(parcel)
             if base is None:
-                self.arrive(0.1, Reply(parcel.node, error="gobelin:base_missing"))
+                self.arrive(0.1, Reply(parcel.node, error="gobelin:contribution.base_missing"))
                 continue
             assert base.digest == message.base_digest
             enclosed = parcel.enclosure and parcel.enclosure.moments

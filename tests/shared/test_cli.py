@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from gobelin.shared.cli import fail, main
-from gobelin.shared.errors import ConfigError, GobelinError, VectorError
+from gobelin.shared.errors import ConfigError, ContributionError, GobelinError, VectorError
 from gobelin.shared.keys import write_authority
 from gobelin.shared.recipe import builtin_recipes
 

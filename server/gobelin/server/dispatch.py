@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator
 
@@ -13,6 +14,7 @@ from gobelin.server.node_record import NodeRecord
 from gobelin.server.seal import Standing
 from gobelin.shared.checkpoint import read_extra
 from gobelin.shared.codec import LOSSLESS, segments_of
+from gobelin.shared.errors import CheckpointError
 from gobelin.shared.step import CodedStep
 
 
@@ -35,13 +37,7 @@ class Dispatch:
         for node in nodes:
             alike[None if node in baseless else self._way(plan, node)].append(node)
         for way, group in alike.items():
-            enclosure = (
-                Enclosure(self._standing.base, moments=self._standing.moments)
-                if way is None
-                else Enclosure(
-                    None, tuple(self._step(number) for number in way), self._standing.moments
-                )
-            )
+            enclosure = self._enclose(way)
             for node in group:
                 yield Parcel(node, plan, enclosure, self._record(node).receipts)
 
@@ -49,6 +45,14 @@ class Dispatch:
         """The farewell for each of `nodes`, with their last receipts."""
         for node in nodes:
             yield Parcel(node, farewell, None, self._record(node).receipts)
+
+    def _enclose(self, way: tuple[int, ...] | None) -> Enclosure:
+        """The steps of these rounds; the whole base for None, and where a step is damaged."""
+        if way is not None:
+            with contextlib.suppress(CheckpointError):
+                steps = tuple(self._step(number) for number in way)
+                return Enclosure(None, steps, self._standing.moments)
+        return Enclosure(self._standing.base, moments=self._standing.moments)
 
     def _record(self, node: str) -> NodeRecord:
         return self._standing.records.get(node, NodeRecord())

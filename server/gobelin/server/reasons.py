@@ -27,7 +27,7 @@ class RefusalCode(Reason):
     NOT_ON_ROSTER = "not_on_roster", "the node was not on the roster when the round opened"
     NODE_ERROR = "node_error", "the node answered with an error code"
     BASE_MISSING = (
-        "base_missing",
+        "contribution.base_missing",
         "the node lacks the base its steps go on from; it is sent the whole",
     )
     DUPLICATE = "duplicate", "a contribution of this node is counted already"

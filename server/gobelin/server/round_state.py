@@ -266,7 +266,7 @@ def screen(state: Round, node: str, error: str) -> Refusal | None:
     """Why a node's reply need not even be looked at; `error` is the code it came with."""
     if node not in state.seats or node not in state.roster:
         return Refusal(RefusalCode.NOT_ON_ROSTER, "")
-    if error == f"gobelin:{RefusalCode.BASE_MISSING}" and node not in state.baseless:
+    if error == f"gobelin:{RefusalCode.BASE_MISSING}":
         return Refusal(RefusalCode.BASE_MISSING, "it is sent the whole base")
     if error:
         return Refusal(RefusalCode.NODE_ERROR, error)
@@ -389,9 +389,10 @@ def _refused(state: Round, event: Refused) -> Step:
         return state, (told,)
     if refusal.reason != RefusalCode.BASE_MISSING:
         return replace(state, refused={**state.refused, node: refusal.reason}), (told,)
-    offered = {other: since for other, since in state.offered.items() if other != node}
-    state, offers = _offer(replace(state, baseless=state.baseless | {node}, offered=offered))
-    return state, (told, *offers)
+    if node not in state.baseless:  # else it answers an offer before the one it owes an answer to
+        offered = {other: since for other, since in state.offered.items() if other != node}
+        state = replace(state, baseless=state.baseless | {node}, offered=offered)
+    return state, (told,)
 
 
 def _ticked(state: Round, at: float) -> Step:

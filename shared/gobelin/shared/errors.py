@@ -111,7 +111,7 @@ class ContributionError(GobelinError):
 class BaseMissingError(ContributionError):
     """The node does not have the base that the steps it was sent go on from."""
 
-    code = "base_missing"
+    code = "contribution.base_missing"
 
 
 class RoundError(GobelinError):
