@@ -149,11 +149,11 @@ def admission(
     arrays = {
         name: WireArray(DTYPE, (len(part) // 4,), ENCODING, part) for name, part in data.items()
     }
-    outcome = admit(plan, base.schema, header.to_bytes(), arrays)
+    outcome = admit(plan, base.schema, recipe.projector.out, header.to_bytes(), arrays)
     if isinstance(outcome, Refusal):
         return outcome
-    refusal = gate.judge(base, outcome.delta) if gate is not None else None
-    return refusal or outcome.delta
+    seen = gate.judge(base, outcome.delta) if gate is not None else None
+    return seen if isinstance(seen, Refusal) else outcome.delta
 
 
 def member_data(job: Job) -> tuple[dict[str, MemorySource], MemorySource, MemorySource]:

@@ -127,6 +127,30 @@ def test_progress_is_shown_step_by_step(home: NodeHome) -> None:
     ]
 
 
+def test_a_slow_node_says_how_many_steps_it_took_and_sends_those_again(tmp_path: Path) -> None:
+    home = home_at(tmp_path, seconds_per_round=1e-9)
+    node = Node(home)
+    done = node(plan(1, BASE), BASE)
+    assert done.contribution.local_steps == 1
+    steps = [status.step for status in node.statuses if status.state == "training"]
+    assert steps == [1]
+    again = Node(home)(plan(1, BASE), BASE)  # after a kill: as it is in the spool, at any speed
+    assert again.contribution == done.contribution
+    assert again.payload.digest == done.payload.digest
+
+
+def test_a_deadline_bounds_a_generous_budget(tmp_path: Path) -> None:
+    node = Node(home_at(tmp_path, seconds_per_round=1e9))
+    assert node(plan(1, BASE), BASE).contribution.local_steps == STEPS
+    short = plan(2, BASE, deadline_s=1e-9)
+    assert node(short, BASE).contribution.local_steps == 1
+
+
+def test_without_a_budget_every_step_is_taken_whatever_the_deadline(home: NodeHome) -> None:
+    done = Node(home)(plan(1, BASE, deadline_s=1e-9), BASE)
+    assert done.contribution.local_steps == STEPS
+
+
 def test_the_same_plan_twice_is_trained_once(home: NodeHome) -> None:
     node = Node(home)
     first = node(plan(1, BASE), BASE)

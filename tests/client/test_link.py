@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from flwr.app import Message, MessageType, Metadata, RecordDict
+from flwr.app import Error, Message, MessageType, Metadata, RecordDict
 from flwr.app.message import make_message
 
 from gobelin.client import link
-from gobelin.client.link import Mail
-from gobelin.protocols.messages import RECALL
+from gobelin.client.fleet import Mail
+from gobelin.protocols.messages import RECALL, SUPERSEDED
 
 TRAIN, QUERY = MessageType.TRAIN, MessageType.QUERY
 
@@ -31,7 +31,8 @@ class Box:
     def fetch(self, mail: Mail) -> Message | None:
         return None if "ended" in mail.objects[0] else mail.message
 
-    def decline(self, mail: Mail) -> None:
+    def decline(self, mail: Mail, error: Error) -> None:
+        assert error.reason == SUPERSEDED
         self.declined.append(mail.objects[0])
 
 

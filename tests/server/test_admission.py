@@ -21,6 +21,7 @@ from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector
 
 SCHEMA = ParameterSchema.of_shapes({"a": (2, 3), "b": (4,), "c": ()})
 BASE = ParameterVector.zeros(SCHEMA)
+DIM = 3
 PLAN = RoundPlan("fed", 2, 9, "{}", SCHEMA.digest, BASE.digest, 5, 7, 60.0)
 
 Arrays = dict[str, WireArray]
@@ -49,7 +50,7 @@ def header_of(delta: ParameterVector, **changes: object) -> Contribution:
 
 
 def judged(header: bytes, arrays: Arrays) -> Admitted | Refusal:
-    return admit(PLAN, SCHEMA, header, arrays)
+    return admit(PLAN, SCHEMA, DIM, header, arrays)
 
 
 def reason(outcome: Admitted | Refusal) -> str:
@@ -89,7 +90,7 @@ def test_what_a_member_says_of_itself_does_not_matter() -> None:
         ({"base_digest": "0" * 64}, "base_digest"),
         ({"plan_digest": "0" * 64}, "plan_digest"),
         ({"plan_digest": dataclasses.replace(PLAN, seed=8).digest}, "plan_digest"),
-        ({"local_steps": 4}, "local_steps"),
+        ({"local_steps": 6}, "local_steps"),
         ({"local_steps": 0}, "local_steps"),
         ({"delta_digest": "0" * 64}, "delta_digest"),
         ({"delta_digest": ""}, "delta_digest"),
@@ -101,6 +102,13 @@ def test_a_header_that_does_not_answer_the_plan_is_refused(
     delta = delta_of()
     outcome = judged(header_of(delta, **changes).to_bytes(), wire(delta.segments()))
     assert reason(outcome) == code
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5])
+def test_a_node_short_of_time_may_have_taken_fewer_steps(steps: int) -> None:
+    delta = delta_of()
+    header = header_of(delta, local_steps=steps)
+    assert isinstance(judged(header.to_bytes(), wire(delta.segments())), Admitted)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"null", b"\xff" * 40, PLAN.to_bytes()])

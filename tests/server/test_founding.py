@@ -15,7 +15,7 @@ from gobelin.server.founding import Charter, admit_node, found
 from gobelin.server.home import AggregatorHome
 from gobelin.server.outer import Adam, Nesterov, OuterOptimizer, Sgd, make_outer
 from gobelin.shared.address import parse_address
-from gobelin.shared.errors import ConfigError, StateError
+from gobelin.shared.errors import ConfigError, DataError, StateError
 from gobelin.shared.keys import fingerprint, load_private_key, public_pem
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import load_recipe
@@ -65,6 +65,8 @@ def test_founding_writes_all_a_federation_needs(tmp_path: Path) -> None:
         "momentum": 0.9,
         "beta2": None,
         "tau": None,
+        "fragments": 1,
+        "alpha": 1.0,
     }
     assert home.recipe() == load_recipe("toy")
     assert home.roster().nodes == ()
@@ -82,8 +84,16 @@ def test_what_an_outer_optimizer_is_not_told_is_its_own_default(
 ) -> None:
     found(tmp_path / "home", charter(outer={"kind": kind, "lr": None, "momentum": None}))
     settings = AggregatorHome(tmp_path / "home").settings().outer
-    assert settings.model_dump(exclude_none=True) == {"kind": kind}
-    assert make_outer(**settings.model_dump()) == outer
+    told = settings.model_dump(exclude={"fragments", "alpha"})
+    assert {name: value for name, value in told.items() if value is not None} == {"kind": kind}
+    assert make_outer(**told) == outer
+
+
+def test_more_fragments_than_the_model_has_parts_are_refused(tmp_path: Path) -> None:
+    for outer in ({"fragments": 99}, {"fragments": 0}, {"alpha": 0.5}):
+        with pytest.raises(ConfigError, match=r"fragments"):
+            found(tmp_path / "home", charter(outer=outer))
+        assert not (tmp_path / "home").exists()
 
 
 def test_the_first_checkpoint_is_the_seeds_model(home: AggregatorHome) -> None:
@@ -255,3 +265,16 @@ def test_what_is_no_key_is_not_admitted(data: bytes, home: AggregatorHome, tmp_p
 def test_nobody_is_admitted_to_a_folder_that_is_no_home(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="no aggregator home"):
         admit_node(tmp_path, key_file(tmp_path, 1), "north", "north")
+
+
+def test_a_probe_without_images_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "probe").mkdir()
+    for policy in ({"probe": str(tmp_path / "probe")}, {"probe": str(tmp_path / "nothing")}):
+        with pytest.raises(DataError, match=r"probe|nothing"):
+            found(tmp_path / "home", charter(policy=policy))
+        assert not (tmp_path / "home").exists()
+
+
+def test_weights_by_evidence_need_a_probe(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"set policy\.probe"):
+        found(tmp_path / "home", charter(policy={"weights": "evidence"}))

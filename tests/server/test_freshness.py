@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gobelin.server.aggregation import ByMember, InMemory
-from gobelin.server.merge import Merged, Merger
+from gobelin.server.merge import Counted, Merged, Merger
 from gobelin.server.policy import FRESH, freshness
 
 LATENESS = st.integers(0, 12)
@@ -21,8 +21,8 @@ OWNED = st.lists(st.tuples(st.sampled_from("abcd"), LATENESS), min_size=1, max_s
 def merge_of(contributions: list[tuple[str, int]], cap: float = 1.0) -> Merged:
     generator = torch.Generator().manual_seed(len(contributions))
     deltas = InMemory([torch.randn(5, generator=generator) for _ in contributions])
-    owners = [owner for owner, _ in contributions]
-    return Merger(cap=cap).merge(deltas, owners, {}, [freshness(s, 0.5) for _, s in contributions])
+    counted = [Counted(owner, freshness=freshness(s, 0.5)) for owner, s in contributions]
+    return Merger(cap=cap).merge(deltas, counted, {})
 
 
 def test_the_square_root_law_to_the_last_bit() -> None:

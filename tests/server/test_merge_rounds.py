@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from gobelin.protocols.messages import ENCODING, Contribution, Farewell, RoundPlan
 from gobelin.server.admission import WireArray
 from gobelin.server.aggregation import InMemory
-from gobelin.server.courier import NodeState, Reply
+from gobelin.server.courier import NodeState, Parcel, Reply
 from gobelin.server.deltas import RoundDeltas
 from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
@@ -30,6 +30,7 @@ from gobelin.shared.errors import ConfigError, RoundError
 from gobelin.shared.keys import public_pem
 from gobelin.shared.seeds import generator_of
 from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector
+from tests.server.counting import counted
 from tests.server.world import Killed, kill_at
 
 NODES = {"north": "north", "south-1": "south", "south-2": "south", "west": "west"}
@@ -55,16 +56,16 @@ class Nodes:
     def nodes(self) -> list[NodeState]:
         return [NodeState(node, True, "monday") for node in self.entries]
 
-    def send(
-        self, nodes: Iterable[str], message: RoundPlan | Farewell, base: ParameterVector | None
-    ) -> None:
-        for node in nodes:
+    def send(self, parcels: Iterable[Parcel]) -> None:
+        for parcel in parcels:
+            node, message = parcel.node, parcel.message
             name = self.entries[node].name
             if isinstance(message, Farewell):
                 self.waiting.append(Reply(node))
             elif name not in self.silent:
-                assert base is not None
-                self.waiting.append(reply(node, name, message, base))
+                assert parcel.enclosure is not None
+                assert parcel.enclosure.base is not None
+                self.waiting.append(reply(node, name, message, parcel.enclosure.base))
 
     def replies(self) -> Iterable[Reply]:
         ready, self.waiting = self.waiting, []
@@ -136,7 +137,7 @@ def test_a_round_is_the_rule_then_the_outer_step(
     memory: OuterState = {}
     for number in (1, 2, 3):
         deltas = [delta_of(name, number, base).values for name in NODES]
-        merged = merger.merge(InMemory(deltas), list(NODES.values()), memory)
+        merged = merger.merge(InMemory(deltas), counted(NODES.values()), memory)
         values, state = step.step(base.values, merged.delta, state)
         base, memory = ParameterVector(base.schema, values), merged.state
         assert sealed(home, number).vector.digest == base.digest

@@ -10,7 +10,7 @@ import pytest
 from gobelin.protocols.messages import RoundPlan
 from gobelin.server.aggregation import InMemory
 from gobelin.server.courier import Reply
-from gobelin.server.merge import Merger
+from gobelin.server.merge import Counted, Merger
 from gobelin.server.policy import freshness
 from gobelin.server.roster import Roster
 from gobelin.shared.errors import RoundError
@@ -71,7 +71,8 @@ def test_a_late_contribution_counts_in_the_next_round_by_its_freshness(
     fresh = sorted([(north.id, north.delta(2, base), 1), (south.id, south.delta(1, base), HALF)])
     owners = ["north" if node == north.id else "south" for node, _, _ in fresh]
     deltas = InMemory([delta.values for _, delta, _ in fresh])
-    merged = Merger().merge(deltas, owners, {}, [Fraction(f) for *_, f in fresh])
+    voices = [Counted(m, freshness=Fraction(f)) for m, (*_, f) in zip(owners, fresh, strict=True)]
+    merged = Merger().merge(deltas, voices, {})
     assert fed.digest() == ParameterVector(base.schema, base.values + merged.delta).digest
     (told,) = fed.events("late")
     assert (told["node"], told["round"], told["staleness"]) == ("south", 2, 1)

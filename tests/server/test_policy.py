@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gobelin.server.aggregation import InMemory
 from gobelin.server.merge import Merged, Merger
 from gobelin.server.policy import member_weights
+from tests.server.counting import counted
 
 
 def merge_of(nodes: dict[str, int]) -> Merged:
@@ -18,7 +19,7 @@ def merge_of(nodes: dict[str, int]) -> Merged:
     owners = [member for member, own in nodes.items() for _ in range(own)]
     generator = torch.Generator().manual_seed(0)
     deltas = [torch.randn(7, generator=generator) for _ in owners]
-    return Merger().merge(InMemory(deltas), owners, {})
+    return Merger().merge(InMemory(deltas), counted(owners), {})
 
 
 @settings(max_examples=30)

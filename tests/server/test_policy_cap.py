@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gobelin.server.aggregation import InMemory
-from gobelin.server.merge import Merger, accumulate
+from gobelin.server.evidence import GRID
+from gobelin.server.merge import PREVIOUS, Counted, Merged, Merger, accumulate
 from gobelin.server.policy import (
     PolicyError,
     clip_norm,
@@ -20,7 +21,9 @@ from gobelin.server.policy import (
     influences,
     member_weights,
 )
-from gobelin.server.rules import Mean, make_rule
+from gobelin.server.reasons import ReductionCode
+from gobelin.server.rules import RULES, Mean, make_rule
+from tests.server.counting import counted
 
 FINITE = st.floats(0, 1.7e308)  # subnormals and 1e308 among them
 SCORES = st.dictionaries(st.text("abcdefgh", min_size=1, max_size=3), FINITE, min_size=1)
@@ -97,7 +100,7 @@ def test_where_the_cap_is_too_low_for_few_members_the_residual_stays_on_the_base
     weights = member_weights(equal_scores(["a", "b", "c"]), 0.25)
     assert list(weights.values()) == [Fraction(1, 4)] * 3
     delta = torch.full((5,), 8.0)
-    merged = Merger(Mean(), 0.25).merge(InMemory([delta] * 3), list("abc"), {})
+    merged = Merger(Mean(), 0.25).merge(InMemory([delta] * 3), counted("abc"), {})
     assert torch.equal(merged.delta, 0.75 * delta)
     assert merged.facts["residual"] == 0.25
 
@@ -129,9 +132,9 @@ def test_splitting_into_nodes_gains_nothing(
     merger = Merger(rule, data.draw(st.sampled_from([1.0, 0.4])))
     names = list("abcd")[: len(deltas)]
     tensors = [torch.tensor(values) for values in deltas]
-    alone = merger.merge(InMemory(tensors), names, {})
+    alone = merger.merge(InMemory(tensors), counted(names), {})
     split = merger.merge(
-        InMemory([tensors[0]] * nodes + tensors[1:]), ["a"] * nodes + names[1:], {}
+        InMemory([tensors[0]] * nodes + tensors[1:]), counted(["a"] * nodes + names[1:]), {}
     )
     assert torch.equal(alone.delta, split.delta)
     assert alone.members == split.members
@@ -139,7 +142,7 @@ def test_splitting_into_nodes_gains_nothing(
 
 def test_only_nodes_that_contributed_share_a_members_weight() -> None:
     one, two, three = torch.eye(3)
-    merged = Merger().merge(InMemory([one, two, three]), ["a", "b", "b"], {})
+    merged = Merger().merge(InMemory([one, two, three]), counted("abb"), {})
     assert merged.weights == {"a": Fraction(1, 2), "b": Fraction(1, 2)}
     assert merged.delta.tolist() == [0.5, 0.25, 0.25]
 
@@ -160,7 +163,7 @@ def test_no_delta_lifts_a_members_influence_over_the_cap(
 ) -> None:
     names = [str(i) for i in range(len(deltas))]
     tensors = [torch.tensor(values) for values in deltas]
-    merged = Merger(make_rule(rule), cap).merge(InMemory(tensors), names, {})
+    merged = Merger(make_rule(rule), cap).merge(InMemory(tensors), counted(names), {})
     clip = clip_norm([row["norm"] for row in merged.members.values()])
     for row in merged.members.values():
         assert row["influence"] <= row["weight"] <= cap
@@ -180,10 +183,10 @@ def without(deltas: list[torch.Tensor], merged, clip: float) -> torch.Tensor:
 
 def test_a_long_delta_has_influence_that_its_weight_does_not_show() -> None:
     loud, quiet = torch.tensor([30.0, 40.0]), torch.tensor([3.0, 4.0])
-    free = Merger().merge(InMemory([loud, quiet, quiet]), list("abc"), {})
+    free = Merger().merge(InMemory([loud, quiet, quiet]), counted("abc"), {})
     assert free.members["a"]["weight"] == pytest.approx(1 / 3)
     assert free.members["a"]["influence"] == pytest.approx(10 / 12)
-    capped = Merger(cap=0.4).merge(InMemory([loud, quiet, quiet]), list("abc"), {})
+    capped = Merger(cap=0.4).merge(InMemory([loud, quiet, quiet]), counted("abc"), {})
     assert capped.members["a"]["influence"] == pytest.approx(1 / 3)
 
 
@@ -199,3 +202,102 @@ def test_influence_adds_up_over_rounds_and_is_not_lost_by_staying_away() -> None
     first = accumulate({}, {"a": {"influence": 0.5}, "b": {"influence": 0.5}})
     second = accumulate(first, {"a": {"influence": 1.0}})
     assert second == {"a": 1.5, "b": 0.5}
+
+
+# ---------------------------------------------------------------- every rule, equal or by evidence
+
+ANY = st.floats(-4096, 4096, width=32)
+SCORED = st.lists(
+    st.tuples(
+        st.sampled_from("abcde"),  # the member
+        st.integers(-(2**40), 2**40).map(lambda steps: steps * GRID),  # its score
+        st.lists(ANY, min_size=3, max_size=3),  # its delta
+    ),
+    min_size=1,
+    max_size=7,
+)
+
+
+def merge_scored(
+    rows: list[tuple[str, float, list[float]]], rule: str, cap: float, by_evidence: bool
+) -> Merged:
+    deltas = InMemory([torch.tensor(values) for _, _, values in rows])
+    counted = [Counted(member, score=score) for member, score, _ in rows]
+    state = {PREVIOUS: torch.tensor([1.0, -2.0, 0.0])}
+    return Merger(make_rule(rule), cap, by_evidence).merge(deltas, counted, state)
+
+
+@settings(max_examples=300, deadline=None)
+@given(SCORED, st.sampled_from(sorted(RULES)), CAPS.filter(lambda c: c < 1), st.booleans())
+def test_no_rule_and_no_evidence_lifts_a_member_over_the_cap(
+    rows: list[tuple[str, float, list[float]]], rule: str, cap: float, by_evidence: bool
+) -> None:
+    merged = merge_scored(rows, rule, cap, by_evidence)
+    for row in merged.members.values():
+        assert 0 <= row["weight"] <= cap
+        assert 0 <= row["influence"] <= cap
+    assert sum(merged.weights.values()) <= 1
+
+
+def test_a_rule_that_favours_one_member_still_holds_it_under_the_cap() -> None:
+    """Of three deltas on a line, the geometric median is the middle one, whatever it weighs."""
+    line = [torch.tensor([x, 0.0, 1.0]) for x in (-1.0, 0.0, 1.0)]
+    rule = make_rule("geometric_median")
+    free = Merger(rule).merge(InMemory(line), counted("abc"), {})
+    assert free.members["b"]["influence"] > 0.9
+    capped = Merger(rule, 0.4).merge(InMemory(line), counted("abc"), {})
+    assert capped.members["b"]["influence"] <= 0.4
+    assert float(capped.delta.norm()) <= 0.5 * float(free.delta.norm())
+
+
+@settings(max_examples=200, deadline=None)
+@given(SCORED, st.sampled_from(sorted(RULES)), CAPS, st.booleans(), st.data())
+def test_a_nodes_place_in_the_list_does_not_matter(
+    rows: list[tuple[str, float, list[float]]],
+    rule: str,
+    cap: float,
+    by_evidence: bool,
+    data: st.DataObject,
+) -> None:
+    """Nodes of different members, in any order: the same bits."""
+    single = list({row[0]: row for row in rows}.values())
+    merged = merge_scored(single, rule, cap, by_evidence)
+    moved = merge_scored(data.draw(st.permutations(single)), rule, cap, by_evidence)
+    assert torch.equal(merged.delta, moved.delta)
+    assert merged.members == moved.members
+
+
+@settings(max_examples=100, deadline=None)
+@given(SCORED, st.integers(2, 5), st.sampled_from(sorted(RULES)), st.sampled_from([1.0, 0.4]))
+def test_splitting_gains_nothing_by_evidence_either(
+    rows: list[tuple[str, float, list[float]]], nodes: int, rule: str, cap: float
+) -> None:
+    first, *others = list({row[0]: row for row in rows}.values())
+    alone = merge_scored([first, *others], rule, cap, True)
+    split = merge_scored([first] * nodes + others, rule, cap, True)
+    assert torch.equal(alone.delta, split.delta)
+    assert alone.members == split.members
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_evidence_that_is_no_number_is_refused(score: float) -> None:
+    with pytest.raises(PolicyError, match="member a"):
+        merge_scored([("a", score, [1.0] * 3), ("b", 1.0, [1.0] * 3)], "mean", 1.0, True)
+
+
+def test_weights_by_evidence_need_evidence() -> None:
+    with pytest.raises(PolicyError, match="has no score"):
+        Merger(by_evidence=True).merge(InMemory([torch.ones(2)]), counted("a"), {})
+
+
+def test_what_a_member_lost_by_policy_has_a_reason() -> None:
+    rows = [
+        (m, s, [n, 0.0, 0.0]) for m, s, n in zip("abcd", (0.1, 1, 1, 9), (1, 1, 1, 5), strict=True)
+    ]
+    merged = merge_scored(rows, "mean", 0.3, True)
+    assert merged.reduced == {
+        "a": [ReductionCode.FLOOR],
+        "d": [ReductionCode.CEILING, ReductionCode.CAPPED, ReductionCode.CLIPPED],
+    }
+    assert merged.weights["a"] == Fraction(1, 2) * merged.weights["b"]
+    assert merge_scored(rows, "mean", 1.0, False).reduced == {}

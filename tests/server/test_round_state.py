@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gobelin.server.admission import Refusal
+from gobelin.server.reasons import RefusalCode
 from gobelin.server.round_events import (
     Aggregate,
     Aggregated,
@@ -39,7 +40,7 @@ from gobelin.server.round_events import (
     Undelivered,
     Voided,
 )
-from gobelin.server.round_state import Phase, Round, Terms, screen, step
+from gobelin.server.round_state import Phase, Round, Terms, fold, screen, step
 
 TERMS = Terms(
     quorum=Fraction(1, 2),
@@ -146,15 +147,15 @@ def test_the_last_attempt_gives_up_and_says_who_was_missing() -> None:
 
 def test_a_refused_node_is_not_waited_for_until_it_restarts() -> None:
     shell = collecting().on(Counted(1.0, "n", 4, ROW), Counted(1.0, "s1", 4, ROW))
-    shell.on(Refused("s2", 4, Refusal("collapse", "")), looked(2.0, "n", "s1", "s2"))
+    shell.on(Refused("s2", 4, Refusal(RefusalCode.COLLAPSE, "")), looked(2.0, "n", "s1", "s2"))
     assert shell.asked(Offer) == [Offer(("n", "s1", "s2"))]
     shell.on(Looked(3.0, ROSTER, {"n": "monday", "s1": "monday", "s2": "tuesday"}))
     assert shell.asked(Offer)[-1] == Offer(("s2",))
     assert shell.on(Ticked(4.0)).state.phase is Phase.COLLECTING
 
 
-@pytest.mark.parametrize("reason", ["round", "plan_digest"])
-def test_an_answer_to_another_plan_leaves_its_node_owing(reason: str) -> None:
+@pytest.mark.parametrize("reason", [RefusalCode.ROUND, RefusalCode.PLAN_DIGEST, RefusalCode.STALE])
+def test_an_answer_to_another_plan_leaves_its_node_owing(reason: RefusalCode) -> None:
     shell = collecting().on(Refused("s2", 4, Refusal(reason, "")))
     assert "s2" in shell.state.owing(1.0)
 
@@ -164,7 +165,7 @@ def test_who_has_no_seat_or_has_answered_is_screened_out() -> None:
     reasons = [screen(state, node, 4) for node in ("n", "stranger", "s1")]
     assert [r and r.reason for r in reasons] == ["duplicate", "not_on_roster", None]
     gone = step(state, Looked(2.0, {"n": ROSTER["n"]}, {}))[0]
-    assert screen(gone, "s1", 4) == Refusal("not_on_roster", "")
+    assert screen(gone, "s1", 4) == Refusal(RefusalCode.NOT_ON_ROSTER, "")
 
 
 @pytest.mark.parametrize(
@@ -197,6 +198,60 @@ def test_a_lost_contribution_opens_a_closed_round_again() -> None:
     shell.on(Lost(3.0, "n", 4), Resumed(3.0), looked(3.0, "n", "s1"))
     assert shell.state.phase is Phase.COLLECTING
     assert shell.asked(Offer)[-1] == Offer(("n",))
+
+
+def scored(member: str, score: float) -> dict[str, Any]:
+    return {"node": "x", "member": member, "measured": {"score": score}}
+
+
+WITH_HISTORY = replace(OPEN, terms=replace(TERMS, history=(0.2, 0.25, 0.3, 0.2)))
+
+
+def test_what_lies_below_the_floor_is_refused_when_the_round_closes_and_not_before() -> None:
+    shell = Shell(WITH_HISTORY).on(looked(0.0, "n", "s1", "s2"))
+    shell.on(
+        Counted(1.0, "n", 4, scored("north", 0.2)), Counted(1.0, "s1", 4, scored("south", 0.1))
+    )
+    shell.on(Counted(2.0, "s2", 4, scored("south", -0.9)))
+    assert shell.asked(Aggregate) == []
+    assert shell.state.answered == {"n", "s1", "s2"}
+    shell.on(Ticked(3.0))
+    assert shell.asked(Aggregate) == [Aggregate((Asked("n", 4), Asked("s1", 4)))]
+    assert shell.state.refused == {Asked("s2", 4): "quality_floor"}
+    (told,) = [tell for tell in shell.asked(Tell) if tell.event == "refused"]
+    assert (told.facts["node"], told.facts["reason"]) == ("s2", "quality_floor")
+    assert fold(WITH_HISTORY, shell.journal).counted == shell.state.counted
+
+
+def test_members_below_the_floor_do_not_make_up_the_quorum() -> None:
+    shell = Shell(WITH_HISTORY).on(looked(0.0, "n", "s1"))
+    shell.on(
+        Counted(1.0, "n", 4, scored("north", 0.2)), Counted(1.0, "s1", 4, scored("south", -0.9))
+    )
+    assert shell.on(Ticked(2.0)).state.phase is Phase.COLLECTING
+    expected = "1 of 2 members contributed, none yet from south; below the quality floor: s1"
+    assert shell.state.waiting_for == expected
+    assert shell.on(Ticked(60.0)).state.phase is Phase.VOID
+
+
+MISSING = Refusal(RefusalCode.BASE_MISSING, "")
+
+
+def test_a_node_without_the_base_is_offered_it_once_more_at_the_next_look() -> None:
+    shell = collecting().on(Refused("n", 4, MISSING), looked(1.0, "n", "s1", "s2"))
+    assert shell.state.baseless == {"n"}
+    assert shell.asked(Offer) == [Offer(("n", "s1", "s2")), Offer(("n",))]
+    assert "n" in shell.state.owing(1.0)
+    # An answer to an offer that had crossed the first one: the node still owes the one it is due.
+    shell.on(Refused("n", 4, MISSING), looked(2.0, "n", "s1", "s2"))
+    assert len(shell.asked(Offer)) == 2
+    assert "n" in shell.state.owing(2.0)
+
+
+def test_what_a_counted_node_lacks_changes_nothing() -> None:
+    shell = collecting().on(Counted(1.0, "n", 4, ROW), Refused("n", 4, MISSING))
+    assert len(shell.asked(Offer)) == 1
+    assert "n" in shell.state.answered
 
 
 EVENTS = st.one_of(
@@ -235,7 +290,7 @@ def test_the_journal_brings_back_what_counts(steps: list[tuple[str, Any]]) -> No
         assert not resumed.offered
 
 
-REFUSAL = Refusal("collapse", "")
+REFUSAL = Refusal(RefusalCode.COLLAPSE, "")
 
 
 def test_everything_said_names_its_round() -> None:
@@ -311,6 +366,9 @@ def test_a_late_answer_counts_once_and_is_no_part_of_the_quorum() -> None:
     assert [tell.event for tell in shell.asked(Tell)] == ["round_opened", "late", "contribution"]
 
 
-def test_a_failure_that_concerns_an_earlier_round_leaves_its_node_owing() -> None:
+def test_a_refused_late_answer_is_the_last_word_on_it_and_leaves_its_node_owing() -> None:
     shell = Shell(PAST).on(looked(0.0, "n", "s1"), Refused("s1", 3, REFUSAL))
     assert "s1" in shell.state.owing(1.0)
+    assert shell.state.refused == {Asked("s1", 3): "collapse"}
+    shell.on(Looked(2.0, ROSTER, {"s1": "tuesday"}))
+    assert shell.asked(Recall) == [Recall(2, ("n",)), Recall(3, ("s1",))]

@@ -270,7 +270,7 @@ def test_a_late_reply_to_the_last_round_does_not_end_the_wait_for_this_one(
     [
         ({"delta_digest": "0" * 64}, "delta_digest"),
         ({"round": 9}, "round"),
-        ({"local_steps": 1}, "local_steps"),
+        ({"local_steps": 4}, "local_steps"),
     ],
 )
 def test_a_refused_reply_is_recorded_and_does_not_count(

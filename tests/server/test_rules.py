@@ -18,6 +18,7 @@ from gobelin.server.fixed_point import LIMIT, exact_sum
 from gobelin.server.geometry import PIECE, Geometry, norms, tree_sum
 from gobelin.server.merge import Merger
 from gobelin.server.rules import RULES, CenteredClipping, Krum, Rule, make_rule
+from tests.server.counting import counted
 
 SIZE = 2 * PIECE + 37  # several pieces, the last one odd
 ROBUST = ["trimmed_mean", "median", "geometric_median", "centered_clipping", "clipped_mean"]
@@ -325,7 +326,7 @@ def test_rules_that_drop_a_minority_say_so_and_the_mean_does_not() -> None:
     names = [*"abcde", "minority"]
     losses = {}
     for rule in RULES:
-        merged = Merger(make_rule(rule)).merge(InMemory(minority()), names, {})
+        merged = Merger(make_rule(rule)).merge(InMemory(minority()), counted(names), {})
         losses[rule] = merged.members["minority"]["minority_loss"]
         assert max(merged.members[name]["minority_loss"] for name in "abcde") < 0.1
         assert set(merged.minority) == ({"minority"} if losses[rule] > 0.5 else set())
@@ -338,6 +339,6 @@ def test_rules_that_drop_a_minority_say_so_and_the_mean_does_not() -> None:
 def test_a_loud_liar_does_not_make_the_yardstick() -> None:
     honest = deltas(6)
     merged = Merger(make_rule("clipped_mean")).merge(
-        InMemory([*honest, -1000 * honest[0]]), list("abcdefz"), {}
+        InMemory([*honest, -1000 * honest[0]]), counted("abcdefz"), {}
     )
     assert max(merged.members[name]["minority_loss"] for name in "bcdef") < 0.1

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
-from gobelin.shared.health import deviations, effective_rank, measure_health, rankme
+from gobelin.shared.health import (
+    deviations,
+    effective_rank,
+    frame_rotation,
+    measure_health,
+    rankme,
+)
 from gobelin.shared.recipe import ObjectiveRecipe
 
 
@@ -63,3 +71,38 @@ def test_health_tells_a_gaussian_from_a_collapsed_model() -> None:
     assert dead.collapse == pytest.approx(0.402, rel=0.01)
     assert (alive.dim, alive.samples) == (16, 256)
     assert dead.effective_rank == dead.deviation_mean == dead.deviation_min == 0
+
+
+# ---------------------------------------------------------------- frame
+
+
+def turned(features: Tensor, degrees: float) -> Tensor:
+    """The features turned by one angle in every plane of two neighbouring dimensions."""
+    angle = math.radians(degrees)
+    plane = torch.tensor(
+        [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]],
+    )
+    return features @ torch.block_diag(*[plane] * (features.shape[1] // 2))
+
+
+@pytest.mark.parametrize("samples", [5, 16, 17, 400])  # fewer images than dimensions, and more
+@pytest.mark.parametrize("degrees", [0.0, 12.0, 90.0, 150.0])
+def test_a_turned_frame_is_found_with_any_number_of_images(samples: int, degrees: float) -> None:
+    features = gaussian(samples) * torch.linspace(0.1, 2, 16)
+    found = frame_rotation(3 * turned(features, degrees) + 7, features)
+    assert found == pytest.approx(degrees, abs=0.05)
+
+
+def test_a_mirrored_frame_is_half_a_turn_away() -> None:
+    assert frame_rotation(-gaussian(), gaussian()) == pytest.approx(180)
+
+
+def test_unrelated_models_are_about_a_quarter_turn_apart() -> None:
+    other = torch.randn(4000, 16, generator=torch.Generator().manual_seed(1))
+    assert frame_rotation(other, gaussian()) == pytest.approx(90, abs=30)
+
+
+def test_what_has_no_frame_is_not_turned() -> None:
+    assert frame_rotation(torch.ones(9, 4), gaussian(9, 4)) == 0
+    apart = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    assert frame_rotation(apart, apart.roll(2, dims=0)) == 90

@@ -13,7 +13,7 @@ from torch import Tensor
 from gobelin.protocols.messages import RoundPlan
 from gobelin.server.aggregation import InMemory
 from gobelin.server.home import AggregatorHome
-from gobelin.server.merge import Merger
+from gobelin.server.merge import Counted, Merger
 from gobelin.server.outer import make_outer
 from gobelin.server.policy import freshness
 from gobelin.server.rules import make_rule
@@ -161,9 +161,8 @@ class Audit:
         rows = sorted(facts["contributions"], key=lambda row: (row["id"], -row["staleness"]))
         deltas = [delta_of(row["id"], row["plan_digest"]).values for row in rows]
         decay = self._settings.rounds.staleness_decay
-        fresh = [freshness(row["staleness"], decay) for row in rows]
-        owners = [row["member"] for row in rows]
-        merged = self._merger.merge(InMemory(deltas), owners, before.merge, fresh)
+        counted = [Counted(row["member"], 3, freshness(row["staleness"], decay)) for row in rows]
+        merged = self._merger.merge(InMemory(deltas), counted, before.merge)
         values, outer = self._outer.step(before.vector.values, merged.delta, before.outer)
         return Expected(ParameterVector(before.vector.schema, values), outer, merged.state)
 

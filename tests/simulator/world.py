@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gobelin.protocols.messages import Farewell, RoundPlan
-from gobelin.server.courier import NodeState, Reply
+from gobelin.server.courier import NodeState, Parcel, Reply
 from gobelin.server.roster import Roster
-from gobelin.shared.vector import ParameterVector
 from tests.simulator.disk import Disk
 from tests.simulator.nodes import Entry, Mail, Node
 
@@ -180,16 +179,15 @@ class World:
         """All nodes there are, whether on the roster or not."""
         return [node.state for node in self.nodes_by_id.values()]
 
-    def send(
-        self, nodes: Iterable[str], message: RoundPlan | Farewell, base: ParameterVector | None
-    ) -> None:
+    def send(self, parcels: Iterable[Parcel]) -> None:
         """Into the mail."""
-        for name in nodes:
+        for parcel in parcels:
+            name, message, recall = parcel.node, parcel.message, parcel.enclosure is None
             if isinstance(message, Farewell):
                 self._arrive(self.run, Reply(name, plan=message.digest))
                 continue
-            self.on_offer(name, message, base is None)
-            mail, node = Mail(self.run, message, base is None), self.nodes_by_id[name]
+            self.on_offer(name, message, recall)
+            mail, node = Mail(self.run, message, recall), self.nodes_by_id[name]
             self._travel(mail, lambda mail=mail, node=node: self._deliver(mail, node), node)
 
     def _deliver(self, mail: Mail, node: Node) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -22,15 +22,14 @@ from gobelin.shared.augment import MultiCrop, normalise
 from gobelin.shared.errors import DataError, GobelinError, NamesError, ShapeError
 from gobelin.shared.health import Health, effective_rank, measure_health
 from gobelin.shared.model import build_jepa
-from gobelin.shared.objective import Moments, Offset, Sketch, build_objective
+from gobelin.shared.objective import Moments, Offset, build_objective
 from gobelin.shared.recipe import InnerRecipe, Recipe
 from gobelin.shared.seeds import derive_seed, generator_of
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's two, as PyTorch names them
 RANK_EVERY = 20  # steps between two measurements of the effective rank
-SKETCH_SLICES = 1024  # of a sketch; a step tests the recipe's number of them
-SKETCH_SAMPLES = 512  # images a sketch is taken of, at least
+MOMENTS_IMAGES = 512  # images that a node's moments are taken of, at least
 HEALTH_SAMPLES = 256  # images the closing health check looks at
 
 Batches = Callable[[int], Tensor]  # global step → uint8 images (B, C, H, W)
@@ -51,7 +50,8 @@ class LocalSteps:
     total_steps: int  # of the whole federation; warm-up and cosine run over these
     seed: int  # the federation's: slices derive from it and the step, equal on all nodes
     node_seed: int  # this node's own: augmentation derives from it and the step
-    offset: Offset | None = None  # global − own sketch: SIGReg then tests all nodes' data
+    offset: Offset | None = None  # pooled − own moments: SIGReg then tests all nodes' data
+    seconds: float = math.inf  # to be done in; fewer steps then, but one at least
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class StepReport:
 class TrainingReport:
     """What the local steps did, means over them; scalars only."""
 
+    steps: int  # as many as were taken: H, or fewer where time was short
     loss: float
     prediction: float
     anti_collapse: float
@@ -95,8 +96,10 @@ class LocalTrainer:
         device: str = "cpu",
         precision: Literal["fp32", "bf16"] = "fp32",
         compile: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.recipe = recipe
+        self._clock = clock
         self.batches = batches
         self.device = torch.device(device)
         self.precision = precision
@@ -124,6 +127,8 @@ class LocalTrainer:
 
         The inner optimizer goes on from where the last call left it. If anything fails, also in
         `on_step`, it is put back to where this call found it, and the call can be repeated.
+        Steps end early where one more as long as the last would not be done in `local.seconds`;
+        those taken are the first of all, so the schedule stays the federation's.
         Raises DivergedError if the loss stops being finite, DataError on unusable batches.
         """
         before = self.state()
@@ -135,48 +140,28 @@ class LocalTrainer:
             self.load_state(before)
             raise
 
-    def sketch(
-        self,
-        base: ParameterVector,
-        local: LocalSteps,
-        slices: int = SKETCH_SLICES,
-        samples: int = SKETCH_SAMPLES,
-    ) -> Sketch:
-        """Sketch the base on this node's data, under slices all nodes of these local steps share.
-
-        `samples` is the least number of images, if the local steps see that many.
-        """
-        z = self._projections(base, local, samples)
-        objective = self.recipe.objective
-        seed = derive_seed(local.seed, "sketch", local.first_step)
-        return Sketch.of(z, seed, slices, objective.knots, objective.t_max)
-
-    def moments(
-        self, base: ParameterVector, local: LocalSteps, samples: int = SKETCH_SAMPLES
-    ) -> Moments:
-        """The moments of the base's projections of this node's data, sampled as by `sketch`."""
-        return Moments.of(self._projections(base, local, samples))
-
     @torch.no_grad()
-    def _projections(self, base: ParameterVector, local: LocalSteps, samples: int) -> Tensor:
-        """Projections (V N, D) of views as training makes them, of the first batches it will see.
+    def moments(self, base: ParameterVector, local: LocalSteps) -> Moments:
+        """The moments of the base's projections of this node's data, before it trains.
 
-        What the objective tests is then what the sketch describes.
+        Of the first batches the local steps will see, MOMENTS_IMAGES images or all, in views as
+        training makes them: what the objective tests is what the moments describe. The inner
+        optimizer stays as it is.
         """
         base.load_into(self.model)
         self.model.train()
         projections, images = [], 0
         with _deterministic():
             for step in range(local.first_step, local.first_step + local.steps):
-                if images >= samples:
+                if images >= MOMENTS_IMAGES:
                     break
                 batch = self._images(self.batches(step))
-                random = generator_of(local.node_seed, "sketch views", step)
+                random = generator_of(local.node_seed, "moments views", step)
                 with self._autocast():
                     embedded = self._embed(self.multi_crop(batch, random))[1]
                 projections.append(embedded.float().flatten(0, 1))  # (V B, D)
                 images += len(batch)
-        return torch.cat(projections)
+        return Moments.of(torch.cat(projections))
 
     def state(self) -> dict[str, Tensor]:
         """The inner optimizer's state by flat names, on the CPU: a copy, ready for safetensors."""
@@ -213,26 +198,36 @@ class LocalTrainer:
         self, local: LocalSteps, on_step: Callable[[StepReport], None] | None
     ) -> tuple[ParameterVector, TrainingReport]:
         self.model.train()
-        started = time.perf_counter()
+        started = now = self._clock()
         sums = torch.zeros(5, dtype=torch.float64)
-        images, rank = 0, float("nan")
-        for done, (step, batch) in enumerate(_ahead(self.batches, local), start=1):
+        images, taken, rank = 0, 0, float("nan")
+        for taken, (step, batch) in enumerate(_ahead(self.batches, local), start=1):
             features, numbers = self._step(step, self._images(batch), local)
             sums += torch.tensor(numbers, dtype=torch.float64)
             images += len(batch)
-            if on_step is None:
-                continue
-            if done % RANK_EVERY == 1:
-                rank = effective_rank(features)
-            rate = images / (time.perf_counter() - started)
-            left = (local.steps - done) * images / done / rate
-            on_step(StepReport(step, done, local.steps, numbers[0], rank, rate, left))
+            before, now = now, self._clock()
+            if on_step is not None:
+                if taken % RANK_EVERY == 1:
+                    rank = effective_rank(features)
+                rate = images / (now - started)
+                left = (local.steps - taken) * images / taken / rate
+                left = min(left, started + local.seconds - now)
+                on_step(StepReport(step, taken, local.steps, numbers[0], rank, rate, left))
+            if now + (now - before) > started + local.seconds:
+                break
         trained = ParameterVector.of(self.model, self.schema)
-        health = self._health(local)
-        loss, prediction, anti_collapse, collapse, norm = (sums / local.steps).tolist()
-        seconds = time.perf_counter() - started
+        health = self._health(replace(local, steps=taken))
+        loss, prediction, anti_collapse, collapse, norm = (sums / taken).tolist()
         return trained, TrainingReport(
-            loss, prediction, anti_collapse, collapse, norm, health, images, seconds
+            steps=taken,
+            loss=loss,
+            prediction=prediction,
+            anti_collapse=anti_collapse,
+            collapse=collapse,
+            gradient_norm=norm,
+            health=health,
+            images=images,
+            seconds=self._clock() - started,
         )
 
     def _step(self, step: int, images: Tensor, local: LocalSteps) -> tuple[Tensor, list[float]]:

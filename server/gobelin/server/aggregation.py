@@ -19,7 +19,7 @@ from gobelin.server.diagnostics import Diagnostics, Figures
 from gobelin.server.fixed_point import LIMIT, SCALE_BITS, exact_sum
 from gobelin.server.geometry import Deltas, Geometry, InMemory, map_pieces, norms
 from gobelin.server.policy import clip_norm, influences
-from gobelin.server.rules import Rule
+from gobelin.server.rules import Mix, Rule
 
 __all__ = [
     "LIMIT",
@@ -67,7 +67,7 @@ class ByMember:
 
 @dataclass(frozen=True)
 class Scaled:
-    """Deltas shortened by factors ≤ 1, rounded to fp32."""
+    """Deltas times factors, rounded to fp32."""
 
     whole: Deltas
     factors: Sequence[float]
@@ -124,31 +124,33 @@ def aggregate(
     weights: Sequence[Fraction],
     rule: Rule,
     *,
-    capped: bool = False,
+    cap: float = 1.0,
+    clipped: bool = False,
     previous: Tensor | None = None,
 ) -> Aggregate:
     """Aggregate members' deltas (n of P parameters) under weights (n,), Σ w ≤ 1.
 
-    Σ w < 1 shrinks the step: the residual stays on the base. With `capped`, deltas are clipped
-    to their lower median norm first, for a cap on weights alone is none. `previous` (P,) is the
-    last round's aggregate, zero if None. Raises ValueError on no deltas, and on weights that
-    are not of n members or pass 1 in sum.
+    Σ w < 1 shrinks the step: the residual stays on the base. Under a `cap` < 1, deltas are
+    clipped to their lower median norm first, for a cap on weights alone is none, and no rule puts
+    more of a member in than the cap. `clipped` clips without a cap. `previous` (P,) is the last
+    round's aggregate, zero if None.
+    Raises ValueError on no deltas, and on weights that are not of n members or pass 1 in sum.
     """
     if not weights or len(weights) != len(deltas) or sum(weights) > 1 or min(weights) < 0:
         raise ValueError(f"{len(weights)} weights of sum {float(sum(weights))} for {len(deltas)}")
     if not deltas.size:
         raise ValueError("deltas of no parameters")
     sent = norms(deltas)
-    lengths, clip = sent, None
-    if rule.clips or capped:
+    lengths, clip, capped = sent, None, cap < 1
+    if rule.clips or capped or clipped:
         clip = clip_norm(sent)
         factors = [clip / norm if norm > clip else 1.0 for norm in sent]
         deltas, lengths = Scaled(deltas, factors), [min(norm, clip) for norm in sent]
-    influence = influences(weights, lengths, clip if capped else None)
     seen: Deltas = deltas
     if rule.remembers:
         seen = Extended(deltas, torch.zeros(deltas.size) if previous is None else previous)
-    mix = rule.mix(Geometry(seen), weights)
+    mix = _held(rule.mix(Geometry(seen), weights), len(deltas), cap)
+    influence = influences(mix[: len(deltas)], lengths, clip if capped else None)
     result = torch.empty(deltas.size)
     diagnostics = Diagnostics(weights, lengths)
 
@@ -160,6 +162,16 @@ def aggregate(
     for found in map_pieces(deltas.size, piece):
         diagnostics.add(found)
     return Aggregate(result, sent, influence, clip, diagnostics.figures(deltas.size))
+
+
+def _held(mix: Mix, members: int, cap: float) -> Mix:
+    """The mix with no member above the cap, for a rule may favour one; the rest stays on the base.
+
+    Weights are within the cap, so a rule that leaves them as they are finds them untouched.
+    """
+    if max(mix[:members]) <= cap:
+        return mix
+    return [min(float(share), cap) for share in mix[:members]] + list(map(float, mix[members:]))
 
 
 def weighted_mean(deltas: Deltas, weights: Sequence[Fraction]) -> Tensor:

@@ -30,8 +30,14 @@ def init(
     ] = 0.5,
     min_members: Annotated[int, typer.Option(min=1, help="And never fewer members.")] = 2,
     codec: Annotated[
-        str, typer.Option(help="What nodes encode by: fp32, bf16, int8, int4 or topk.")
+        str, typer.Option(help="The finest nodes encode by: fp32, bf16, int8, int4 or topk.")
     ] = "fp32",
+    broadcast: Annotated[
+        str, typer.Option(help="What the consensus is broadcast by: any of the same codecs.")
+    ] = "fp32",
+    cross_node: Annotated[
+        bool, typer.Option(help="Exchange moments: SIGReg then tests the data of all nodes.")
+    ] = False,
     outer: Annotated[
         str, typer.Option(help="Outer optimizer: sgd, nesterov, adam or yogi.")
     ] = "sgd",
@@ -39,6 +45,9 @@ def init(
     outer_momentum: Annotated[
         float | None, typer.Option(min=0, help="Unset: the optimizer's.")
     ] = None,
+    fragments: Annotated[
+        int, typer.Option(min=1, help="Parts of the model, of which each round exchanges one.")
+    ] = 1,
     rule: Annotated[
         str,
         typer.Option(
@@ -49,6 +58,12 @@ def init(
     cap: Annotated[
         float, typer.Option(min=0, max=1, help="Most a member may weigh and move the model.")
     ] = 1.0,
+    probe: Annotated[
+        Path | None, typer.Option(help="Public images that contributions are scored on.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="equal, or evidence: by what contributions are worth on the probe.")
+    ] = "equal",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -67,10 +82,17 @@ def init(
             "quorum": quorum,
             "min_members": min_members,
             "codec": codec,
+            "broadcast": broadcast,
+            "cross_node": cross_node,
         },
-        outer={"kind": outer, "lr": outer_lr, "momentum": outer_momentum},
+        outer={
+            "kind": outer,
+            "lr": outer_lr,
+            "momentum": outer_momentum,
+            "fragments": fragments,
+        },
         aggregation={"rule": rule},
-        policy={"cap": cap},
+        policy={"cap": cap, "weights": weights, "probe": probe and str(probe.resolve())},
     )
     founded = found(home, charter)
     if as_json:
@@ -80,6 +102,13 @@ def init(
     if rule in DISCARDING:
         print(
             f"Note: {rule} may discard honest minorities; every round reports whose voice it lost."
+        )
+    if cross_node:
+        print("Note: members are asked for moments of their embeddings; each may decline to.")
+    if weights == "evidence":
+        print(
+            "Note: evidence favours members whose data are like the probe's; none has less than "
+            "half or more than twice the median member's voice, and every round reports who."
         )
     print(f"Give members {founded['ca']} and the address {founded['address']}; then:")
     print(f"  gobelin aggregator admit --home {home} --member NAME node.pub")

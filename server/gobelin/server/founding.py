@@ -13,8 +13,10 @@ from gobelin.server.home import AggregatorHome, FederationSettings
 from gobelin.server.roster import NodeEntry
 from gobelin.shared.address import format_address, parse_address
 from gobelin.shared.checkpoint import write_checkpoint
+from gobelin.shared.data import kind_of
 from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.files import folder_atomic, read_json, write_json
+from gobelin.shared.fragments import fragments_of
 from gobelin.shared.keys import fingerprint, write_authority
 from gobelin.shared.recipe import load_recipe
 from gobelin.shared.settings import check_settings, write_settings
@@ -36,7 +38,10 @@ class Charter:
 
 
 def found(folder: Path, charter: Charter) -> dict[str, Any]:
-    """Write a new aggregator home, whole or not at all; raises StateError when one is there."""
+    """Write a new aggregator home, whole or not at all.
+
+    Raises StateError when one is there, ConfigError or DataError on a charter that cannot be kept.
+    """
     from gobelin.shared.model import build_jepa  # torch: only when a model is really built
 
     home = AggregatorHome(folder)
@@ -47,7 +52,10 @@ def found(folder: Path, charter: Charter) -> dict[str, Any]:
     host, port = choose_address(charter.address)
     recipe = load_recipe(charter.recipe)
     settings = _settings(charter, host, port)
+    if settings.policy.probe is not None:
+        kind_of(settings.policy.probe)  # refuses what holds no images
     vector = ParameterVector.of(build_jepa(recipe, charter.seed))
+    fragments_of(vector.schema, settings.outer.fragments)  # refuses more than the model has parts
     with folder_atomic(folder) as tmp:
         place = AggregatorHome(tmp)
         write_authority(place.tls, charter.name, {host, "localhost", "127.0.0.1"})

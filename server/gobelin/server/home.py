@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gobelin.server.roster import NodeEntry, Roster
 from gobelin.shared.checkpoint import MANIFEST, Checkpoint, read_checkpoint
@@ -31,6 +31,14 @@ class OuterSettings(Settings):
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None  # of adam and yogi: β₁
     beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
     tau: Annotated[float, Field(gt=0)] | None = None
+    fragments: Positive = 1  # parts of the model, of which a round exchanges one (Streaming DiLoCo)
+    alpha: Annotated[float, Field(gt=0, le=1)] = 1.0  # of a new fragment in a node's own values
+
+    @model_validator(mode="after")
+    def _alpha_has_a_use(self) -> OuterSettings:
+        if self.alpha != 1 and self.fragments == 1:
+            raise ValueError("alpha mixes fragments into nodes' models: set outer.fragments")
+        return self
 
 
 class AggregationSettings(Settings):
@@ -44,10 +52,20 @@ class AggregationSettings(Settings):
 
 
 class PolicySettings(Settings):
-    """What a member may weigh at most, and what its contributions must be worth."""
+    """What a member weighs, at most and by what, and what its contributions must be worth."""
 
     cap: Annotated[float, Field(gt=0, le=1)] = 1.0
+    weights: Literal["equal", "evidence"] = "equal"
+    probe: Path | None = None  # public images; evidence and the quality floor come from them
+    probe_images: Positive = 256  # of them at most, and at least the recipe's reference batch
+    quality_floor: Annotated[float, Field(gt=0)] = 3.0  # τ, in robust standard deviations
     collapse_gate: bool = True  # refuse encoders that answer all images alike
+
+    @model_validator(mode="after")
+    def _evidence_has_a_source(self) -> PolicySettings:
+        if self.weights == "evidence" and self.probe is None:
+            raise ValueError("weights by evidence need images to measure it on: set policy.probe")
+        return self
 
 
 class RoundSettings(Settings):
@@ -55,7 +73,9 @@ class RoundSettings(Settings):
 
     rounds: Positive = 100
     local_steps: Positive = 500
-    codec: CodecName = "fp32"  # what nodes encode their deltas by
+    codec: CodecName = "fp32"  # the finest that nodes encode their deltas by
+    broadcast: CodecName = "fp32"  # what the consensus is told by; lossy: as steps between bases
+    cross_node: bool = False  # exchange moments, so that SIGReg tests the data of all nodes
     quorum: Share = 0.5  # of the roster's members, who must contribute to every round …
     min_members: Positive = 2  # … and never fewer
     deadline_s: Seconds = 3600.0  # of one round, from its offer

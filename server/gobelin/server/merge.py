@@ -9,13 +9,25 @@ from typing import Any
 
 from torch import Tensor
 
-from gobelin.server.aggregation import ByMember, aggregate
+from gobelin.server.aggregation import Aggregate, ByMember, Scaled, aggregate
+from gobelin.server.evidence import LEAST, MOST, of_members, relative
 from gobelin.server.geometry import Deltas
-from gobelin.server.policy import equal_scores, member_weights
+from gobelin.server.policy import PolicyError, common_steps, equal_scores, member_weights
+from gobelin.server.reasons import ReductionCode
 from gobelin.server.rules import Mean, Rule
 
 PREVIOUS = "previous"  # name of the last aggregate in the merge's state
 HALF = 0.5  # a member that loses more than this share of its voice is warned about
+
+
+@dataclass(frozen=True)
+class Counted:
+    """One contribution as the merge counts it: whose it is, and what bears on its weight."""
+
+    member: str
+    steps: int = 1  # local steps it took, as it says
+    freshness: Fraction = Fraction(1)  # see `policy.freshness`
+    score: float | None = None  # evidence, where it was measured; see `evidence`
 
 
 @dataclass(frozen=True)
@@ -24,9 +36,15 @@ class Merged:
 
     delta: Tensor  # (P,) fp32
     weights: Mapping[str, Fraction]  # by member
-    members: dict[str, dict[str, float]]  # by member: weight, influence, minority loss, …
+    step_factors: Sequence[float]  # of each contribution, 1 where all took as many local steps
+    members: dict[str, dict[str, Any]]  # by member: weight, influence, minority loss, …
     facts: dict[str, Any]  # of the whole merge
     state: Mapping[str, Tensor] = field(default_factory=dict)  # for the next round
+
+    @property
+    def reduced(self) -> dict[str, list[ReductionCode]]:
+        """Members that count for less than by themselves, and the reasons."""
+        return {name: row["reduced"] for name, row in self.members.items() if row["reduced"]}
 
     @property
     def minority(self) -> dict[str, float]:
@@ -37,51 +55,51 @@ class Merged:
 
 @dataclass(frozen=True)
 class Merger:
-    """A rule under a cap on every member's weight and influence."""
+    """A rule under a cap on every member's weight and influence; weights equal or by evidence."""
 
     rule: Rule = field(default_factory=Mean)
     cap: float = 1.0
+    by_evidence: bool = False
 
     def merge(
-        self,
-        deltas: Deltas,
-        owners: Sequence[str],
-        state: Mapping[str, Tensor],
-        freshness: Sequence[Fraction] | None = None,
+        self, deltas: Deltas, counted: Sequence[Counted], state: Mapping[str, Tensor]
     ) -> Merged:
-        """Merge contributions' deltas, in a fixed order, owned by these members.
+        """Merge nodes' deltas, in the order of their nodes' ids, each as it is counted.
 
-        `state` is the last round's `Merged.state`, empty at first. A member's score is scaled by
-        the greatest freshness (0, 1] among its contributions; None means that all are fresh.
+        `state` is the last round's `Merged.state`, empty at first.
         """
-        names = sorted(set(owners))
-        groups = [[i for i, owner in enumerate(owners) if owner == name] for name in names]
-        fresh = freshness or [Fraction(1)] * len(owners)
-        scores = {
-            name: Fraction(score) * max(fresh[i] for i in group)
-            for (name, score), group in zip(equal_scores(names).items(), groups, strict=True)
-        }
-        weights = member_weights(scores, self.cap)
+        names = sorted({row.member for row in counted})
+        groups = [[i for i, row in enumerate(counted) if row.member == name] for name in names]
+        factors = step_factors(counted)
+        uneven = any(factor != 1 for factor in factors)
+        shortened = [any(factors[node] < 1 for node in own) for own in groups]
+        scores = self._scores(names, counted)
+        fresh = [row.freshness for row in counted]
+        freshest = [max(fresh[node] for node in own) for own in groups]
+        voices = {name: scores[name] * most for name, most in zip(names, freshest, strict=True)}
+        weights = member_weights(voices, self.cap)
         shares = [weights[name] for name in names]
-        capped = self.cap < 1
         made = aggregate(
-            ByMember(deltas, groups, fresh),
+            ByMember(Scaled(deltas, factors) if uneven else deltas, groups, fresh),
             shares,
             self.rule,
-            capped=capped,
+            cap=self.cap,
+            clipped=uneven,
             previous=state.get(PREVIOUS),
         )
         figures = made.figures
-        columns = {
+        columns: dict[str, Sequence[Any]] = {
             "weight": [float(share) for share in shares],
             "norm": made.norms,
             "influence": made.influence,
             "kept": figures.kept,
             "minority_loss": figures.minority_loss,
+            "reduced": self._reductions(scores, voices, weights, made, shortened),
         }
         return Merged(
             delta=made.delta,
             weights=weights,
+            step_factors=factors,
             members={
                 name: {column: values[i] for column, values in columns.items()}
                 for i, name in enumerate(names)
@@ -97,6 +115,51 @@ class Merger:
             },
             state={PREVIOUS: made.delta} if self.rule.remembers else {},
         )
+
+    def _scores(self, names: Sequence[str], counted: Sequence[Counted]) -> dict[str, Fraction]:
+        """What weights go by, of each member; raises PolicyError where evidence is missing."""
+        if not self.by_evidence:
+            return equal_scores(names)
+        measured = [(row.member, row.score) for row in counted if row.score is not None]
+        if len(measured) < len(counted):
+            raise PolicyError("a contribution has no score", "set policy.probe")
+        return relative(of_members(measured))
+
+    def _reductions(
+        self,
+        scores: Mapping[str, Fraction],
+        voices: Mapping[str, Fraction],
+        weights: Mapping[str, Fraction],
+        made: Aggregate,
+        shortened: Sequence[bool],
+    ) -> list[list[ReductionCode]]:
+        """Why each member, in the order of the names, counts for less than by itself."""
+        free = member_weights(voices)
+        rows = []
+        for name, norm, short in zip(scores, made.norms, shortened, strict=True):
+            reasons = {
+                ReductionCode.FLOOR: self.by_evidence and scores[name] == LEAST,
+                ReductionCode.CEILING: self.by_evidence and scores[name] == MOST,
+                ReductionCode.LATE: voices[name] < scores[name],
+                ReductionCode.CAPPED: weights[name] < free[name],
+                ReductionCode.NORMALISED: short,
+                ReductionCode.CLIPPED: made.clip is not None and norm > made.clip,
+            }
+            rows.append([reason for reason, holds in reasons.items() if holds])
+        return rows
+
+
+def step_factors(counted: Sequence[Counted]) -> list[float]:
+    """What each delta is multiplied by so that all are of as many local steps: τ / τᵢ.
+
+    Their sum under weights is then FedNova's (arXiv:2007.07481). Steps are self-reported, so
+    uneven ones are no lever: deltas so scaled are clipped to their lower median norm.
+    """
+    by_member: dict[str, list[int]] = {}
+    for row in counted:
+        by_member.setdefault(row.member, []).append(row.steps)
+    common = common_steps(by_member)
+    return [common / row.steps for row in counted]
 
 
 def accumulate(

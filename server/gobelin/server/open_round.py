@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gobelin.protocols.messages import (
@@ -14,12 +14,16 @@ from gobelin.protocols.messages import (
     RoundPlan,
 )
 from gobelin.server.admission import Admitted, Refusal, admit
-from gobelin.server.courier import Courier, Reply
+from gobelin.server.courier import Courier, Parcel, Reply
 from gobelin.server.deltas import RoundDeltas
-from gobelin.server.history import Past
+from gobelin.server.dispatch import Dispatch
+from gobelin.server.history import Past, answerable
 from gobelin.server.home import AggregatorHome
 from gobelin.server.journal import Journal
-from gobelin.server.quality import CollapseGate
+from gobelin.server.node_record import settle
+from gobelin.server.pooling import pool_members
+from gobelin.server.quality import Examiner
+from gobelin.server.reasons import RefusalCode
 from gobelin.server.round_events import (
     Aggregate,
     Aggregated,
@@ -48,10 +52,13 @@ from gobelin.server.round_events import (
 from gobelin.server.round_state import Phase, Round, Terms, fold, screen, step
 from gobelin.server.seal import Outcome, Sealer, Standing
 from gobelin.shared.errors import RoundError
+from gobelin.shared.fragments import fragment_of_round
+from gobelin.shared.objective import Moments
 
 POLL_S = 0.2
 LOOK_EVERY_S = 1.0  # who is online
 NO_ANSWER = frozenset({NOT_SPOOLED, SUPERSEDED})  # nothing is wrong, and nothing is owed less
+BASE_MISSING = f"gobelin:{RefusalCode.BASE_MISSING}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Rim:
     home: AggregatorHome
     journal: Journal
     courier: Courier
-    gate: CollapseGate | None
+    examiner: Examiner
     sealer: Sealer
     tell: Callable[[str, Mapping[str, Any]], None]  # into the event log
     clock: Callable[[], float]
@@ -86,6 +93,7 @@ class OpenRound:
         self._plans = {**{number: of.plan for number, of in past.items()}, plan.round: plan}
         self._numbers = {of.digest: number for number, of in self._plans.items()}
         self._standing = standing
+        self._dispatch = Dispatch(rim.home, standing)
         self._state = Round(
             plan.round,
             plan.digest,
@@ -95,7 +103,11 @@ class OpenRound:
             {number: of.owing for number, of in past.items()},
             offered=offered,
         )
-        self._deltas = RoundDeltas(rim.home.collecting, standing.base.schema.size)
+        schema = standing.base.schema
+        self._fragment = fragment_of_round(schema, plan.fragments, plan.round)
+        self._deltas = RoundDeltas(rim.home.collecting, self._fragment.schema.size)
+        self._moments: dict[str, Moments] = {}  # by node, of those who did not decline
+        self._dim = rim.home.recipe().projector.out
         self._outcome: Outcome | None = None
         self._look_at = rim.clock()
 
@@ -131,9 +143,9 @@ class OpenRound:
         """Read a counted contribution again and admit it as when it came."""
         reply = self._rim.journal.reply(asked)
         found = reply and self._admit(asked.round, reply)
-        digest = self._state.counted[asked]["delta_digest"]
-        if isinstance(found, Admitted) and found.contribution.delta_digest == digest:
-            self._deltas.add(str(asked), found.delta)
+        row = self._state.counted[asked]
+        if isinstance(found, Admitted) and self._row(asked, found, row["measured"]) == row:
+            self._hold(asked, found)
         else:
             self._advance(Lost(self._rim.clock(), *asked))
 
@@ -162,12 +174,16 @@ class OpenRound:
         if reply.lost or reply.error:
             return self._miss(reply)
         asked = Asked(reply.node, self._answered(reply))
-        found = screen(self._state, *asked) or self._judge(asked, reply)
+        found = screen(self._state, *asked) or self._admit(asked.round, reply)
         if isinstance(found, Refusal):
             return self._advance(Refused(*asked, found))
+        whole = self._fragment.widen(found.delta)
+        measured = self._rim.examiner.examine(self._standing.base, whole)
+        if isinstance(measured, Refusal):
+            return self._advance(Refused(*asked, measured))
         self._rim.journal.keep(asked, reply)
-        self._deltas.add(str(asked), found.delta)
-        row = row_of(asked, self._state.seats[asked.node], self._plan, found)
+        self._hold(asked, found)
+        row = self._row(asked, found, measured)
         return self._advance(Counted(self._rim.clock(), *asked, row))
 
     def _miss(self, reply: Reply) -> None:
@@ -177,8 +193,12 @@ class OpenRound:
             return
         if reply.lost:
             self._advance(Undelivered(reply.node, number))
+        elif reply.error == BASE_MISSING:
+            missing = Refusal(RefusalCode.BASE_MISSING, "it is sent the whole base")
+            self._advance(Refused(reply.node, number, missing))
         else:
-            self._advance(Refused(reply.node, number, Refusal("node_error", reply.error)))
+            failed = Refusal(RefusalCode.NODE_ERROR, reply.error)
+            self._advance(Refused(reply.node, number, failed))
 
     def _answered(self, reply: Reply) -> int:
         """The round a reply says it is made for, or the open one where it says nothing."""
@@ -187,15 +207,21 @@ class OpenRound:
         except MalformedMessageError:
             return self._plan.round
 
-    def _judge(self, asked: Asked, reply: Reply) -> Admitted | Refusal:
-        found = self._admit(asked.round, reply)
-        if isinstance(found, Admitted) and self._rim.gate is not None:
-            return self._rim.gate.judge(self._standing.base, found.delta) or found
-        return found
+    def _hold(self, asked: Asked, admitted: Admitted) -> None:
+        self._deltas.add(str(asked), admitted.delta)
+        if admitted.moments is not None and asked.round == self._plan.round:
+            self._moments[asked.node] = admitted.moments  # a late one's are of another base
 
     def _admit(self, number: int, reply: Reply) -> Admitted | Refusal:
-        plan = self._plans.get(number, self._plan)
-        return admit(plan, self._standing.base.schema, reply.header, reply.arrays)
+        plan, schema = self._plans.get(number, self._plan), self._fragment.schema
+        return admit(plan, schema, self._dim, reply.header, reply.arrays, reply.moments)
+
+    def _row(
+        self, asked: Asked, admitted: Admitted, measured: Mapping[str, float]
+    ) -> dict[str, Any]:
+        """What is recorded of a contribution."""
+        late = self._plan.round - asked.round
+        return row_of(asked.node, self._state.seats[asked.node], admitted, measured, late)
 
     def _advance(self, event: Event) -> None:
         """Step on an event, journalled first if it is durable, and do what it asks for."""
@@ -211,13 +237,13 @@ class OpenRound:
             case Record(event):
                 self._advance(event)
             case Offer(nodes):
-                self._rim.courier.send(nodes, self._plan, self._standing.base)
+                self._send(nodes)
             case Recall(number, nodes):
-                self._rim.courier.send(nodes, self._plans[number], None)
+                if number in self._plans:  # else the settings allow less lateness than they did
+                    recalls = self._dispatch.recalls(self._plans[number], nodes)
+                    self._rim.courier.send(recalls)
             case Aggregate(asked):
-                self._deltas.keep_only(map(str, asked))
-                rows = [self._state.counted[one] for one in asked]
-                self._outcome = self._rim.sealer.aggregate(self._standing, self._deltas, rows)
+                self._aggregate(asked)
                 self._advance(Aggregated())
             case Seal():
                 self._seal()
@@ -227,6 +253,34 @@ class OpenRound:
             case GiveUp(what, remedy):
                 raise RoundError(what, remedy)
 
+    def _send(self, nodes: Iterable[str]) -> None:
+        """Offer the plan to nodes, and tell what each of them is sent as its base."""
+        sent: dict[str, dict[str, int | None]] = {}
+
+        def note(parcel: Parcel) -> Parcel:
+            if parcel.enclosure is not None:
+                sent[self._state.seats[parcel.node].name] = parcel.enclosure.facts()
+            return parcel
+
+        offers = self._dispatch.offers(self._plan, nodes, self._state.baseless)
+        self._rim.courier.send(map(note, offers))
+        self._rim.tell("offered", {"round": self._plan.round, "nodes": sent})
+
+    def _aggregate(self, asked: Sequence[Asked]) -> None:
+        self._deltas.keep_only(map(str, asked))
+        rows = [self._state.counted[one] for one in asked]
+        fresh = {one.node for one in asked if one.round == self._plan.round}
+        moments = {node: self._moments[node] for node in fresh if node in self._moments}
+        pooled = pool_members(
+            moments, {node: seat.member for node, seat in self._state.seats.items()}
+        )
+        sealer = self._rim.sealer
+        outcome = sealer.aggregate(self._standing, self._fragment, self._deltas, rows, pooled)
+        last = self._rim.home.settings().rounds.max_staleness
+        pending = answerable(self._plan, range(1, self._plan.round + 1), last)
+        records = settle(self._standing.records, self._plan, self._state, outcome.rows, pending)
+        self._outcome = replace(outcome, standing=replace(outcome.standing, records=records))
+
     def _seal(self) -> None:
         if self._outcome is None:
             raise ValueError("a round is aggregated before it is sealed")
@@ -234,21 +288,26 @@ class OpenRound:
         self._rim.sealer.seal(self._plan, self._state, self._outcome, seconds)
 
 
-def row_of(asked: Asked, seat: Seat, plan: RoundPlan, admitted: Admitted) -> dict[str, Any]:
-    """What is recorded of a contribution to a round of this plan."""
+def row_of(
+    node: str, seat: Seat, admitted: Admitted, measured: Mapping[str, float], staleness: int
+) -> dict[str, Any]:
+    """What is recorded of a contribution; `measured` by the aggregator, `metrics` as it says."""
     made = admitted.contribution
     return {
         "member": seat.member,
         "node": seat.name,
-        "id": asked.node,
-        "staleness": plan.round - asked.round,  # rounds
+        "id": node,
+        "staleness": staleness,  # rounds
         "plan_digest": made.plan_digest,
         "base_digest": made.base_digest,
         "delta_digest": made.delta_digest,
         "delta_norm": admitted.delta.norm(),
         "codec": made.codec,
         "bytes": admitted.payload_bytes,
+        "moments_digest": made.moments_digest,
+        "local_steps": made.local_steps,
         "images": made.images,
         "seconds": made.seconds,
+        "measured": dict(measured),
         "metrics": dict(made.metrics),
     }

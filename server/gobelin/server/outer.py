@@ -16,6 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from gobelin.shared.fragments import Fragment
+
 OuterState = Mapping[str, Tensor]
 
 FIRST, SECOND, STEPS = "first_moment", "second_moment", "steps"
@@ -99,6 +101,34 @@ OUTERS: dict[str, type[Sgd] | type[Nesterov] | type[Adam]] = {
     "adam": Adam,
     "yogi": Yogi,
 }
+
+
+def state_of(fragment: Fragment, state: OuterState) -> OuterState:
+    """One fragment's own state, out of that of all fragments; for a whole model, all of it."""
+    prefix = _prefix(fragment)
+    return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+
+
+def with_state(fragment: Fragment, state: OuterState, own: OuterState) -> OuterState:
+    """The state of all fragments after one of them has stepped."""
+    prefix = _prefix(fragment)
+    others = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+    return {**others, **{prefix + name: tensor for name, tensor in own.items()}}
+
+
+def _prefix(fragment: Fragment) -> str:
+    return "" if fragment.schema is fragment.whole else f"{fragment.index}."
+
+
+def step_fragment(
+    outer: OuterOptimizer, fragment: Fragment, base: Tensor, delta: Tensor, state: OuterState
+) -> tuple[Tensor, OuterState]:
+    """New base (P,) and state from a base (P,) and the aggregated delta (P_f,) of a fragment.
+
+    The others stay as they are, and so does their state (Streaming DiLoCo, arXiv:2501.18512).
+    """
+    part, own = outer.step(fragment.take(base), delta, state_of(fragment, state))
+    return fragment.put(base, part), with_state(fragment, state, own)
 
 
 def make_outer(

@@ -22,9 +22,9 @@ class PolicyError(GobelinError):
     code, exit_code = "policy", 26
 
 
-def equal_scores(members: Sequence[str]) -> dict[str, float]:
+def equal_scores(members: Sequence[str]) -> dict[str, Fraction]:
     """The score 1 for every member: the default."""
-    return dict.fromkeys(members, 1.0)
+    return dict.fromkeys(members, Fraction(1))
 
 
 def freshness(staleness: int, decay: float) -> Fraction:
@@ -72,20 +72,37 @@ def clip_norm(norms: Sequence[float]) -> float:
     return moving[(len(moving) - 1) // 2] if moving else 0.0
 
 
-def influences(
-    weights: Sequence[Fraction], norms: Sequence[float], reference: float | None = None
-) -> list[float]:
-    """Functional influence uᵢ = wᵢ‖dᵢ‖ / Σⱼ wⱼ‖dⱼ‖ of each member on one round.
+def common_steps(steps: Mapping[str, Sequence[int]]) -> int:
+    """τ, the local steps deltas of unequal length are scaled to, from each member's nodes' steps.
 
-    Under a cap, `reference` is the norm all deltas were clipped to, and what weights and short
-    deltas leave unused counts for the base: the denominator is `reference`, so that uᵢ ≤ wᵢ ≤ cap
-    whatever the others send, and 1 − Σ u is the base's own share.
+    FedNova (arXiv:2007.07481) takes the mean of the members'. Here it is their lower median, for
+    steps are what nodes say of themselves: one who claims many where the others took few would
+    multiply everyone's delta through the mean.
+    """
+    return _lower_median([_lower_median(own) for own in steps.values()])
+
+
+def _lower_median(values: Sequence[int]) -> int:
+    return sorted(values)[(len(values) - 1) // 2]
+
+
+def influences(
+    mix: Sequence[Fraction | float],
+    norms: Sequence[float],
+    reference: float | None = None,
+) -> list[float]:
+    """Functional influence uᵢ = mᵢ‖dᵢ‖ / Σⱼ mⱼ‖dⱼ‖ of each member on one round.
+
+    m is how much of each delta the rule puts in: the weights, or less or more of them. Under a
+    cap, `reference` is the norm all deltas were clipped to, and what mix and short deltas leave
+    unused counts for the base: the denominator is `reference`, so that uᵢ ≤ mᵢ ≤ cap whatever
+    the others send, and 1 − Σ u is the base's own share.
     """
     if reference is None:
-        moved = [float(weight) * norm for weight, norm in zip(weights, norms, strict=True)]
+        moved = [float(share) * norm for share, norm in zip(mix, norms, strict=True)]
         whole = math.fsum(moved)
         return [part / whole if whole else 0.0 for part in moved]
     return [
-        float(weight) * min(1.0, norm / reference) if reference else 0.0
-        for weight, norm in zip(weights, norms, strict=True)
+        float(share) * min(1.0, norm / reference) if reference else 0.0
+        for share, norm in zip(mix, norms, strict=True)
     ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import starmap
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from gobelin.protocols.messages import METRIC_DISTORTION
+from gobelin.server.broadcast import STEP
 from gobelin.server.home import AggregatorHome, FederationSettings
 from gobelin.server.journal import Journal
 from gobelin.server.round_events import Convened
@@ -52,21 +54,24 @@ def describe(event: dict[str, Any], rounds: int) -> str:
         return f"{number}: resumed with what is in from {kept}"
     if kind == "lost":
         return f"{number}: what {event['node']} contributed is damaged here; it is asked again"
+    if kind == "offered":
+        return f"{number}: offered to {', '.join(starmap(_offered, event['nodes'].items()))}"
     if kind in ("contribution", "late"):
-        late = f", {event['staleness']} rounds late" if kind == "late" else ""
         loss = event["metrics"].get("loss", float("nan"))
         rank = event["metrics"].get("effective_rank", float("nan"))
         sent = f"; {_sent(event)}" if _sent(event) else ""
         return (
-            f"{number}: {event['node']} contributed {event['images']:,} images in "
-            f"{event['seconds']:.1f} s{late} (loss {loss:.3f}, effective rank {rank:.1f}{sent})"
+            f"{number}: {event['node']} contributed {_work(event)} "
+            f"(loss {loss:.3f}, effective rank {rank:.1f}{sent})"
         )
     if kind == "refused":
         return f"{number}: refused {event['node']}: {event['reason']} ({event.get('found', '')})"
     if kind == "round_sealed":
+        moments = f", moments of {', '.join(event['moments'])}" if event.get("moments") else ""
         return (
             f"{number}: sealed {event['vector_digest'][:12]} in {event['seconds']:.1f} s "
-            f"(overhead {event['overhead_s']:.1f} s, retained norm {event['retained_norm']:.2f})"
+            f"(overhead {event['overhead_s']:.1f} s, retained norm {event['retained_norm']:.2f}"
+            f"{_turned(event)}{moments}){_reduced(event)}"
         )
     if kind == "minority_loss":
         members = ", ".join(f"{m} ({loss:.0%})" for m, loss in sorted(event["members"].items()))
@@ -82,11 +87,49 @@ def describe(event: dict[str, Any], rounds: int) -> str:
     return " ".join(str(value) for value in event.values())
 
 
+def _work(row: dict[str, Any]) -> str:
+    """What a contribution took; the steps are not in older logs."""
+    steps = f"{row['local_steps']:,} steps, " if "local_steps" in row else ""
+    late = f", {row['staleness']} rounds late" if row.get("staleness") else ""
+    return f"{steps}{row['images']:,} images in {row['seconds']:.1f} s{late}"
+
+
+def _turned(event: dict[str, Any]) -> str:
+    """How far the consensus's frame turned against the base's, where it was looked at."""
+    turned = event.get("frame_rotation")
+    return "" if turned is None else f", frame turned {turned:.1f}°"
+
+
+def _reduced(event: dict[str, Any]) -> str:
+    """Who counted for less than by itself, and why."""
+    members = event.get("reduced", {})
+    told = (f"{member} ({', '.join(codes)})" for member, codes in sorted(members.items()))
+    return f"; reduced: {', '.join(told)}" if members else ""
+
+
+def _offered(node: str, sent: dict[str, Any]) -> str:
+    """What a node was sent as its base."""
+    steps = sent["steps"]
+    what = "whole base" if steps is None else f"{steps} step{'s' if steps != 1 else ''}"
+    return f"{node} ({what}, {sent['bytes'] / 1e6:.3g} MB)"
+
+
 def _sent(row: dict[str, Any]) -> str:
     """What a contribution weighed on the wire and what its codec lost; nothing in older logs."""
     if "codec" not in row:
         return ""
     return describe_codec(row["codec"], row["bytes"], row["metrics"].get(METRIC_DISTORTION, 0.0))
+
+
+def _last_sent(row: dict[str, Any]) -> dict[str, Any]:
+    """A node's last contribution as plain data, None where there is none."""
+    return {
+        "last_round": row.get("round"),
+        "local_steps": row.get("local_steps"),
+        "codec": row.get("codec"),
+        "sent_bytes": row.get("bytes"),
+        "distortion": row.get("metrics", {}).get(METRIC_DISTORTION),
+    }
 
 
 def _open_round(
@@ -100,8 +143,7 @@ def _open_round(
             return None
     if home.facts(sealed).get("plan_digest") == digest:  # killed between seal and clearing
         return None
-    state = Round(sealed + 1, digest, "", terms_of(settings.rounds), since=0.0)
-    state = fold(state, events)
+    state = fold(Round(sealed + 1, digest, "", terms_of(settings), since=0.0), events)
     names = {node: seat.name for node, seat in state.seats.items()}
     late = [names[asked.node] for asked in state.counted if asked.round != state.number]
     return {
@@ -116,6 +158,14 @@ def _open_round(
     }
 
 
+def _describe_open(opened: dict[str, Any]) -> str:
+    """One line for the open round."""
+    parts = {"not yet": opened["owing"], "late": opened["late"]}
+    more = "".join(f"; {what}: {', '.join(names)}" for what, names in parts.items() if names)
+    members = f"{len(opened['members'])} of {opened['needed']} members"
+    return f"round {opened['round']}: {opened['phase']}, {members}{more}"
+
+
 def print_status(home: AggregatorHome, as_json: bool) -> None:
     """Print where a federation stands, from its files alone."""
     settings = home.settings()
@@ -123,8 +173,10 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
     events, _ = home.events()
     roster = home.roster()
     last = {row["node"]: row for row in events if row["event"] in ("contribution", "late")}
-    members = home.facts(sealed[-1]).get("members", {}) if sealed else {}
     opened = _open_round(home, settings, sealed[-1]) if sealed else None
+    round_facts = home.facts(sealed[-1]) if sealed else {}
+    members = round_facts.get("members", {})
+    told = round_facts.get(STEP)
     facts = {
         "federation": settings.name,
         "running": is_owned(home.folder),
@@ -134,13 +186,15 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
         "open": opened,
         "members": roster.members,
         "nodes": {
-            node.name: {"member": node.member, "last_round": last.get(node.name, {}).get("round")}
+            node.name: {"member": node.member, **_last_sent(last.get(node.name, {}))}
             for node in roster.nodes
         },
+        "broadcast": told,
         "influence": {
             member: {"round": row.get("influence", 0.0), "total": row["influence_total"]}
             for member, row in members.items()
         },
+        "reduced": {m: row["reduced"] for m, row in members.items() if row.get("reduced")},
         "last_event": events[-1] if events else None,
         "releases": sorted(p.name for p in home.releases.glob("release-*")),
     }
@@ -151,23 +205,20 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
     state = "up" if facts["running"] else "not running"
     console.print(f"{settings.name}: {state}, {facts['sealed']} of {facts['rounds']} rounds sealed")
     if opened:
-        owing = f"; not yet: {', '.join(opened['owing'])}" if opened["owing"] else ""
-        late = f"; late: {', '.join(opened['late'])}" if opened["late"] else ""
-        console.print(
-            f"round {opened['round']}: {opened['phase']}, {len(opened['members'])} of "
-            f"{opened['needed']} members{owing}{late}",
-            markup=False,
-        )
+        console.print(_describe_open(opened), markup=False)
     heads = ("member", "node", "last contribution", "sent", "influence: last round", "so far")
     table = Table(*heads)
     whole = sum(row["influence_total"] for row in members.values()) or 1.0
     for node in roster.nodes:
         row = last.get(node.name)
-        when = f"round {row['round']}, {row['seconds']:.1f} s" if row else "none yet"
+        when = f"round {row['round']}: {_work(row)}" if row else "none yet"
         mine = members.get(node.member, {})
         shares = (mine.get("influence", 0.0), mine.get("influence_total", 0.0) / whole)
         sent = _sent(row) if row else ""
         table.add_row(node.member, node.name, when, sent, *(f"{share:.0%}" for share in shares))
     console.print(table)
+    if told:
+        step = describe_codec(told["codec"], told["bytes"], told["distortion"])
+        console.print(f"the last consensus is told in one step: {step}")
     if events:
         console.print(f"last: {describe(events[-1], settings.rounds.rounds)}", markup=False)

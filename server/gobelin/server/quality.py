@@ -1,17 +1,23 @@
 """Quality evidence the aggregator measures itself: does a contribution still tell images apart?
 
 A collapsed encoder can have a low loss and an ordinary norm, so neither shows it; its features
-do. They are measured on images made from a seed, so the aggregator needs no data of its own.
+do. They are measured on images made from a seed, so the aggregator needs no data of its own, or
+on those of the public probe where there is one.
 """
 
 from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
 from gobelin.server.admission import Refusal
+from gobelin.server.evidence import Evidence
+from gobelin.server.reasons import RefusalCode
 from gobelin.shared.augment import normalise
-from gobelin.shared.health import deviations, effective_rank
+from gobelin.shared.health import deviations, effective_rank, frame_rotation
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import generator_of
@@ -22,33 +28,84 @@ LEAST_RANK = 0.1  # of the base's effective rank
 LEAST_DEVIATION = 0.01  # of the base's mean standard deviation
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a model's pooled features of the gate's images show; six digits, for the record."""
+
+    effective_rank: float
+    deviation: float  # mean standard deviation of a dimension
+    frame_rotation: float  # degrees by which they lie turned against the base's
+
+
 class CollapseGate:
-    """Compares a contributed model's features with the base's on the same made-up images."""
+    """Compares a contributed model's features with the base's on the same few images.
 
-    def __init__(self, recipe: Recipe, seed: int) -> None:
+    `images` are uint8 (B, C, H, W), made up where None.
+    """
+
+    def __init__(self, recipe: Recipe, seed: int, images: Tensor | None = None) -> None:
         self._model = build_jepa(recipe, seed).eval()
-        self._images = made_up_images(recipe, seed)
-        self._base: tuple[str, float, float] = ("", 0.0, 0.0)  # digest, rank, deviation
+        self._images = made_up_images(recipe, seed) if images is None else images
+        self._base: tuple[str, Tensor] = ("", torch.empty(0))  # digest, features
 
-    def judge(self, base: ParameterVector, delta: ParameterVector) -> Refusal | None:
+    def judge(self, base: ParameterVector, delta: ParameterVector) -> Refusal | Look:
         """A refusal when base + delta has collapsed where the base has not."""
+        now, before = self.look(base, base + delta), self.look(base, base)
+        rank, deviation = now.effective_rank, now.deviation
+        if (
+            rank < LEAST_RANK * before.effective_rank
+            or deviation < LEAST_DEVIATION * before.deviation
+        ):
+            found = f"effective rank {rank:.3g}, the base's is {before.effective_rank:.3g}"
+            found = f"{found}; deviation {deviation:.3g}, {before.deviation:.3g}"
+            return Refusal(RefusalCode.COLLAPSE, found)
+        return now
+
+    def look(self, base: ParameterVector, vector: ParameterVector) -> Look:
+        """What the model `vector` shows beside the model `base`; zeros if it is not finite."""
         if self._base[0] != base.digest:
-            self._base = (base.digest, *self._measure(base))
-        _, base_rank, base_deviation = self._base
-        rank, deviation = self._measure(base + delta)
-        if rank < LEAST_RANK * base_rank or deviation < LEAST_DEVIATION * base_deviation:
-            found = f"effective rank {rank:.3g}, the base's is {base_rank:.3g}"
-            return Refusal("collapse", f"{found}; deviation {deviation:.3g}, {base_deviation:.3g}")
-        return None
+            self._base = (base.digest, self._features(base))
+        features = self._base[1] if vector is base else self._features(vector)
+        if not bool(torch.isfinite(features).all()):
+            return Look(0.0, 0.0, 0.0)
+        return Look(
+            effective_rank=_short(effective_rank(features)),
+            deviation=_short(float(deviations(features).mean())),
+            frame_rotation=_short(frame_rotation(features, self._base[1])),
+        )
 
     @torch.no_grad()
-    def _measure(self, vector: ParameterVector) -> tuple[float, float]:
-        """Effective rank and mean deviation of pooled features; zeros if they are not finite."""
+    def _features(self, vector: ParameterVector) -> Tensor:
+        """Pooled features (B, D) of the gate's images, fp32."""
         vector.load_into(self._model)
-        features = self._model.features(normalise(self._images)).float()
-        if not bool(torch.isfinite(features).all()):
-            return 0.0, 0.0
-        return effective_rank(features), float(deviations(features).mean())
+        return self._model.features(normalise(self._images)).float()
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """All that the aggregator itself measures of contributions."""
+
+    gate: CollapseGate | None = None
+    evidence: Evidence | None = None
+
+    def examine(self, base: ParameterVector, delta: ParameterVector) -> Refusal | dict[str, float]:
+        """A refusal, or what was measured of base + delta, by name, for the record."""
+        found: dict[str, float] = {}
+        if self.gate is not None:
+            look = self.gate.judge(base, delta)
+            if isinstance(look, Refusal):
+                return look
+            found |= asdict(look)
+        if self.evidence is not None:
+            found["score"] = self.evidence.score(base, delta)
+            if not math.isfinite(found["score"]):
+                what = "the loss of the contributed model on the probe is not finite"
+                return Refusal(RefusalCode.QUALITY_FLOOR, what)
+        return found
+
+    def rotation(self, base: ParameterVector, consensus: ParameterVector) -> float | None:
+        """Degrees by which the consensus's frame lies turned against the base's, if looked at."""
+        return None if self.gate is None else self.gate.look(base, consensus).frame_rotation
 
 
 def made_up_images(recipe: Recipe, seed: int) -> Tensor:
@@ -57,3 +114,8 @@ def made_up_images(recipe: Recipe, seed: int) -> Tensor:
     coarse = torch.rand(IMAGES, channels, 5, 5, generator=generator_of(seed, "collapse gate"))
     fine = torch.nn.functional.interpolate(coarse, (size, size), mode="bilinear")
     return (255 * fine).to(torch.uint8)
+
+
+def _short(value: float) -> float:
+    """Six digits."""
+    return float(f"{value:.6g}")

@@ -9,13 +9,15 @@ a killed aggregator folds them again, ignoring their effects, and goes on with `
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fractions import Fraction
 from typing import Any
 
 from gobelin.server.admission import Refusal
+from gobelin.server.evidence import harmful
+from gobelin.server.reasons import RefusalCode
 from gobelin.server.round_events import (
     Aggregate,
     Aggregated,
@@ -44,7 +46,15 @@ from gobelin.server.round_events import (
     Voided,
 )
 
-ANSWERS_ANOTHER = frozenset({"federation", "round", "base_digest", "plan_digest", "stale"})
+ANSWERS_ANOTHER = frozenset(
+    {
+        RefusalCode.FEDERATION,
+        RefusalCode.ROUND,
+        RefusalCode.BASE_DIGEST,
+        RefusalCode.PLAN_DIGEST,
+        RefusalCode.STALE,
+    }
+)
 
 
 class Phase(StrEnum):
@@ -69,6 +79,8 @@ class Terms:
     wait_s: float  # for the needed members to be online
     attempts: int
     rejoin_s: float  # what nodes need to be back after the aggregator was killed
+    quality_floor: float = 3.0  # τ of `evidence.quality_floor`
+    history: Sequence[float] = ()  # members' scores in past rounds
 
     def needed(self, seats: Mapping[str, Seat]) -> int:
         """How many members must contribute."""
@@ -94,10 +106,11 @@ class Round:
     attempt: int = 1
     seats: Mapping[str, Seat] = field(default_factory=dict)  # the roster when it was convened
     counted: Mapping[Asked, Mapping[str, Any]] = field(default_factory=dict)  # what was sent
-    refused: Mapping[str, str] = field(default_factory=dict)  # node → reason code
+    refused: Mapping[Asked, RefusalCode] = field(default_factory=dict)
     roster: Mapping[str, Seat] = field(default_factory=dict)  # as it was last seen
     online: Mapping[str, str] = field(default_factory=dict)  # since when, as the courier says
     offered: Mapping[Asked, str] = field(default_factory=dict)  # the node's `online` then
+    baseless: frozenset[str] = frozenset()  # nodes that must be sent the whole base
     enough_since: float = math.inf  # when the quorum was there
     rejoin_until: float = -math.inf  # so long absent nodes are awaited after a kill
     waiting_for: str = ""
@@ -108,9 +121,15 @@ class Round:
         return {asked.node for asked in self.counted if asked.round == self.number}
 
     @property
+    def harmful(self) -> dict[Asked, Refusal]:
+        """Counted contributions that lie below the quality floor, as far as it is known."""
+        return harmful(self.counted, self.terms.history, self.terms.quality_floor)
+
+    @property
     def members(self) -> set[str]:
-        """Members of whom a node has answered; what comes late is no part of the quorum."""
-        return {self.seats[node].member for node in self.answered}
+        """Members of whom a node has answered, and well: late answers are no part of a quorum."""
+        well = set(self.counted) - set(self.harmful)
+        return {self.seats[asked.node].member for asked in well if asked.round == self.number}
 
     @property
     def needed(self) -> int:
@@ -119,7 +138,7 @@ class Round:
 
     def lacking(self, number: int) -> tuple[str, ...]:
         """Nodes online that may answer a round and have not been asked since they came."""
-        may = self.seats if number == self.number else self.past[number]
+        may = self.seats if number == self.number else self.past[number] - self._judged(number)
         return tuple(
             sorted(
                 node
@@ -130,10 +149,15 @@ class Round:
             )
         )
 
+    def _judged(self, number: int) -> set[str]:
+        """Nodes whose answer to a round was refused."""
+        return {asked.node for asked in self.refused if asked.round == number}
+
     def owing(self, at: float) -> set[str]:
         """Nodes worth waiting for; a refused one owes no answer until it restarts."""
         near = set(self.seats) if at < self.rejoin_until else set(self.online)
-        return near & set(self.seats) & set(self.roster) - self.answered - set(self.refused)
+        done = self.answered | self._judged(self.number)
+        return (near & set(self.seats) & set(self.roster)) - done
 
 
 Step = tuple[Round, tuple[Effect, ...]]
@@ -142,15 +166,15 @@ Step = tuple[Round, tuple[Effect, ...]]
 def screen(state: Round, node: str, number: int) -> Refusal | None:
     """Why a node's answer to a round's plan need not even be looked at."""
     if node not in state.seats or node not in state.roster:
-        return Refusal("not_on_roster", "")
-    if number == state.number:
-        if Asked(node, number) in state.counted:
-            return Refusal("duplicate", "this node's contribution is already counted")
-    elif number < state.number:
+        return Refusal(RefusalCode.NOT_ON_ROSTER, "")
+    again = f"this node's contribution to round {number} is already counted"
+    if Asked(node, number) in state.counted:
+        return Refusal(RefusalCode.DUPLICATE, again)
+    if number < state.number:
         if number not in state.past:
-            return Refusal("stale", f"made for round {number}, which is too long ago")
-        if node not in state.past[number] or Asked(node, number) in state.counted:
-            return Refusal("duplicate", f"its contribution to round {number} is already counted")
+            return Refusal(RefusalCode.STALE, f"made for round {number}, this is {state.number}")
+        if node not in state.past[number]:
+            return Refusal(RefusalCode.DUPLICATE, f"round {number} has had its word on this node")
     return None
 
 
@@ -173,8 +197,7 @@ def step(state: Round, event: Event) -> Step:
         case Undelivered():
             return _undelivered(state, event), ()
         case Closed():
-            _require(state, Phase.COLLECTING)
-            return _aggregate(replace(state, phase=Phase.CLOSED))
+            return _closed(state)
         case Aggregated():
             _require(state, Phase.CLOSED)
             return replace(state, phase=Phase.AGGREGATED), (Seal(),)
@@ -264,7 +287,7 @@ def _offer(state: Round) -> Step:
         asked = {Asked(node, number): state.online[node] for node in nodes}
         state = replace(state, offered={**state.offered, **asked})
         if number == state.number:
-            refused = {node: why for node, why in state.refused.items() if node not in nodes}
+            refused = {one: why for one, why in state.refused.items() if one not in asked}
             state = replace(state, refused=refused)
             effects.append(Offer(nodes))
         else:
@@ -295,13 +318,21 @@ def _enough(state: Round, at: float) -> Round:
 
 
 def _refused(state: Round, event: Refused) -> Step:
-    node, refusal = event.node, event.refusal
-    seat = state.seats.get(node)
-    owed = event.round == state.number and node not in state.answered
-    if seat and owed and refusal.reason not in ANSWERS_ANOTHER:
-        state = replace(state, refused={**state.refused, node: refusal.reason})
-    name = seat.name if seat else node[:12]
-    return state, (_tell(state, "refused", node=name, **vars(refusal)),)
+    asked, refusal = Asked(event.node, event.round), event.refusal
+    seat = state.seats.get(asked.node)
+    name = seat.name if seat else asked.node[:12]
+    told = _tell(state, "refused", node=name, **vars(refusal))
+    may = state.seats if asked.round == state.number else state.past.get(asked.round, ())
+    owed = seat is not None and asked.node in may and asked not in state.counted
+    if not owed or refusal.reason in ANSWERS_ANOTHER:
+        return state, (told,)
+    if refusal.reason != RefusalCode.BASE_MISSING:
+        return replace(state, refused={**state.refused, asked: refusal.reason}), (told,)
+    if asked.round == state.number and asked.node not in state.baseless:
+        # else it answers an offer before the one it owes an answer to
+        state = replace(state, baseless=state.baseless | {asked.node})
+        state = _undelivered(state, Undelivered(*asked))
+    return state, (told,)
 
 
 def _ticked(state: Round, at: float) -> Step:
@@ -316,9 +347,30 @@ def _ticked(state: Round, at: float) -> Step:
     here = state.members
     absent = _names(state.seats, here)
     missing = f"{len(here)} of {state.needed} members contributed, none yet from {absent}"
+    if below := state.harmful:
+        names = ", ".join(sorted(state.seats[asked.node].name for asked in below))
+        missing = f"{missing}; below the quality floor: {names}"
     if over:
         return state, (Record(Voided(at, missing)),)
     return (state, ()) if owing else _wait(state, missing)
+
+
+def _closed(state: Round) -> Step:
+    """What is in is fixed, and what harms is refused: only now is known how the others score."""
+    _require(state, Phase.COLLECTING)
+    below = state.harmful
+    told = [
+        _tell(state, "refused", node=state.seats[asked.node].name, **vars(why))
+        for asked, why in sorted(below.items())
+    ]
+    state = replace(
+        state,
+        phase=Phase.CLOSED,
+        counted={asked: row for asked, row in state.counted.items() if asked not in below},
+        refused={**state.refused, **{asked: why.reason for asked, why in below.items()}},
+    )
+    state, effects = _aggregate(state)
+    return state, (*told, *effects)
 
 
 def _aggregate(state: Round) -> Step:

@@ -9,23 +9,39 @@ from __future__ import annotations
 import datetime
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 from gobelin.protocols.messages import Farewell, RoundPlan
 from gobelin.server.courier import Courier
+from gobelin.server.dispatch import Dispatch
 from gobelin.server.history import Past, past_rounds
-from gobelin.server.home import AggregatorHome, RoundSettings
+from gobelin.server.home import AggregatorHome, FederationSettings
 from gobelin.server.journal import Journal
 from gobelin.server.open_round import POLL_S, OpenRound, Rim
-from gobelin.server.quality import CollapseGate
+from gobelin.server.probe import ProbeLoss, open_probe
+from gobelin.server.quality import IMAGES, CollapseGate, Examiner
 from gobelin.server.round_events import Asked
 from gobelin.server.round_state import Terms
 from gobelin.server.seal import Sealer, Standing
+from gobelin.shared.recipe import Recipe
 
 REJOIN_S = 30.0  # for nodes to find a killed aggregator again: twice their longest pause
 FAREWELL_S = 10.0  # for nodes to hear that the federation has finished
+
+
+def make_examiner(recipe: Recipe, settings: FederationSettings) -> Examiner:
+    """What contributions are looked at with: the public probe's images, or made-up ones."""
+    policy, seed = settings.policy, settings.seed
+    evidence, images = None, None
+    if policy.probe is not None:
+        probe = open_probe(policy.probe, recipe, seed, policy.probe_images)
+        evidence, images = ProbeLoss(recipe, seed, probe), probe.read(np.arange(IMAGES))
+    gate = CollapseGate(recipe, seed, images) if policy.collapse_gate else None
+    return Examiner(gate, evidence)
 
 
 class RoundEngine:
@@ -40,14 +56,13 @@ class RoundEngine:
     ) -> None:
         self._settings = settings = home.settings()
         self._recipe = home.recipe()
+        examiner = make_examiner(self._recipe, settings)
         self._rim = Rim(
             home=home,
             journal=Journal(home.journal),
             courier=courier,
-            gate=CollapseGate(self._recipe, settings.seed)
-            if settings.policy.collapse_gate
-            else None,
-            sealer=Sealer(home, self._tell),
+            examiner=examiner,
+            sealer=Sealer(home, examiner, self._tell),
             tell=self._tell,
             clock=clock,
             sleep=sleep,
@@ -61,13 +76,14 @@ class RoundEngine:
         rim.sealer.release(last, standing.base, checkpoint.facts)  # a kill may have come between
         offered: Mapping[Asked, str] = {}
         for number in range(last + 1, rounds.rounds + 1):
-            plan, past = self._plan(number, standing), self._past(number)
-            opened = OpenRound(rim, plan, terms_of(rounds), standing, past, offered)
+            plan = self._plan(number, standing)
+            terms = terms_of(self._settings, standing.scores)
+            opened = OpenRound(rim, plan, terms, standing, self._past(plan), offered)
             standing, offered = opened.run(), opened.offered
         rim.journal.clear()  # a kill may have come between
         digest = standing.base.digest
         self._tell("finished", {"round": rounds.rounds, "vector_digest": digest})
-        self._farewell(Farewell(self._settings.name, rounds.rounds, digest))
+        self._farewell(Farewell(self._settings.name, rounds.rounds, digest), standing)
 
     def _plan(self, number: int, standing: Standing) -> RoundPlan:
         rounds, base = self._settings.rounds, standing.base
@@ -82,20 +98,25 @@ class RoundEngine:
             seed=self._settings.seed,
             deadline_s=rounds.deadline_s,
             codec=rounds.codec,
+            broadcast=rounds.broadcast,
+            cross_node=rounds.cross_node and number < rounds.rounds,  # nobody would use the last's
+            moments_digest=standing.moments.digest if standing.moments else "",
+            fragments=self._settings.outer.fragments,
+            alpha=self._settings.outer.alpha,
         )
 
-    def _past(self, number: int) -> dict[int, Past]:
+    def _past(self, plan: RoundPlan) -> dict[int, Past]:
         """The sealed rounds that may still be answered; those of older versions may not."""
-        first = max(1, number - self._settings.rounds.max_staleness)
-        facts = {n: self._rim.home.facts(n) for n in range(first, number)}
-        return past_rounds({n: recorded for n, recorded in facts.items() if "plan" in recorded})
+        first = max(1, plan.round - self._settings.rounds.max_staleness)
+        facts = {n: self._rim.home.facts(n) for n in range(first, plan.round)}
+        return past_rounds({n: of for n, of in facts.items() if "plan" in of}, plan)
 
-    def _farewell(self, farewell: Farewell) -> None:
+    def _farewell(self, farewell: Farewell, standing: Standing) -> None:
         """Tell the nodes that are online; those that are not will find the aggregator gone."""
         rim = self._rim
         known = rim.home.roster().by_id()
         waiting = {s.id for s in rim.courier.nodes() if s.online and s.id in known}
-        rim.courier.send(waiting, farewell, None)
+        rim.courier.send(Dispatch(rim.home, standing).farewells(farewell, sorted(waiting)))
         give_up = rim.clock() + FAREWELL_S
         while waiting and rim.clock() < give_up:
             waiting -= {reply.node for reply in rim.courier.replies()}
@@ -106,14 +127,17 @@ class RoundEngine:
         self._rim.home.record({"at": at, "event": event, **facts})
 
 
-def terms_of(settings: RoundSettings) -> Terms:
-    """What bounds a round, from the settings."""
+def terms_of(settings: FederationSettings, scores: Sequence[float] = ()) -> Terms:
+    """What bounds a round; `scores` are members' in past rounds."""
+    rounds = settings.rounds
     return Terms(
-        quorum=Fraction(repr(settings.quorum)),  # as it was written: 0.1 is a tenth
-        min_members=settings.min_members,
-        deadline_s=settings.deadline_s,
-        grace_s=math.inf if settings.grace_s is None else settings.grace_s,
-        wait_s=settings.wait_for_members_s,
-        attempts=settings.attempts,
+        quorum=Fraction(repr(rounds.quorum)),  # as it was written: 0.1 is a tenth
+        min_members=rounds.min_members,
+        deadline_s=rounds.deadline_s,
+        grace_s=math.inf if rounds.grace_s is None else rounds.grace_s,
+        wait_s=rounds.wait_for_members_s,
+        attempts=rounds.attempts,
         rejoin_s=REJOIN_S,
+        quality_floor=settings.policy.quality_floor,
+        history=scores,
     )

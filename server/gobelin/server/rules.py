@@ -78,10 +78,10 @@ class GeometricMedian(Mixing):
 
     def mix(self, geometry: Geometry, weights: Sequence[Fraction]) -> list[float]:
         """Weiszfeld's last weights; it starts where lone and far deltas count little."""
-        count, total = len(geometry), float(sum(weights))
-        shares = [float(weight) for weight in weights]
+        count, total = len(geometry), sum(weights)
         if not total:
-            return shares
+            return [0.0] * count
+        shares = [float(weight / total) for weight in weights]
         # distance to the member that completes a majority around one: large for any minority
         apart = [
             sorted(geometry.between(i, j) for j in range(count))[count // 2] for i in range(count)
@@ -89,7 +89,7 @@ class GeometricMedian(Mixing):
         mix = self._normalised(shares, apart)
         for _ in range(self.iterations):
             mix = self._normalised(shares, [geometry.distance(i, mix) for i in range(count)])
-        return [total * share for share in mix]
+        return [float(total) * share for share in mix]
 
     def _normalised(self, shares: Sequence[float], distances: Sequence[float]) -> list[float]:
         pulls = [s / max(self.nu, d) for s, d in zip(shares, distances, strict=True)]

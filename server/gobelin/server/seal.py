@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor
 
 from gobelin.protocols.messages import RoundPlan
+from gobelin.server.broadcast import STEP, Broadcast, broadcast
+from gobelin.server.evidence import of_members, remember
 from gobelin.server.geometry import Deltas
 from gobelin.server.home import AggregatorHome
-from gobelin.server.merge import Merged, Merger, accumulate
-from gobelin.server.outer import make_outer
+from gobelin.server.merge import Counted, Merged, Merger, accumulate
+from gobelin.server.node_record import NodeRecord
+from gobelin.server.outer import make_outer, state_of, step_fragment, with_state
 from gobelin.server.policy import freshness
+from gobelin.server.pooling import of_tensors, tensors_of
+from gobelin.server.quality import Examiner
 from gobelin.server.round_state import Round
 from gobelin.server.rules import make_rule
 from gobelin.shared.checkpoint import Checkpoint, write_checkpoint
+from gobelin.shared.fragments import Fragment
+from gobelin.shared.objective import Moments
 from gobelin.shared.vector import ParameterVector
 
+CROSS_NODE = "cross_node"  # name of the pooled moments in a checkpoint's extra
 Row = Mapping[str, Any]  # what is recorded of one contribution
 
 
@@ -30,15 +39,24 @@ class Standing:
     outer: Mapping[str, Tensor] = field(default_factory=dict)  # the outer optimizer's state
     merge: Mapping[str, Tensor] = field(default_factory=dict)  # the aggregation rule's
     influence: Mapping[str, float] = field(default_factory=dict)  # of members, over all rounds
+    moments: Moments | None = None  # of the last round's base, pooled
+    scores: Sequence[float] = ()  # of members, in the last rounds
+    owed: Tensor | None = None  # (P,) by the broadcast
+    records: Mapping[str, NodeRecord] = field(default_factory=dict)  # by node id
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Standing:
         """What a sealed round left."""
+        moments = checkpoint.extra.get(CROSS_NODE)
         return cls(
             checkpoint.vector,
             checkpoint.extra.get("outer", {}),
             checkpoint.extra.get("merge", {}),
             {k: row["influence_total"] for k, row in checkpoint.facts.get("members", {}).items()},
+            of_tensors(moments) if moments else None,
+            checkpoint.facts.get("scores", ()),
+            checkpoint.extra.get("owed", {}).get("residual"),
+            {k: NodeRecord.of(row) for k, row in checkpoint.facts.get("nodes", {}).items()},
         )
 
 
@@ -47,17 +65,23 @@ class Outcome:
     """What a closed round's contributions come to, before it is sealed."""
 
     standing: Standing
+    told: Broadcast
     merged: Merged
-    rows: Sequence[Row]  # with each contribution's freshness and weight
+    rows: Sequence[Row]  # with each contribution's weight
+    facts: Mapping[str, Any]  # of the whole round
 
 
 class Sealer:
     """Merges, takes the outer step, and writes what a sealed round is."""
 
     def __init__(
-        self, home: AggregatorHome, tell: Callable[[str, Mapping[str, Any]], None]
+        self,
+        home: AggregatorHome,
+        examiner: Examiner,
+        tell: Callable[[str, Mapping[str, Any]], None],
     ) -> None:
         self._home = home
+        self._examiner = examiner
         self._tell = tell
         self._settings = settings = home.settings()
         self._recipe = home.recipe()
@@ -65,39 +89,62 @@ class Sealer:
         self._outer = make_outer(
             outer.kind, outer.lr, outer.momentum, beta2=outer.beta2, tau=outer.tau
         )
-        self._merger = Merger(make_rule(rule.rule, rule.trim, rule.radius), settings.policy.cap)
-
-    def aggregate(self, standing: Standing, deltas: Deltas, rows: Sequence[Row]) -> Outcome:
-        """The next standing from deltas and their rows, both in the order of the deltas' names."""
-        owners = [str(row["member"]) for row in rows]
-        decay = self._settings.rounds.staleness_decay
-        fresh = [freshness(row["staleness"], decay) for row in rows]
-        merged = self._merger.merge(deltas, owners, standing.merge, fresh)
-        values, outer = self._outer.step(standing.base.values, merged.delta, standing.outer)
-        consensus = ParameterVector(standing.base.schema, values)
-        influence = accumulate(standing.influence, merged.members)
-        whole = {
-            name: sum((f for f, owner in zip(fresh, owners, strict=True) if owner == name), start=0)
-            for name in merged.weights
-        }
-        weighed = [
-            {**row, "freshness": float(f), "weight": float(merged.weights[o] * f / whole[o])}
-            for row, o, f in zip(rows, owners, fresh, strict=True)
-        ]
-        return Outcome(
-            Standing(consensus, outer, merged.state, influence),
-            merged,
-            sorted(weighed, key=lambda row: (str(row["node"]), -int(row["staleness"]))),
+        policy = settings.policy
+        self._merger = Merger(
+            make_rule(rule.rule, rule.trim, rule.radius), policy.cap, policy.weights == "evidence"
         )
+
+    def aggregate(
+        self,
+        standing: Standing,
+        fragment: Fragment,
+        deltas: Deltas,
+        rows: Sequence[Row],
+        moments: Moments | None = None,
+    ) -> Outcome:
+        """The next standing from a fragment's deltas and their rows, in the same order.
+
+        `moments` are those of the base, pooled.
+        """
+        decay = self._settings.rounds.staleness_decay
+        base, counted = standing.base, [_counted(row, decay) for row in rows]
+        merged = self._merger.merge(deltas, counted, state_of(fragment, standing.merge))
+        values, outer = step_fragment(
+            self._outer, fragment, base.values, merged.delta, standing.outer
+        )
+        wanted = ParameterVector(base.schema, values)
+        told = broadcast(self._settings.rounds.broadcast, base, wanted, standing.owed)
+        weighed = [
+            {
+                **row,
+                "freshness": float(of.freshness),
+                "weight": float(merged.weights[of.member] * of.freshness / _voices(counted, of)),
+                "step_factor": factor,
+            }
+            for row, of, factor in zip(rows, counted, merged.step_factors, strict=True)
+        ]
+        scores = of_members([(row.member, row.score) for row in counted if row.score is not None])
+        after = Standing(
+            told.consensus,
+            outer,
+            with_state(fragment, standing.merge, merged.state),
+            accumulate(standing.influence, merged.members),
+            moments,
+            remember(standing.scores, scores),
+            told.owed,
+            standing.records,
+        )
+        facts = {
+            **merged.facts,
+            "fragment": fragment.index,
+            "frame_rotation": self._examiner.rotation(base, told.consensus),
+        }
+        rows = sorted(weighed, key=lambda row: (str(row["node"]), -int(row["staleness"])))
+        return Outcome(after, told, merged, rows, facts)
 
     def seal(self, plan: RoundPlan, state: Round, outcome: Outcome, seconds: float) -> None:
         """Write the round's checkpoint folder, which is the round, and publish it if it is due."""
         standing, merged = outcome.standing, outcome.merged
-        absent = [
-            {"id": node, "member": seat.member, "node": seat.name}
-            for node, seat in sorted(state.seats.items())
-            if node not in state.answered
-        ]
         facts: dict[str, Any] = {
             "federation": plan.federation,
             "round": plan.round,
@@ -106,18 +153,25 @@ class Sealer:
             "plan_digest": plan.digest,
             "plan": plan.to_bytes().decode(),
             "contributions": list(outcome.rows),
-            "absent": absent,
+            **_others(state),
             "members": {
                 name: {**merged.members.get(name, {}), "influence_total": total}
                 for name, total in standing.influence.items()
             },
+            "nodes": {node: record.facts() for node, record in standing.records.items()},
             "outer": self._settings.outer.model_dump(exclude_none=True),
             "aggregation": self._settings.aggregation.model_dump(exclude_none=True),
-            **merged.facts,
+            **outcome.facts,
+            **outcome.told.facts,
+            "scores": list(standing.scores),
+            "moments_digest": standing.moments.digest if standing.moments else "",
             "seconds": seconds,
         }
         extra = {"outer": dict(standing.outer)} if standing.outer else {}
         extra |= {"merge": dict(standing.merge)} if standing.merge else {}
+        extra |= {CROSS_NODE: tensors_of(standing.moments)} if standing.moments else {}
+        extra |= {"owed": {"residual": standing.owed}} if standing.owed is not None else {}
+        extra |= {STEP: outcome.told.payload.tensors()} if outcome.told.payload else {}
         folder = self._home.round_folder(plan.round)
         write_checkpoint(folder, self._recipe, standing.base, facts, extra)
         self.release(plan.round, standing.base, facts)
@@ -143,10 +197,43 @@ class Sealer:
         sealed = {
             "round": plan.round,
             "vector_digest": outcome.standing.base.digest,
-            **merged.facts,
+            **outcome.facts,
+            **outcome.told.facts,
+            "reduced": merged.reduced,
             "influence": {name: row["influence"] for name, row in merged.members.items()},
             "bytes": sum(int(row["bytes"]) for row in outcome.rows),
+            "moments": sorted({row["member"] for row in outcome.rows if row["moments_digest"]}),
             "seconds": seconds,
             "overhead_s": max(0.0, seconds - training),  # 0 where a kill has cut the round's time
         }
         self._tell("round_sealed", sealed)
+
+
+def _counted(row: Row, decay: float) -> Counted:
+    """A recorded contribution as the merge counts it."""
+    return Counted(
+        member=str(row["member"]),
+        steps=row["local_steps"],
+        freshness=freshness(row["staleness"], decay),
+        score=row["measured"].get("score"),
+    )
+
+
+def _voices(counted: Sequence[Counted], of: Counted) -> Fraction:
+    """What a member's contributions share their member's weight by, in sum."""
+    return sum((row.freshness for row in counted if row.member == of.member), Fraction(0))
+
+
+def _others(state: Round) -> dict[str, list[dict[str, Any]]]:
+    """Who had a seat and has not contributed, and whose answers were refused."""
+
+    def seat(node: str) -> dict[str, Any]:
+        return {"id": node, "member": state.seats[node].member, "node": state.seats[node].name}
+
+    return {
+        "absent": [seat(node) for node in sorted(state.seats.keys() - state.answered)],
+        "refused": [
+            {**seat(asked.node), "staleness": state.number - asked.round, "reason": reason}
+            for asked, reason in sorted(state.refused.items())
+        ],
+    }

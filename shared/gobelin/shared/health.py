@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -66,15 +67,44 @@ def deviations(features: Tensor) -> Tensor:
     return features.float().std(dim=0, correction=0)
 
 
+def frame_rotation(features: Tensor, reference: Tensor) -> float:
+    """Degrees, 0 … 180, by which features (N, D) lie turned against a reference model's.
+
+    Of all orthogonal Q, ⟨features Q, reference⟩ is largest at Procrustes' solution, and is then
+    the nuclear norm of featuresᵀ reference (Schönemann 1966). The angle whose cosine is
+    ⟨features, reference⟩ over that is the rotation: the mean cosine over the turned planes, each
+    weighed by what lies in it, so that fewer images than dimensions will do. Size and offset do
+    not matter; 0 where the features of either are one point.
+    """
+    mine, its = _centred(features), _centred(reference)
+    if mine is None or its is None:
+        return 0.0
+    if len(mine) < mine.shape[1]:  # the same singular values from (N, N) instead of (D, D)
+        product = torch.linalg.qr(mine.T).R @ torch.linalg.qr(its.T).R.T
+    else:
+        product = mine.T @ its
+    best = float(torch.linalg.svdvals(product).sum())
+    aligned = float((mine * its).sum())
+    return math.degrees(math.acos(max(-1.0, min(1.0, aligned / best)))) if best else 90.0
+
+
+def _centred(features: Tensor) -> Tensor | None:
+    """Centred (N, D) in fp64; None if the features are one point up to rounding."""
+    wide = features.detach().double()
+    centred = wide - wide.mean(dim=0)
+    if centred.square().mean() <= POINT * wide.square().mean():
+        return None
+    return centred
+
+
 def _singular_values(features: Tensor) -> Tensor:
     """Singular values of centred (N, D), fp64, from the smaller of its two Gram matrices.
 
     Empty if the features are one point up to rounding.
     """
-    wide = features.detach().double()
-    centred = wide - wide.mean(dim=0)
-    if centred.square().mean() <= POINT * wide.square().mean():
-        return centred.new_empty(0)
+    centred = _centred(features)
+    if centred is None:
+        return features.new_empty(0, dtype=torch.float64)
     samples, dim = centred.shape
     gram = centred.T @ centred if dim <= samples else centred @ centred.T
     squares: Tensor = torch.linalg.eigvalsh(gram)
