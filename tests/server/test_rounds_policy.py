@@ -74,7 +74,7 @@ def test_what_harms_is_refused_with_the_evidence_and_what_differs_counts(
     tmp_path: Path, probe: Path, lesson: torch.Tensor
 ) -> None:
     nodes = class_of(lesson, 1.0, 0.9, 1.1, 0.0, -1.0)  # the fourth teaches nothing, the last harms
-    fed = federation(tmp_path, *nodes, rounds=1, policy={"probe": str(probe)})
+    fed = federation(tmp_path, *nodes, rounds=1, policy={"probe": str(probe), "quality_floor": 3.0})
     fed.run()
     assert fed.counted(1) == ["east", "north", "south", "west"]
     (refused,) = fed.events("refused")
@@ -91,7 +91,7 @@ def test_what_harms_is_refused_with_the_evidence_and_what_differs_counts(
 def test_weights_by_evidence_are_recorded_with_their_reasons(
     tmp_path: Path, probe: Path, lesson: torch.Tensor
 ) -> None:
-    policy = {"probe": str(probe), "weights": "evidence"}
+    policy = {"probe": str(probe), "quality_floor": 3.0, "weights": "evidence"}
     fed = federation(tmp_path, *class_of(lesson, 1.0, 1.0, 0.0), rounds=1, policy=policy)
     fed.run()
     members = fed.sealed(1).facts["members"]
@@ -117,7 +117,14 @@ def test_few_members_are_held_against_the_scores_of_earlier_rounds(
         return honest(plan, base)
 
     north.answer = turns_bad
-    fed = federation(tmp_path, east, north, rounds=3, min_members=1, policy={"probe": str(probe)})
+    fed = federation(
+        tmp_path,
+        east,
+        north,
+        rounds=3,
+        min_members=1,
+        policy={"probe": str(probe), "quality_floor": 3.0},
+    )
     fed.run()
     assert [fed.counted(number) for number in (1, 2, 3)] == [["east", "north"]] * 2 + [["east"]]
     assert len(fed.sealed(2).facts["scores"]) == 4
@@ -129,7 +136,12 @@ def test_a_round_whose_members_mostly_harm_is_void(
 ) -> None:
     nodes = class_of(lesson, 1.0, 1.1, 0.9, -1.0, -1.1)
     fed = federation(
-        tmp_path, *nodes, rounds=1, min_members=4, attempts=2, policy={"probe": str(probe)}
+        tmp_path,
+        *nodes,
+        rounds=1,
+        min_members=4,
+        attempts=2,
+        policy={"probe": str(probe), "quality_floor": 3.0},
     )
     with pytest.raises(RoundError, match="3 of 4 members contributed"):
         fed.run()
@@ -145,7 +157,7 @@ def test_a_killed_aggregator_takes_scores_from_the_record(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     nodes = class_of(lesson, 1.0, 0.9, 1.1, 0.2, -1.0)
-    policy = {"probe": str(probe), "weights": "evidence", "cap": 0.3}
+    policy = {"probe": str(probe), "quality_floor": 3.0, "weights": "evidence", "cap": 0.3}
     undisturbed = federation(tmp_path / "a", *nodes, rounds=1, policy=policy)
     undisturbed.run()
     fed = federation(tmp_path / "b", *nodes, rounds=1, policy=policy)
