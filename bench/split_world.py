@@ -22,13 +22,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing import get_context
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from bench.measure import spread, write_result
 from examples.demo import one_thread
-from examples.in_process import CrossNode
 from gobelin.server.aggregation import InMemory
 from gobelin.server.merge import Counted, Merger
 from gobelin.server.outer import Sgd
@@ -46,6 +46,7 @@ SLICES, KNOTS, T_MAX = 128, 17, 3.0
 SKETCH_SLICES, SKETCH_SAMPLES = 1024, 512
 BEST = "moments_inner"  # the consensus that stands for the federation in the result's plain keys
 HORIZON, TEST_EPISODES = 10, 400
+CrossNode = Literal["no", "sketch", "moments"]  # what members say of a round's base first
 # A consensus: the form of its cross-node SIGReg, and whether AdamW's state is averaged, too.
 CONSENSUS: dict[str, tuple[CrossNode, bool]] = {
     "fedavg": ("no", False),

@@ -23,6 +23,7 @@ def main() -> None:
     pages = {
         "demo": demo_table,
         "premium_images": premium_table,
+        "cross_node_images": cross_node_table,
         "split_world": split_table,
         "codec_int4": codec_table,
         "codec_topk": codec_table,
@@ -155,6 +156,29 @@ def codec_table(values: Mapping[str, Any]) -> str:
     return "\n".join([heading, table(["figure", "value"], rows)])
 
 
+def cross_node_table(values: Mapping[str, Any]) -> str:
+    """Cross-node SIGReg on images, beside the same rounds without it."""
+    figures = {**PROBES, "cosine": "cosine of deltas"}
+    rows = [
+        [
+            f"{scenario}, {title}",
+            *(
+                figure(values[f"{scenario}.{model}.{name}"], 2 if name == "cosine" else 1)
+                for name in figures
+            ),
+        ]
+        for scenario in SCENARIOS
+        if f"{scenario}.plain.tokens" in values
+        for model, title in (("plain", "plain"), ("cross_node", "cross-node SIGReg"))
+    ]
+    heading = (
+        "## Cross-node SIGReg on images\n\n"
+        f"`make bench-cross_node_images`: {values['rounds']} rounds of {values['local_steps']} "
+        f"steps, seeds {values['seeds']}, {values['machine']}; members as above.\n"
+    )
+    return "\n".join([heading, table(["consensus", *figures.values()], rows)])
+
+
 def split_table(values: Mapping[str, Any]) -> str:
     """A world of which every member knows a part."""
     forms = {
@@ -175,7 +199,8 @@ def split_table(values: Mapping[str, Any]) -> str:
             f"`make bench-split_world`: TwoRoom, {values['steps']} steps a member, H = "
             f"{values['local_steps']}, seeds {values['seeds']}, {values['machine']}, in one "
             "process. Error of the position decoded after ten imagined steps, anywhere; "
-            f"standing still scores {values['standing_still']:.3f}. Not in a real round yet.\n",
+            f"standing still scores {values['standing_still']:.3f}. Moments and sketches are of "
+            "the round's own base; a real round has those of the base before.\n",
             table(["model", "error"], rows),
             f"Consensus over pooled {figure(values['over_pooled'], 2)} (goal at most 1.25), over "
             f"the best solo {figure(values['over_best_solo'], 2)} (goal below 1).\n",

@@ -5,15 +5,14 @@ For studies of many small federations, and as the tests' reference for the real 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from fractions import Fraction
-from typing import Literal
+from collections.abc import Callable, Collection, Mapping
 
 from torch import Tensor
 
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.server.aggregation import InMemory
+from gobelin.server.broadcast import Broadcast
+from gobelin.server.broadcast import broadcast as told_by
 from gobelin.server.merge import Counted, Merged, Merger
 from gobelin.server.outer import (
     OuterOptimizer,
@@ -23,11 +22,12 @@ from gobelin.server.outer import (
     step_fragment,
     with_state,
 )
+from gobelin.server.pooling import pool_members
 from gobelin.shared.codec import compress
 from gobelin.shared.data import BatchStream, ImageSource
 from gobelin.shared.fragments import fragment_of_round, start_of_round
 from gobelin.shared.model import build_jepa
-from gobelin.shared.objective import Moments, Offset, Sketch
+from gobelin.shared.objective import Moments
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterVector
@@ -35,7 +35,6 @@ from gobelin.shared.vector import ParameterVector
 Tamper = Callable[
     [int, ParameterVector, Mapping[str, ParameterVector]], Mapping[str, ParameterVector]
 ]
-CrossNode = Literal["no", "sketch", "moments"]  # what members say of their data's embeddings
 
 
 def federate_in_process(
@@ -48,29 +47,36 @@ def federate_in_process(
     on_round: Callable[[int, list[ParameterVector]], None] | None = None,
     codec: str = "fp32",
     *,
-    cross_node: CrossNode = "no",
+    broadcast: str = "fp32",
+    cross_node: bool = False,
+    declining: Collection[str] = (),
     taken: Mapping[str, int] | None = None,
     fragments: int = 1,
     alpha: float = 1.0,
     merger: Merger | None = None,
     tamper: Tamper | None = None,
     on_merge: Callable[[int, Merged], None] | None = None,
+    on_broadcast: Callable[[int, Broadcast], None] | None = None,
 ) -> ParameterVector:
     """The consensus after `rounds`; `on_round` sees each round's number and the deltas as sent.
 
-    With a codec that loses something, every member keeps a residual (error feedback).
+    With a codec that loses something, every member keeps a residual (error feedback), as the
+    aggregator does with a `broadcast` that loses something.
     With one member and the default outer optimizer this is that member training alone. With
-    `cross_node` the members sketch every base first, and SIGReg tests the data of all of them.
-    `taken` says how many of the local steps members take that are short of time. Of `fragments`
-    a round exchanges one, which members take into their own models with the share `alpha`.
-    `tamper` turns a round's number, base and honest deltas, as sent, into those that are
-    admitted, `on_merge` sees what they came to.
+    `cross_node` all members but the `declining` ones say the moments of every base, and in the
+    next round SIGReg tests the data of all who did. `taken` says how many of the local steps
+    members take that are short of time. Of `fragments` a round exchanges one, which members take
+    into their own models with the share `alpha`. `tamper` turns a round's number, base and honest
+    deltas, as sent, into those that are admitted, `on_merge` sees what they came to,
+    `on_broadcast` how members are told.
     """
     outer, merger = outer or Sgd(), merger or Merger()
     base = ParameterVector.of(build_jepa(recipe, seed))
     state: OuterState = {}
     memory: Mapping[str, Tensor] = {}
+    owed: Tensor | None = None  # by the broadcast
     residuals: dict[str, Tensor | None] = dict.fromkeys(members)
+    seen: dict[str, Moments] = {}  # of the last base
     own: dict[str, Tensor] = {}  # members' models after the last round
     seeds = {name: derive_seed(seed, "node", name) for name in members}
     trainers = {
@@ -81,15 +87,18 @@ def federate_in_process(
     for number in range(1, rounds + 1):
         deltas: Mapping[str, ParameterVector] = {}
         first, total = (number - 1) * local_steps, rounds * local_steps
-        plans = {name: LocalSteps(first, steps[name], total, seed, seeds[name]) for name in members}
-        if cross_node != "no":
-            plans = with_offsets(trainers, base, plans, cross_node)
         fragment = fragment_of_round(base.schema, fragments, number)
+        sent = {name: mine for name, mine in seen.items() if name not in declining}
+        pooled, before, seen = pool_members(sent, {name: name for name in sent}), seen, {}
         for name, trainer in sorted(trainers.items()):
+            offset = pooled.offset_from(before[name]) if pooled else None
+            local = LocalSteps(first, steps[name], total, seed, seeds[name], offset)
+            if cross_node and number < rounds:  # nobody would use the last base's
+                seen[name] = trainer.moments(base, local)
             start = base
             if name in own:
                 start = start_of_round(number, base, fragments, number - 1, own[name], alpha)
-            trained, _ = trainer.train(start, plans[name])
+            trained, _ = trainer.train(start, local)
             own[name], owed = trained.values, residuals[name]
             due = None if owed is None else fragment.take(owed)
             made = compress(codec, fragment.of(trained) - fragment.of(base), due)
@@ -103,28 +112,12 @@ def federate_in_process(
         merged = merger.merge(sent, counted, state_of(fragment, memory))
         memory = with_state(fragment, memory, merged.state)
         values, state = step_fragment(outer, fragment, base.values, merged.delta, state)
-        base = ParameterVector(base.schema, values)
+        told = told_by(broadcast, base, ParameterVector(base.schema, values), owed)
+        base, owed = told.consensus, told.owed
         if on_round is not None:
             on_round(number, list(deltas.values()))
         if on_merge is not None:
             on_merge(number, merged)
+        if on_broadcast is not None:
+            on_broadcast(number, told)
     return base
-
-
-def with_offsets(
-    trainers: Mapping[str, LocalTrainer],
-    base: ParameterVector,
-    plans: Mapping[str, LocalSteps],
-    form: CrossNode,
-) -> dict[str, LocalSteps]:
-    """The local steps, each with what the global sketch of `base` adds to the member's own."""
-    offsets: dict[str, Offset] = {}
-    if form == "sketch":
-        own = {name: trainer.sketch(base, plans[name]) for name, trainer in trainers.items()}
-        together = Sketch.mean((sketch, Fraction(1)) for sketch in own.values())
-        offsets |= {name: together.offset_from(sketch) for name, sketch in own.items()}
-    else:
-        seen = {name: trainer.moments(base, plans[name]) for name, trainer in trainers.items()}
-        pooled = Moments.pool((moments, Fraction(1)) for moments in seen.values())
-        offsets |= {name: pooled.offset_from(moments) for name, moments in seen.items()}
-    return {name: replace(plan, offset=offsets[name]) for name, plan in plans.items()}

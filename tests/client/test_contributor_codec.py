@@ -10,15 +10,23 @@ import pytest
 import torch
 
 from gobelin.client.contributor import Contributor
-from gobelin.client.home import ComputeSettings, DataSettings, NodeHome, NodeSettings
-from gobelin.client.spool import DELTA, RESIDUAL, Spool, Spooled
-from gobelin.protocols.messages import METRIC_DISTORTION, METRIC_SENT_BYTES, RoundPlan
-from gobelin.shared.codec import CODECS
+from gobelin.client.egress import Uplink
+from gobelin.client.home import (
+    ComputeSettings,
+    DataSettings,
+    EgressSettings,
+    NodeHome,
+    NodeSettings,
+)
+from gobelin.client.spool import DEBT, DELTA, Spool, Spooled
+from gobelin.protocols.messages import METRIC_DISTORTION, METRIC_SENT_BYTES, RoundPlan, Step
+from gobelin.shared.codec import CODECS, compress
 from gobelin.shared.data.export import write_idx
-from gobelin.shared.errors import CodecError, StateError
+from gobelin.shared.errors import BaseMissingError, BudgetError, CodecError, StateError
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import load_recipe
 from gobelin.shared.settings import write_settings
+from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import ParameterVector
 
 RECIPE = load_recipe("toy")
@@ -77,7 +85,7 @@ def test_the_contribution_says_what_is_sent(home: NodeHome, codec: str) -> None:
     assert (made.contribution.metrics[METRIC_DISTORTION] > 0) == (codec != "fp32")
     if codec == "fp32":
         assert made.payload.decode().digest == made.contribution.delta_digest
-        assert not list(home.spool.rglob(RESIDUAL))
+        assert not list(home.spool.rglob(DEBT))
 
 
 @each_lossy
@@ -118,7 +126,7 @@ def test_a_kill_before_the_spool_has_it_repeats_the_round_with_the_same_debt(
     assert contribute(node(killed), second).payload.digest == undisturbed
 
 
-def _killed(*_: object) -> None:
+def _killed(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
@@ -127,7 +135,7 @@ def test_what_one_round_lost_the_next_one_wants(home: NodeHome, codec: str) -> N
     first, second = rounds(codec, 2)
     contribute(node(home), first)
     with_debt = contribute(node(home), second).payload.digest
-    for file in (home.spool / "round-00001" / RESIDUAL, home.spool / "round-00002"):
+    for file in (home.spool / "round-00001" / DEBT, home.spool / "round-00002"):
         file.rename(home.folder / file.name)
     assert contribute(node(home), second).payload.digest != with_debt
 
@@ -154,3 +162,92 @@ def test_a_plan_with_an_unknown_codec_is_refused_before_training(home: NodeHome)
     with pytest.raises(CodecError, match="int4"):
         contribute(node(home), replace(PLAN, codec="int3"))
     assert not home.spool.exists()
+
+
+# ---------------------------------------------------------------- the egress budget
+
+
+def with_budget(home: NodeHome, **egress: float) -> NodeHome:
+    settings = home.settings().model_copy(update={"egress": EgressSettings(**egress)})
+    write_settings(home.settings_file, settings)
+    return home
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "asked", "taken"),
+    [
+        (1.0, "fp32", "fp32"),
+        (0.01, "fp32", "bf16"),
+        (0.005, "fp32", "int8"),
+        (0.005, "int4", "int4"),  # never a finer one than the plan's
+        (0.003, "int8", "int4"),
+        (0.001, "int8", "topk"),
+    ],
+)
+def test_the_node_takes_the_finest_rung_that_keeps_its_budget_and_says_so(
+    home: NodeHome, megabytes: float, asked: str, taken: str
+) -> None:
+    made = contribute(
+        node(with_budget(home, max_mb_per_round=megabytes)), replace(PLAN, codec=asked)
+    )
+    assert (made.contribution.codec, made.payload.codec) == (taken, taken)
+    assert made.payload.size <= 1e6 * megabytes
+    assert made.contribution.metrics[METRIC_SENT_BYTES] == made.payload.size
+    assert (made.contribution.metrics[METRIC_DISTORTION] > 0) == (taken != "fp32")
+
+
+def test_a_budget_that_no_codec_keeps_is_said_before_training(home: NodeHome) -> None:
+    with pytest.raises(BudgetError, match="egress budget is 5e-05 MB"):
+        contribute(node(with_budget(home, max_mb_per_round=0.00005)), PLAN)
+    assert not home.spool.exists()
+
+
+def test_a_budget_in_seconds_binds_once_a_rate_is_measured(home: NodeHome) -> None:
+    contributor = node(with_budget(home, seconds_per_round=2))
+    first, second = rounds("fp32", 2)
+    assert contribute(contributor, first).contribution.codec == "fp32"
+    Uplink(home.uplink_file).note(5000, 2.0)
+    assert contribute(contributor, second).contribution.codec == "int8"
+
+
+def test_what_is_finished_is_sent_as_it_is_also_when_the_budget_has_shrunk(home: NodeHome) -> None:
+    sent = contribute(node(home), PLAN)
+    again = contribute(node(with_budget(home, max_mb_per_round=0.00005)), PLAN)
+    assert again.payload.segments == sent.payload.segments
+
+
+# ---------------------------------------------------------------- steps
+
+
+def test_a_base_reached_by_steps_is_trained_from_as_a_whole_one_is(
+    tmp_path: Path, images: Path
+) -> None:
+    first, second = rounds("int4", 2)
+    payload = compress("int8", noise(), None).payload
+    after = BASE + payload.decode()
+    second = replace(second, base_digest=after.digest)
+    step = CodedStep(Step(1, BASE.digest, "int8"), payload.segments)
+    found = []
+    for name, broadcast in (("whole", "fp32"), ("steps", "int8")):
+        home = home_in(tmp_path / name, images)
+        plans = [replace(plan, broadcast=broadcast) for plan in (first, second)]
+        node(home).contribute(plans[0], BASE.segments())
+        whole = after.segments() if broadcast == "fp32" else None
+        found.append(node(home).contribute(plans[1], whole, steps=[step]).payload.digest)
+        assert home.base_file.exists() == (broadcast != "fp32")
+    assert found[0] == found[1]
+
+
+def test_a_node_without_its_base_asks_for_it_and_goes_on_with_the_whole_one(home: NodeHome) -> None:
+    plan = replace(PLAN, broadcast="int8")
+    with pytest.raises(BaseMissingError):
+        node(home).contribute(plan, None)
+    assert not home.spool.exists()
+    made = node(home).contribute(plan, BASE.segments())
+    assert home.base_file.read_bytes() == bytes(BASE.canonical_bytes)
+    assert node(home).contribute(plan, None).contribution == made.contribution
+
+
+def noise() -> ParameterVector:
+    generator = torch.Generator().manual_seed(0)
+    return ParameterVector(BASE.schema, torch.randn(BASE.schema.size, generator=generator) * 1e-3)

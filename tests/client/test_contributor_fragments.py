@@ -119,7 +119,7 @@ def test_what_the_codec_loses_waits_for_the_fragments_next_turn(tmp_path: Path) 
     home = home_at(tmp_path)
     rounds(Node(home), 1, codec="topk")
     first, second = fragments_of(BASE.schema, COUNT)
-    owed = Spool(home.spool).residual_before(2)
+    owed = Spool(home.spool).debt_before(2).owed
     assert owed is not None
     assert float(first.take(owed).norm()) > 0
     assert float(second.take(owed).norm()) == 0

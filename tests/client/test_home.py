@@ -134,6 +134,17 @@ def test_a_bad_option_is_named_and_nothing_is_written(
     assert not (tmp_path / "home").exists()
 
 
+def test_moments_are_sent_unless_an_operator_says_no(tmp_path: Path, ca: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.png").write_bytes(b"")
+    for name, egress, sends in (("a", {}, True), ("b", {"egress": {"moments": False}}, False)):
+        values = {**OPTIONS, "data": {"path": str(tmp_path / "data")}, **egress}
+        found_from_options(tmp_path / name, ca, values)
+        assert NodeHome(tmp_path / name).settings().egress.moments == sends
+        text = (tmp_path / name / "node.toml").read_text()
+        assert f"[egress]\nmoments = {str(sends).lower()}" in text  # where it can be changed
+
+
 @pytest.mark.parametrize("data", ["gone", "empty", "notes"])
 def test_a_folder_without_images_is_refused_and_nothing_is_written(
     data: str, tmp_path: Path, ca: Path

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gobelin.client.trainer import (
+    MOMENTS_IMAGES,
     DivergedError,
     LocalSteps,
     LocalTrainer,
@@ -22,7 +23,7 @@ from gobelin.client.trainer import (
 )
 from gobelin.shared.errors import DataError, NamesError, ShapeError
 from gobelin.shared.model import build_jepa
-from gobelin.shared.objective import Sketch
+from gobelin.shared.objective import Moments
 from gobelin.shared.recipe import InnerRecipe, Recipe, load_recipe
 from gobelin.shared.seeds import generator_of
 from gobelin.shared.vector import ParameterVector
@@ -226,27 +227,38 @@ def test_a_compiled_model_trains_as_the_plain_one(toy: Recipe, base: ParameterVe
     assert compiled.gradient_norm == pytest.approx(plain.gradient_norm, rel=1e-3)
 
 
-def test_a_sketch_repeats_to_the_byte_and_leaves_the_trainer_as_it_was(
+def test_moments_repeat_to_the_byte_and_leave_the_trainer_as_it_was(
     toy: Recipe, base: ParameterVector
 ) -> None:
     trainer = LocalTrainer(toy, batches)
     undisturbed = LocalTrainer(toy, batches).train(base, FIRST)[0].digest
-    first, second = (trainer.sketch(base, FIRST, slices=64, samples=32) for _ in range(2))
+    first, second = (trainer.moments(base, FIRST) for _ in range(2))
     assert first.digest == second.digest
-    assert first.cosine.shape == (64, toy.objective.knots)
+    assert first.mean.shape == (toy.projector.out,)
+    assert first.samples == FIRST.steps * toy.inner.batch_size * toy.views.global_views
     assert trainer.train(base, FIRST)[0].digest == undisturbed
+
+
+def test_moments_are_of_no_more_batches_than_they_need(toy: Recipe, base: ParameterVector) -> None:
+    local = replace(FIRST, steps=1000, total_steps=1000)
+    made = LocalTrainer(toy, batches).moments(base, local)
+    assert made.samples == MOMENTS_IMAGES * toy.views.global_views
+
+
+def test_moments_are_of_the_nodes_own_views(toy: Recipe, base: ParameterVector) -> None:
+    trainer = LocalTrainer(toy, batches)
+    other = replace(FIRST, node_seed=FIRST.node_seed + 1)
+    assert trainer.moments(base, FIRST).digest != trainer.moments(base, other).digest
 
 
 def test_an_offset_changes_what_is_learned_and_its_absence_nothing(
     toy: Recipe, base: ParameterVector
 ) -> None:
     trainer = LocalTrainer(toy, batches)
-    own = trainer.sketch(base, FIRST, slices=64, samples=32)
-    other = Sketch.of(
-        torch.full((8, toy.projector.out), 0.3), own.seed, 64, toy.objective.knots, own.t_max
-    )
-    together = Sketch.mean([(own, Fraction(1)), (other, Fraction(1))])
-    guided = trainer.train(base, replace(FIRST, offset=together.offset_from(own)))[0]
+    own = trainer.moments(base, FIRST)
+    other = Moments.of(torch.full((8, toy.projector.out), 0.3))
+    pooled = Moments.pool([(own, Fraction(1)), (other, Fraction(1))])
+    guided = trainer.train(base, replace(FIRST, offset=pooled.offset_from(own)))[0]
     alone = LocalTrainer(toy, batches).train(base, FIRST)[0]
     assert guided.digest != alone.digest
 

@@ -30,19 +30,25 @@ def private_images(folder: Path, member: str, seed: int) -> Path:
     return folder / "data" / member
 
 
-def federation(folder: Path, rounds: int, codec: str = "fp32", fragments: int = 1) -> Loopback:
-    members = {name: private_images(folder, name, i) for i, name in enumerate(["north", "south"])}
+def federation(
+    folder: Path,
+    rounds: int,
+    codec: str = "fp32",
+    names: tuple[str, ...] = ("north", "south"),
+    options: tuple[str, ...] = (),
+) -> Loopback:
+    members = {name: private_images(folder, name, i) for i, name in enumerate(names)}
     return Loopback(
         folder,
         members,
         rounds=rounds,
         local_steps=STEPS,
         seed=7,
-        options=(*OUTER, "--codec", codec, "--fragments", str(fragments)),
+        options=(*OUTER, "--codec", codec, *options),
     )
 
 
-def computed_here(members: dict[str, Path], rounds: int, codec: str, fragments: int = 1) -> str:
+def computed_here(members: dict[str, Path], rounds: int, codec: str, **how: Any) -> str:
     """Digest of the consensus after the same rounds, computed in this process."""
     torch.set_num_threads(1)
     sources = {
@@ -51,9 +57,8 @@ def computed_here(members: dict[str, Path], rounds: int, codec: str, fragments: 
     }
     outer = make_outer("nesterov", 0.7, 0.9)
     recipe = load_recipe("toy")
-    return federate_in_process(
-        recipe, sources, rounds, STEPS, 7, outer, codec=codec, fragments=fragments
-    ).digest
+    vector = federate_in_process(recipe, sources, rounds, STEPS, 7, outer, codec=codec, **how)
+    return vector.digest
 
 
 @pytest.mark.parametrize("codec", ["fp32", "int4"])
@@ -82,7 +87,8 @@ def test_two_rounds_give_the_digest_of_the_same_rounds_in_one_process(
 def test_killed_processes_come_back_and_the_digest_is_the_undisturbed_one(
     tmp_path: Path, codec: str, fragments: int
 ) -> None:
-    with federation(tmp_path, 3, codec, fragments) as net:
+    options = ("--fragments", str(fragments))
+    with federation(tmp_path, 3, codec, options=options) as net:
         net.found()
         net.start()
         net.wait_for("round_sealed", 1)
@@ -97,7 +103,99 @@ def test_killed_processes_come_back_and_the_digest_is_the_undisturbed_one(
         net.start_aggregator()
         net.wait()
         vector = read_checkpoint(net.release).vector
-        assert vector.digest == computed_here(dict(net.members), 3, codec, fragments)
+        members = dict(net.members)
+        assert vector.digest == computed_here(members, 3, codec, fragments=fragments)
+
+
+def test_moments_go_around_a_round_late_and_outlive_a_kill(tmp_path: Path) -> None:
+    """West declines to send any; north is killed after the round that the next one leans on."""
+    names = ("north", "south", "west")
+    with federation(tmp_path, 3, "int4", names, ("--cross-node",)) as net:
+        net.found()
+        decline(net.node_home("west"))
+        net.start()
+        net.wait_for("round_sealed", 1)
+        net.kill("north")
+        net.start_node("north")
+        net.wait()
+        release = read_checkpoint(net.release)
+        across = {"cross_node": True, "declining": ("west",)}
+        members = dict(net.members)
+        assert release.vector.digest == computed_here(members, 3, "int4", **across)
+        assert release.vector.digest != computed_here(members, 3, "int4")
+        for number in (1, 2):
+            facts = read_checkpoint(net.aggregator_home / "rounds" / f"round-{number:05d}").facts
+            sent = {row["node"] for row in facts["contributions"] if row["moments_digest"]}
+            assert sent == {"north", "south"}
+        assert "moments, 184 bytes" in net.log("north")
+        assert "moments" not in net.log("west").replace("no moments", "")
+        told = gobelin("node", "status", "--home", net.node_home("north"))
+        assert "the contribution of round 2: 184 bytes" in told
+        assert "no moments" in gobelin("node", "status", "--home", net.node_home("west"))
+
+
+def decline(home: Path) -> None:
+    """Say no to moments as an operator does, in node.toml."""
+    settings = (home / "node.toml").read_text()
+    assert "moments = true" in settings
+    (home / "node.toml").write_text(settings.replace("moments = true", "moments = false"))
+
+
+def test_steps_lead_every_node_to_the_same_bits_also_one_that_lost_its_base(
+    tmp_path: Path,
+) -> None:
+    options = ("--broadcast", "int8")
+    with federation(tmp_path, rounds=4, codec="int4", options=options) as net:
+        net.found()
+        net.start()
+        net.wait_for("round_sealed", 2)
+        net.kill("north")
+        (net.node_home("north") / "base.f32").unlink()
+        net.start_node("north")
+        net.wait()
+        vector = read_checkpoint(net.release).vector
+        assert vector.digest == computed_here(dict(net.members), 4, "int4", broadcast="int8")
+        refused = {(row["node"], row["reason"]) for row in net.events("refused")}
+        assert refused == {("north", "contribution.base_missing")}
+        steps = {node: steps_sent(net, node) for node in net.members}
+        assert steps["south"] == [None, 1, 1, 1]
+        assert steps["north"][:2] == [None, 1]
+        assert steps["north"].count(None) == 2  # the first base, and the one it had lost
+        for member in net.members:
+            last = node_status(net, member)["spool"][-1]
+            assert (last["round"], last["state"], last["counted"]) == (4, "receipted", True)
+            assert (last["codec"], last["weight"]) == ("int4", 0.5)
+        assert "Traceback" not in net.log("aggregator") + net.log("north") + net.log("south")
+
+
+def steps_sent(net: Loopback, node: str) -> list[int | None]:
+    """How many steps a node was sent with each offer; None: the whole base."""
+    offers = [row["nodes"] for row in net.events("offered")]
+    return [nodes[node]["steps"] for nodes in offers if node in nodes]
+
+
+def test_a_node_with_an_egress_budget_sends_a_coarser_codec_and_counts(tmp_path: Path) -> None:
+    with federation(tmp_path, rounds=2) as net:
+        net.found()
+        settings = net.node_home("south") / "node.toml"
+        budget = "[egress]\nmax_mb_per_round = 0.003\n"
+        settings.write_text(settings.read_text().replace("[egress]\n", budget))
+        net.start()
+        net.wait()
+        sent = {(row["node"], row["codec"]) for row in net.events("contribution")}
+        assert sent == {("north", "fp32"), ("south", "int4")}
+        assert all(
+            row["bytes"] <= 3000 for row in net.events("contribution") if row["node"] == "south"
+        )
+        nodes = status_of(net)["nodes"]
+        assert (nodes["south"]["codec"], nodes["north"]["codec"]) == ("int4", "fp32")
+        assert nodes["south"]["distortion"] > 0
+        south = node_status(net, "south")
+        assert south["egress"] == {"moments": True, "max_mb_per_round": 0.003}
+        assert south["upload_bytes_per_second"] > 0
+        assert [row["counted"] for row in south["spool"]] == [True, True]
+        text = gobelin("node", "status", "--home", net.node_home("south"))
+        assert "the contribution to round 2 counted with weight 0.5 (int4, " in text
 
 
 def test_a_node_with_an_unregistered_key_is_refused(tmp_path: Path) -> None:
@@ -145,6 +243,10 @@ def test_an_aggregator_of_another_ca_is_refused(tmp_path: Path) -> None:
 
 def status_of(net: Loopback) -> dict[str, Any]:
     return json.loads(gobelin("aggregator", "status", "--home", net.aggregator_home, "--json"))
+
+
+def node_status(net: Loopback, member: str) -> dict[str, Any]:
+    return json.loads(gobelin("node", "status", "--home", net.node_home(member), "--json"))
 
 
 def run_node(home: Path) -> subprocess.CompletedProcess[str]:

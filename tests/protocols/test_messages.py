@@ -18,13 +18,21 @@ from gobelin.protocols.messages import (
     Farewell,
     MalformedMessageError,
     Message,
+    Receipt,
     RoundPlan,
+    Step,
 )
 
-PLAN = RoundPlan("fed", 3, 9, '{"name":"toy"}', "s" * 64, "b" * 64, 500, 7, 3600.0)
+PLAN = RoundPlan(
+    *("fed", 3, 9, '{"name":"toy"}', "s" * 64, "b" * 64, 500, 7, 3600.0),
+    cross_node=True,
+    moments_digest="m" * 64,
+)
 CONTRIBUTION = Contribution("fed", 3, "p" * 64, "b" * 64, "d" * 64, 500, 64, 1.5, {"loss": 0.25})
 FAREWELL = Farewell("fed", 9, "v" * 64)
-EXAMPLES: list[Message] = [PLAN, CONTRIBUTION, FAREWELL]
+STEP = Step(3, "b" * 64, "int8")
+RECEIPT = Receipt("fed", 3, "d" * 64, True, "", 0.25)
+EXAMPLES: list[Message] = [PLAN, CONTRIBUTION, FAREWELL, STEP, RECEIPT]
 
 ASCII = st.characters(codec="ascii")
 TEXTS = st.text(ASCII, max_size=40)
@@ -35,12 +43,18 @@ METRICS = st.dictionaries(st.text(ASCII, max_size=12), NUMBERS, max_size=5)
 
 def messages() -> st.SearchStrategy[Message]:
     plans = st.builds(
-        RoundPlan, TEXTS, COUNTS, COUNTS, TEXTS, TEXTS, TEXTS, COUNTS, COUNTS, NUMBERS
+        RoundPlan,
+        *(TEXTS, COUNTS, COUNTS, TEXTS, TEXTS, TEXTS, COUNTS, COUNTS, NUMBERS),
+        cross_node=st.booleans(),
+        moments_digest=TEXTS,
     )
     contributions = st.builds(
         Contribution, TEXTS, COUNTS, TEXTS, TEXTS, TEXTS, COUNTS, COUNTS, NUMBERS, METRICS
     )
-    return st.one_of(plans, contributions, st.builds(Farewell, TEXTS, COUNTS, TEXTS))
+    receipts = st.builds(Receipt, TEXTS, COUNTS, TEXTS, st.booleans(), TEXTS, NUMBERS)
+    steps = st.builds(Step, COUNTS, TEXTS, TEXTS)
+    farewells = st.builds(Farewell, TEXTS, COUNTS, TEXTS)
+    return st.one_of(plans, contributions, receipts, steps, farewells)
 
 
 def fields(message: Message) -> list[str]:
@@ -88,6 +102,7 @@ def test_the_order_of_metrics_does_not_change_the_digest() -> None:
 def test_every_field_changes_the_digest(message: Message, name: str) -> None:
     old = getattr(message, name)
     new: Any = {"loss": 0.5} if isinstance(old, dict) else old + type(old)(1)
+    new = not old if isinstance(old, bool) else new
     assert dataclasses.replace(message, **{name: new}).digest != message.digest
 
 
@@ -106,7 +121,7 @@ def test_a_missing_field_is_refused(message: Message, name: str) -> None:
 @each_message
 def test_a_field_too_many_is_refused(message: Message) -> None:
     with pytest.raises(MalformedMessageError, match="fields"):
-        type(message).from_bytes(altered(message, weight=100))
+        type(message).from_bytes(altered(message, quality=100))
 
 
 @each_message
@@ -121,6 +136,7 @@ def test_another_kind_of_message_is_refused(message: Message) -> None:
 
 WRONG: dict[Any, list[Any]] = {
     str: [1, 1.5, True, None, [], {}],
+    bool: [0, 1, "true", None, [], {}],
     int: [-1, 1 << 63, True, False, 1.0, "1", None, [], {}],
     float: [True, "1.5", None, [], {}, 1 << 53, -(1 << 2000)],
     dict: [1, "loss", None, [], {"loss": True}, {"loss": "1"}, {"loss": None}, {"loss": {}}],

@@ -21,6 +21,7 @@ from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector
 
 SCHEMA = ParameterSchema.of_shapes({"a": (2, 3), "b": (4,), "c": ()})
 BASE = ParameterVector.zeros(SCHEMA)
+DIM = 3
 PLAN = RoundPlan("fed", 2, 9, "{}", SCHEMA.digest, BASE.digest, 5, 7, 60.0)
 
 Arrays = dict[str, WireArray]
@@ -49,7 +50,7 @@ def header_of(delta: ParameterVector, **changes: object) -> Contribution:
 
 
 def judged(header: bytes, arrays: Arrays) -> Admitted | Refusal:
-    return admit(PLAN, SCHEMA, header, arrays)
+    return admit(PLAN, SCHEMA, DIM, header, arrays)
 
 
 def reason(outcome: Admitted | Refusal) -> str:

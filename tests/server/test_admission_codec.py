@@ -20,6 +20,7 @@ from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector
 
 SCHEMA = ParameterSchema.of_shapes({"a": (100, 30), "b": (5000,), "c": ()})
 each_codec = pytest.mark.parametrize("codec", list(CODECS))
+each_codec_asked = pytest.mark.parametrize("asked", list(CODECS))
 each_lossy = pytest.mark.parametrize("codec", ["bf16", "int8", "int4", "topk"])
 
 with pytest.MonkeyPatch.context() as patch:
@@ -47,7 +48,7 @@ def judged(payload: Payload, asked: str = "", **changes: object) -> Admitted | R
         name: WireArray(DTYPE, (end - start,), encoding_of(payload.codec), payload.segments[name])
         for name, (start, end) in SCHEMA.segments.items()
     }
-    return admit(plan, SCHEMA, dataclasses.replace(header, **changes).to_bytes(), arrays)  # type: ignore[arg-type]
+    return admit(plan, SCHEMA, 8, dataclasses.replace(header, **changes).to_bytes(), arrays)  # type: ignore[arg-type]
 
 
 def altered(payload: Payload, change: Any) -> Payload:
@@ -68,12 +69,26 @@ def test_what_is_aggregated_is_what_was_sent(codec: str) -> None:
 
 
 @each_codec
-def test_a_delta_of_another_codec_than_the_plans_is_refused(codec: str) -> None:
-    asked = "int8" if codec != "int8" else "int4"
+@each_codec_asked
+def test_the_plans_codec_or_a_coarser_one_is_taken_and_a_finer_one_refused(
+    codec: str, asked: str
+) -> None:
     outcome = judged(payload_of(codec), asked)
+    if list(CODECS).index(codec) >= list(CODECS).index(asked):
+        assert isinstance(outcome, Admitted)
+        assert outcome.delta.digest == payload_of(codec).decode().digest
+    else:
+        assert isinstance(outcome, Refusal)
+        assert outcome.reason == "codec_finer"
+
+
+@each_codec
+def test_a_delta_that_is_not_of_the_codec_it_says_is_refused(codec: str) -> None:
+    another = "int8" if codec != "int8" else "int4"
+    assert isinstance(judged(payload_of(codec), "fp32", codec=another), Refusal)
+    outcome = judged(payload_of(codec), "fp32", codec="int3")
     assert isinstance(outcome, Refusal)
     assert outcome.reason == "codec"
-    assert isinstance(judged(payload_of(codec), asked, codec=asked), Refusal)
 
 
 @each_codec

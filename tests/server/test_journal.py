@@ -28,7 +28,9 @@ REPLY = Reply(
     {
         "a": WireArray("float32", (3,), "gobelin.int4", b"\x00\xff"),
         "b": WireArray("x", (), "", b""),
+        "moments": WireArray("x", (1,), "", b"a"),  # a segment may be called so
     },
+    moments=WireArray("uint8", (2,), "gobelin.moments", b"\x01\x02"),
 )
 
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from gobelin.protocols.messages import ENCODING, Contribution, Farewell, RoundPlan
 from gobelin.server.admission import WireArray
 from gobelin.server.aggregation import InMemory
-from gobelin.server.courier import NodeState, Reply
+from gobelin.server.courier import NodeState, Parcel, Reply
 from gobelin.server.deltas import RoundDeltas
 from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
@@ -56,16 +56,16 @@ class Nodes:
     def nodes(self) -> list[NodeState]:
         return [NodeState(node, True, "monday") for node in self.entries]
 
-    def send(
-        self, nodes: Iterable[str], message: RoundPlan | Farewell, base: ParameterVector | None
-    ) -> None:
-        for node in nodes:
+    def send(self, parcels: Iterable[Parcel]) -> None:
+        for parcel in parcels:
+            node, message = parcel.node, parcel.message
             name = self.entries[node].name
             if isinstance(message, Farewell):
                 self.waiting.append(Reply(node))
             elif name not in self.silent:
-                assert base is not None
-                self.waiting.append(reply(node, name, message, base))
+                assert parcel.enclosure is not None
+                assert parcel.enclosure.base is not None
+                self.waiting.append(reply(node, name, message, parcel.enclosure.base))
 
     def replies(self) -> Iterable[Reply]:
         ready, self.waiting = self.waiting, []

@@ -27,6 +27,8 @@ CONTRIBUTION: dict[str, Any] = {
     "metrics": {"loss": 0.1234, "effective_rank": 17.36},
 }
 
+NOTHING_SENT = dict.fromkeys(["last_round", "local_steps", "codec", "sent_bytes", "distortion"])
+
 EVENTS: list[tuple[dict[str, Any], str]] = [
     (
         {"event": "up", "address": "host:9092", "superlink": 1, "superexec": 2},
@@ -61,6 +63,19 @@ EVENTS: list[tuple[dict[str, Any], str]] = [
         "round 2/9: north-1 contributed 12,345 images in 6.8 s (loss nan, effective rank nan)",
     ),
     (
+        {
+            "event": "offered",
+            "round": 2,
+            "nodes": {
+                "north": {"steps": None, "bytes": 2_819_000},
+                "south": {"steps": 1, "bytes": 712_000},
+                "west": {"steps": 2, "bytes": 1_424_000},
+            },
+        },
+        "round 2/9: offered to north (whole base, 2.82 MB), south (1 step, 0.712 MB), "
+        "west (2 steps, 1.42 MB)",
+    ),
+    (
         {"event": "refused", "round": 2, "node": "south", "reason": "round", "found": "made for 1"},
         "round 2/9: refused south: round (made for 1)",
     ),
@@ -78,6 +93,19 @@ EVENTS: list[tuple[dict[str, Any], str]] = [
             "retained_norm": 0.577,
         },
         "round 2/9: sealed 0123456789ab in 12.3 s (overhead 1.3 s, retained norm 0.58)",
+    ),
+    (
+        {
+            "event": "round_sealed",
+            "round": 2,
+            "vector_digest": DIGEST,
+            "seconds": 12.34,
+            "overhead_s": 1.26,
+            "retained_norm": 0.577,
+            "moments": ["north", "south"],
+        },
+        "round 2/9: sealed 0123456789ab in 12.3 s (overhead 1.3 s, retained norm 0.58, "
+        "moments of north, south)",
     ),
     (
         {"event": "round_void", "round": 2, "attempt": 1, "reason": "1 of 2 members contributed"},
@@ -129,9 +157,10 @@ def test_a_fresh_federation_has_sealed_round_0_only(
         "rounds": 9,
         "members": ["north", "south"],
         "nodes": {
-            "north-1": {"member": "north", "last_round": None, "local_steps": None},
-            "south-1": {"member": "south", "last_round": None, "local_steps": None},
+            "north-1": {"member": "north", **NOTHING_SENT},
+            "south-1": {"member": "south", **NOTHING_SENT},
         },
+        "broadcast": None,
         "influence": {},
         "reduced": {},
         "last_event": None,
@@ -149,7 +178,7 @@ def test_status_tells_who_runs_and_who_contributed_last(
         print_status(home, as_json=False)
         text = capsys.readouterr().out
     assert facts["running"] is True
-    assert facts["nodes"]["north-1"]["last_round"] == 2
+    assert facts["nodes"]["north-1"] == {"member": "north", **NOTHING_SENT, "last_round": 2}
     assert facts["nodes"]["south-1"]["last_round"] is None
     assert facts["last_event"] == CONTRIBUTION
     assert "fed: up, 0 of 9 rounds sealed" in text

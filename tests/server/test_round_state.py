@@ -267,3 +267,27 @@ REFUSAL = Refusal("collapse", "")
 def test_everything_said_names_its_round() -> None:
     told = collecting().on(Counted(1.0, "n", ROW)).asked(Tell)
     assert {tell.facts["round"] for tell in told} == {4}
+
+
+def test_a_node_without_the_base_is_offered_it_once_more_at_the_next_look() -> None:
+    shell = collecting()
+    missing = screen(shell.state, "n", "gobelin:contribution.base_missing")
+    assert missing is not None
+    assert missing.reason == "contribution.base_missing"
+    shell.on(Refused("n", missing), looked(1.0, "n", "s1", "s2"))
+    assert shell.state.baseless == {"n"}
+    assert shell.asked(Offer) == [Offer(("n", "s1", "s2")), Offer(("n",))]
+    assert "n" in shell.state.owing(1.0)
+    # An answer to an offer that had crossed the first one: the node still owes the one it is due.
+    shell.on(Refused("n", missing), looked(2.0, "n", "s1", "s2"))
+    assert len(shell.asked(Offer)) == 2
+    assert "n" in shell.state.owing(2.0)
+
+
+def test_what_a_counted_node_lacks_changes_nothing() -> None:
+    shell = collecting().on(Counted(1.0, "n", ROW))
+    missing = screen(shell.state, "n", "gobelin:contribution.base_missing")
+    assert missing is not None
+    shell.on(Refused("n", missing))
+    assert len(shell.asked(Offer)) == 1
+    assert "n" in shell.state.counted

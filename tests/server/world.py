@@ -13,9 +13,16 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from gobelin.protocols.messages import ENCODING, Contribution, Farewell, RoundPlan
+from gobelin.protocols.messages import (
+    BYTES,
+    ENCODING,
+    ENCODING_MOMENTS,
+    Contribution,
+    Farewell,
+    RoundPlan,
+)
 from gobelin.server.admission import WireArray
-from gobelin.server.courier import NodeState, Reply
+from gobelin.server.courier import NodeState, Parcel, Reply
 from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
 from gobelin.server.roster import NodeEntry
@@ -23,7 +30,11 @@ from gobelin.server.rounds import RoundEngine
 from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
 from gobelin.shared.fragments import fragment_of_round
 from gobelin.shared.keys import public_pem
+from gobelin.shared.objective import Moments
+from gobelin.shared.objective.moments import digest_of
+from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import generator_of
+from gobelin.shared.step import follow
 from gobelin.shared.vector import DTYPE, ParameterVector
 
 DEADLINE = 60.0
@@ -61,8 +72,25 @@ class Node:
         self.id = self.entry.id
         self.name = name
         self.answer = answer or (lambda plan, base: [(0.5, self.reply(plan, base))])
+        self.declines = False  # to send moments
+        self.base: ParameterVector | None = None  # the last it was sent, whole or as steps
         self.online = True
         self.activated_at = "monday"
+
+    def base_of(self, parcel: Parcel) -> ParameterVector | None:
+        """The base that a parcel leads to, kept; None when its steps cannot be followed."""
+        assert parcel.enclosure is not None
+        whole, steps = parcel.enclosure.base, parcel.enclosure.steps
+        if whole is None:
+            assert isinstance(parcel.message, RoundPlan)
+            starts = [step.header.start_digest for step in steps]
+            if self.base is not None and self.base.digest == parcel.message.base_digest:
+                return self.base
+            if self.base is None or self.base.digest not in starts:
+                return None
+            whole = follow(self.base, steps[starts.index(self.base.digest) :])
+        self.base = whole
+        return whole
 
     def delta(self, number: int, schema_of: ParameterVector) -> ParameterVector:
         """What this node learns in a round, whoever asks and how often."""
@@ -70,10 +98,19 @@ class Node:
         values = torch.randn(schema_of.schema.size, generator=generator) * 0.01
         return ParameterVector(schema_of.schema, values)
 
+    def moments(self, plan: RoundPlan) -> bytes:
+        """What this node says of its data in a round, if it is asked and does not decline."""
+        if not plan.cross_node or self.declines:
+            return b""
+        dim = Recipe.model_validate_json(plan.recipe).projector.out
+        z = torch.randn(20, dim, generator=generator_of(1, self.name, plan.round))
+        return Moments.of(z).to_bytes()
+
     def reply(self, plan: RoundPlan, base: ParameterVector, **changes: Any) -> Reply:
         """An honest reply; `changes` spoil its header."""
         fragment = fragment_of_round(base.schema, plan.fragments, plan.round)
         delta = fragment.of(self.delta(plan.round, base))
+        moments = self.moments(plan)
         header = Contribution(
             federation=plan.federation,
             round=plan.round,
@@ -84,13 +121,15 @@ class Node:
             images=80,
             seconds=0.5,
             metrics={"loss": 1.0},
+            moments_digest=digest_of(moments),
         )
         header = dataclasses.replace(header, **changes)
         arrays = {
             name: WireArray(DTYPE, (len(data) // 4,), ENCODING, data)
             for name, data in delta.segments().items()
         }
-        return Reply(self.id, header.to_bytes(), arrays)
+        beside = WireArray(BYTES, (len(moments),), ENCODING_MOMENTS, moments) if moments else None
+        return Reply(self.id, header.to_bytes(), arrays, moments=beside)
 
 
 class World:
@@ -100,6 +139,7 @@ class World:
         self.all = {node.id: node for node in nodes}
         self.now = 0.0
         self.sent: list[tuple[float, str, RoundPlan | Farewell]] = []
+        self.parcels: list[Parcel] = []
         self.happenings: list[tuple[float, Callable[[], None]]] = []  # at a time, once
         self._due: list[tuple[float, int, Reply]] = []
         self._order = itertools.count()
@@ -118,19 +158,23 @@ class World:
             item[1]()
         return [NodeState(n.id, n.online, n.activated_at) for n in self.all.values()]
 
-    def send(
-        self, nodes: Iterable[str], message: RoundPlan | Farewell, base: ParameterVector | None
-    ) -> None:
-        for node in nodes:
-            assert self.all[node].online
-            self.sent.append((self.now, self.all[node].name, message))
+    def send(self, parcels: Iterable[Parcel]) -> None:
+        for parcel in parcels:
+            node, message = self.all[parcel.node], parcel.message
+            assert node.online
+            self.sent.append((self.now, node.name, message))
+            self.parcels.append(parcel)
             if isinstance(message, Farewell):
-                assert base is None
-                self.arrive(0.1, Reply(node))
+                self.arrive(0.1, Reply(parcel.node))
                 continue
-            assert base is not None
+            base = node.base_of(parcel)
+            if base is None:
+                self.arrive(0.1, Reply(parcel.node, error="gobelin:contribution.base_missing"))
+                continue
             assert base.digest == message.base_digest
-            for delay, reply in self.all[node].answer(message, base):
+            enclosed = parcel.enclosure and parcel.enclosure.moments
+            assert (enclosed.digest if enclosed else "") == message.moments_digest
+            for delay, reply in node.answer(message, base):
                 self.arrive(delay, reply)
 
     def arrive(self, delay: float, reply: Reply) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from gobelin.shared.cli import fail, main
-from gobelin.shared.errors import ConfigError, GobelinError, VectorError
+from gobelin.shared.errors import ConfigError, ContributionError, GobelinError, VectorError
 from gobelin.shared.keys import write_authority
 from gobelin.shared.recipe import builtin_recipes
 
@@ -101,11 +101,12 @@ def test_every_family_has_an_exit_code_of_its_own() -> None:
 
 def test_a_member_of_a_family_shares_its_exit_code_and_begins_with_its_code() -> None:
     members = [kind for kind in errors() if kind.__base__ is not GobelinError]
-    assert {kind.__base__ for kind in members} == {VectorError}
+    assert {kind.__base__ for kind in members} == {ContributionError, VectorError}
     for kind in members:
-        assert issubclass(kind, VectorError)
-        assert kind.exit_code == VectorError.exit_code
-        assert kind.code.startswith(f"{VectorError.code}.")
+        family = kind.__base__
+        assert issubclass(family, GobelinError)
+        assert kind.exit_code == family.exit_code
+        assert kind.code.startswith(f"{family.code}.")
 
 
 def test_every_error_says_in_its_docstring_what_is_wrong() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gobelin.shared.errors import NotFiniteError, ShapeError
+from gobelin.shared.errors import ShapeError
 from gobelin.shared.objective import Sketch, build_objective
 from gobelin.shared.objective.sigreg import characteristic, directions, quadrature, sigreg
 from gobelin.shared.recipe import ObjectiveRecipe
@@ -112,15 +112,15 @@ def test_at_the_base_the_mean_gradient_is_that_of_the_pooled_test() -> None:
 
 def test_the_mean_has_the_same_bits_in_any_order() -> None:
     weighted = [(sketch_of(z), Fraction(k + 1, 7)) for k, z in enumerate(nodes())]
-    assert len({Sketch.mean(order).digest for order in permutations(weighted)}) == 1
+    means = [Sketch.mean(order) for order in permutations(weighted)]
+    assert all(torch.equal(mean.cosine, means[0].cosine) for mean in means)
+    assert all(torch.equal(mean.sine, means[0].sine) for mean in means)
 
 
 def test_a_node_that_declines_weighs_nothing() -> None:
     a, b, _ = map(sketch_of, nodes())
-    assert (
-        Sketch.mean([(a, Fraction(1)), (b, Fraction(0))]).digest
-        == Sketch.mean([(a, Fraction(1))]).digest
-    )
+    alone = Sketch.mean([(a, Fraction(1)), (b, Fraction(0))])
+    assert torch.equal(alone.cosine, Sketch.mean([(a, Fraction(1))]).cosine)
     with pytest.raises(ShapeError):
         Sketch.mean([(a, Fraction(0))])
 
@@ -141,32 +141,6 @@ def test_one_sample_moves_a_sketch_by_at_most_two_over_n() -> None:
     a, b = sketch_of(z), sketch_of(other)
     assert float((a.cosine - b.cosine).abs().max()) <= 2 / 50 + 1e-6
     assert float((a.sine - b.sine).abs().max()) <= 2 / 50 + 1e-6
-
-
-def test_bytes_go_there_and_back() -> None:
-    made = sketch_of(sample(40, DIM))
-    again = Sketch.from_bytes(made.to_bytes())
-    assert again.digest == made.digest
-    assert (again.samples, again.seed) == (40, SEED)
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda data: b"",
-        lambda data: data[:-1],
-        lambda data: data + b"\0\0\0\0",
-        lambda data: b"{}\n",
-        lambda data: b" " + data,
-        lambda data: data[:-4] + b"\0\0\xc0\x7f",  # NaN
-        lambda data: data[:-4] + b"\0\0\0\x40",  # 2
-        lambda data: data.replace(b'"samples":40', b'"samples":-4'),
-        lambda data: data.replace(b'"samples":40', b'"samples":4.'),
-    ],
-)
-def test_other_bytes_are_refused(spoil) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises((ShapeError, NotFiniteError)):
-        Sketch.from_bytes(spoil(sketch_of(sample(40, DIM)).to_bytes()))
 
 
 def test_sketches_under_other_slices_do_not_mix() -> None:

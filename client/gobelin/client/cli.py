@@ -27,8 +27,17 @@ def init(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for all.")] = 0,
+    moments: Annotated[
+        bool, typer.Option(help="Send moments of projections where the federation asks for them.")
+    ] = True,
     seconds_per_round: Annotated[
         float | None, typer.Option(min=0, help="Take fewer local steps than take longer.")
+    ] = None,
+    max_mb_per_round: Annotated[
+        float | None, typer.Option(help="Most megabytes a round's encoded delta may have.")
+    ] = None,
+    upload_seconds_per_round: Annotated[
+        float | None, typer.Option(help="Most seconds it may take at the measured upload rate.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -48,6 +57,11 @@ def init(
                 "precision": precision,
                 "threads": threads,
                 "seconds_per_round": seconds_per_round,
+            },
+            "egress": {
+                "moments": moments,
+                "max_mb_per_round": max_mb_per_round,
+                "seconds_per_round": upload_seconds_per_round,
             },
         },
     )
@@ -82,6 +96,7 @@ def run(
     ):
         try:
             progress.say(f"node {settings.node!r} of member {settings.member!r}: starting")
+            progress.say(str(settings.egress))
             from gobelin.client.link import serve
 
             serve(place, progress.on_status, give_up or math.inf)

@@ -6,12 +6,15 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from pydantic import ValidationError
 
+from gobelin.client.base import KeptBase
+from gobelin.client.egress import Uplink, budget_bytes
 from gobelin.client.home import ComputeSettings, NodeHome, NodeStatus
 from gobelin.client.spool import Spool, Spooled
 from gobelin.client.trainer import LocalSteps, LocalTrainer, StepReport, TrainingReport
@@ -19,15 +22,19 @@ from gobelin.protocols.messages import (
     METRIC_DISTORTION,
     METRIC_SENT_BYTES,
     Contribution,
+    Receipt,
     RoundPlan,
 )
-from gobelin.shared.codec import Compressed, codec_named, compress
+from gobelin.shared.codec import LOSSLESS, Compressed, compress, pick_rung
 from gobelin.shared.data import BatchStream, open_source
-from gobelin.shared.errors import ConfigError, ContributionError
+from gobelin.shared.errors import ConfigError, ContributionError, MomentsError
 from gobelin.shared.fragments import Fragment, fragment_of_round, start_of_round
 from gobelin.shared.model import Jepa
+from gobelin.shared.objective import Moments
+from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
+from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
 MARGIN = 0.1  # of a round's deadline, for its base to come, and its contribution to go
@@ -41,35 +48,49 @@ class Contributor:
         self._home = home
         self._on_status = on_status
         self._spool = Spool(home.spool)
+        self._kept = KeptBase(home.base_file)
+        self._uplink = Uplink(home.uplink_file)
         self._trainer: LocalTrainer | None = None
         self._trained = 0  # the round after which the trainer's inner state stands
         self._recipe_digest = ""
 
-    def contribute(self, plan: RoundPlan, segments: Mapping[str, bytes]) -> Spooled:
+    def hear(self, federation: str, before: int, receipts: Iterable[Receipt]) -> None:
+        """Keep what became of the contributions to rounds before `before`, and say what is new."""
+        for entry in self._spool.settle(federation, before, receipts):
+            made = entry.contribution
+            self._on_status(NodeStatus("idle", round=made.round, note=entry.fate))
+
+    def contribute(
+        self,
+        plan: RoundPlan,
+        segments: Mapping[str, bytes] | None,
+        moments: bytes = b"",
+        steps: Sequence[CodedStep] = (),
+    ) -> Spooled:
         """Train the plan's local steps, or take the result from the spool if they are done.
 
-        `segments` are the base's. Raises ContributionError when plan and base do not belong
-        together, CodecError when the plan names a codec this node does not have, StateError when
-        the plan is of another federation.
+        `segments` are those of the whole base; without them `steps` lead to it from one that this
+        node has kept. `moments` are those of all nodes on the last base. Raises ContributionError
+        when plan, base and moments do not belong together (it is a BaseMissingError where the
+        node must be sent the whole base), CodecError when the plan names a codec this node does
+        not have, BudgetError when no codec keeps its egress budget, StateError when the plan is
+        of another federation.
         """
-        codec_named(plan.codec)  # unknown: say so now and not after hours of training
-        base = self._base(plan, segments)
+        base = self._base(plan, segments, steps)
+        pooled = pooled_moments(plan, moments)
         fragment = _fragment(plan, base.schema)
         done = self._spool.find(plan.digest, plan.round, fragment.schema)
         if done is not None:
             return done
+        codec = self._codec(
+            plan, fragment.schema
+        )  # too little for any: said before hours of training
         started = time.monotonic()
         trainer = self._warm_trainer(plan)
         self._trained = -1  # until it is in the spool, what is trained here counts for nothing
-        local = LocalSteps(
-            first_step=(plan.round - 1) * plan.local_steps,
-            steps=plan.local_steps,
-            total_steps=plan.rounds * plan.local_steps,
-            seed=plan.seed,
-            node_seed=self._node_seed(plan),
-            seconds=self._budget(plan) - (time.monotonic() - started),
-        )
         try:
+            local, own = self._local_steps(trainer, plan, base, pooled)
+            local = replace(local, seconds=self._budget(plan) - (time.monotonic() - started))
             start = self._start(plan, base)
             trained, report = trainer.train(start, local, lambda step: self._show(plan, step))
         except torch.OutOfMemoryError:
@@ -78,9 +99,11 @@ class Contributor:
                 "free it, use bf16 (compute.precision), or join with a larger one",
             ) from None
         seconds = time.monotonic() - started
-        owed = self._spool.residual_before(plan.round)
-        delta = fragment.of(trained) - fragment.of(base)
-        made = compress(plan.codec, delta, None if owed is None else fragment.take(owed))
+        sends = plan.cross_node and self._settings.egress.moments
+        sent = own.to_bytes() if own is not None and sends else b""
+        debt = self._spool.debt_before(plan.round)
+        due = None if debt.owed is None else fragment.take(debt.owed)
+        made = compress(codec, fragment.of(trained) - fragment.of(base), due)
         contribution = Contribution(
             federation=plan.federation,
             round=plan.round,
@@ -91,30 +114,68 @@ class Contributor:
             images=report.images,
             seconds=seconds,
             metrics=_metrics(report, made),
-            codec=plan.codec,
+            codec=codec,
+            moments_digest=digest_of(sent),
         )
         self._spool.put(
             contribution,
             made.payload,
             trainer.state(),
-            fragment.owe(owed, made.residual),
-            trained.values if plan.fragments > 1 else None,
+            residual=fragment.owe(debt.owed, made.residual),
+            debt=debt,
+            moments=own,
+            local=trained.values if plan.fragments > 1 else None,
         )
         self._trained = plan.round
-        return Spooled(contribution, made.payload)
+        return Spooled(contribution, made.payload, sent)
 
-    def _base(self, plan: RoundPlan, segments: Mapping[str, bytes]) -> ParameterVector:
-        """The base vector, known to be the one the plan names."""
+    def _codec(self, plan: RoundPlan, schema: ParameterSchema) -> str:
+        """The codec of this round's delta: the plan's, or a coarser one that keeps the budget."""
+        budget = budget_bytes(self._settings.egress, self._uplink.bytes_per_second())
+        return pick_rung(plan.codec, schema, budget)
+
+    def _base(
+        self, plan: RoundPlan, segments: Mapping[str, bytes] | None, steps: Sequence[CodedStep]
+    ) -> ParameterVector:
+        """The base vector, known to be the one the plan names; kept where steps may follow."""
         if plan.local_steps < 1 or not 1 <= plan.round <= plan.rounds:
             raise ContributionError(f"round {plan.round} of {plan.rounds} is no round")
         schema = schema_of(parse_recipe(plan.recipe))
         if schema.digest != plan.schema_digest:
             raise ContributionError("the plan's recipe builds another schema here")
-        base = ParameterVector.of_segments(schema, segments)
-        if base.digest != plan.base_digest:
-            raise ContributionError("the base is not the one the plan names")
+        if segments is None:
+            base = self._kept.reach(schema, steps, plan.base_digest)
+        else:
+            base = ParameterVector.of_segments(schema, segments)
+            if base.digest != plan.base_digest:
+                raise ContributionError("the base is not the one the plan names")
         self._home.pin("federation", plan.federation)
+        if plan.broadcast != LOSSLESS:
+            self._kept.keep(base)
         return base
+
+    def _local_steps(
+        self, trainer: LocalTrainer, plan: RoundPlan, base: ParameterVector, pooled: Moments | None
+    ) -> tuple[LocalSteps, Moments | None]:
+        """What to train, and the base's moments on this node's data where a round needs them.
+
+        The offset is from this node's moments of the last base, as `pooled` is. A node that has
+        none, for it was away, takes this base's: in a split world that is far better than no
+        offset.
+        """
+        local = LocalSteps(
+            first_step=(plan.round - 1) * plan.local_steps,
+            steps=plan.local_steps,
+            total_steps=plan.rounds * plan.local_steps,
+            seed=plan.seed,
+            node_seed=self._node_seed(plan),
+        )
+        before = self._spool.moments_of(plan.round - 1, trainer.recipe.projector.out)
+        needed = plan.cross_node or (pooled is not None and before is None)
+        own = trainer.moments(base, local) if needed else None
+        if pooled is not None and (mine := before or own) is not None:
+            local = replace(local, offset=pooled.offset_from(mine))
+        return local, own
 
     def _start(self, plan: RoundPlan, base: ParameterVector) -> ParameterVector:
         """Where local steps start: the base, or this node's own model with what has been shared."""
@@ -207,6 +268,16 @@ def parse_recipe(text: str) -> Recipe:
         return Recipe.model_validate(json.loads(text))
     except (ValueError, ValidationError, RecursionError):
         raise ContributionError("the plan's recipe is not valid", "update gobelin") from None
+
+
+def pooled_moments(plan: RoundPlan, data: bytes) -> Moments | None:
+    """The moments a plan names, None where it names none; raises ContributionError on others."""
+    if digest_of(data) != plan.moments_digest:
+        raise ContributionError("the moments are not the ones the plan names")
+    try:
+        return Moments.from_bytes(data, parse_recipe(plan.recipe).projector.out) if data else None
+    except MomentsError as error:
+        raise ContributionError(f"the plan's moments are none: {error.what}") from None
 
 
 @functools.lru_cache(maxsize=4)

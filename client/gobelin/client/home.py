@@ -42,6 +42,22 @@ class ComputeSettings(Settings):
     seconds_per_round: Annotated[float, Field(gt=0)] | None = None
 
 
+class EgressSettings(Settings):
+    """What may leave this node, and what a round's encoded delta may weigh.
+
+    A node takes a coarser codec than the plan's to keep its budget.
+    """
+
+    moments: bool = True  # of projections, where the federation asks for them; else they stay here
+    max_mb_per_round: Annotated[float, Field(gt=0)] | None = None  # of 10⁶ bytes
+    seconds_per_round: Annotated[float, Field(gt=0)] | None = None  # at the rate measured so far
+
+    def __str__(self) -> str:
+        """For an operator: what leaves this node."""
+        moments = "moments of projections if asked for" if self.moments else "no moments"
+        return f"leaving this node: encoded deltas with their training figures; {moments}"
+
+
 class NodeSettings(Settings):
     """`node.toml`."""
 
@@ -50,6 +66,7 @@ class NodeSettings(Settings):
     aggregator: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]  # host:port
     data: DataSettings
     compute: ComputeSettings = ComputeSettings()
+    egress: EgressSettings = EgressSettings()
 
 
 class NodeHome:
@@ -64,6 +81,8 @@ class NodeHome:
         self.spool = folder / "spool"
         self.pins_file = folder / "pins.json"  # what this node has bound itself to
         self.status_file = folder / "status.json"
+        self.base_file = folder / "base.f32"  # the last base, where the federation sends steps
+        self.uplink_file = folder / "uplink.json"  # how fast contributions have left so far
 
     def settings(self) -> NodeSettings:
         """The node's settings; raises StateError unless `gobelin node init` has been here."""
@@ -122,9 +141,10 @@ class NodeStatus:
     loss: float = 0.0
     effective_rank: float = 0.0
     time_left_s: float = 0.0
-    codec: str = ""  # of the contribution last sent, as are the next two
+    codec: str = ""  # of the contribution last sent, as are the next three
     sent_bytes: int = 0
     distortion: float = 0.0
+    moments_bytes: int = 0  # 0 where none were asked for, or this node declined
     peak_mb: float = 0.0  # most memory this process has held so far
     note: str = ""
 

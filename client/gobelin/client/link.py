@@ -1,7 +1,8 @@
-"""Flower, on the node's side: our own loop over its gRPC Fleet connection, and the ClientApp.
+"""Flower, on the node's side: the ClientApp, and our own loop over the Fleet connection.
 
-The only module here that imports flwr. The node runs installed code only: it pulls messages,
-calls the ClientApp below in this process and pushes the reply; the run's bundle is never fetched.
+Beside fleet.py the only module of the node that imports flwr. The node runs installed code only:
+it pulls messages, calls the ClientApp below in this process and pushes the reply; the run's bundle
+is never fetched.
 """
 
 from __future__ import annotations
@@ -16,15 +17,11 @@ import functools
 import math
 import resource
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
-import grpc
 from flwr.app import (
     Array,
     ArrayRecord,
@@ -35,77 +32,45 @@ from flwr.app import (
     MessageType,
     RecordDict,
 )
-from flwr.app.message import remove_content_from_message
-from flwr.client.grpc_rere_client.node_auth_client_interceptor import NodeAuthClientInterceptor
 from flwr.clientapp import ClientApp
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.fleet_pb2 import (
-    ActivateNodeRequest,
-    DeactivateNodeRequest,
-    PullMessagesRequest,
-    PushMessagesRequest,
-)
-from flwr.proto.fleet_pb2_grpc import FleetStub
-from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.node_pb2 import Node
-from flwr.supercore.grpc import create_channel
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
-    iterate_object_tree,
-)
-from flwr.supercore.inflatable.inflatable_protobuf_utils import (
-    make_confirm_message_received_fn_protobuf,
-    make_pull_object_fn_protobuf,
-    make_push_object_fn_protobuf,
-)
-from flwr.supercore.inflatable.inflatable_utils import (
-    ObjectPullError,
-    ObjectPushError,
-    inflate_object_from_contents,
-    pull_objects,
-    push_objects,
-)
-from flwr.supercore.interceptors import RuntimeVersionClientInterceptor
-from flwr.supercore.retry import RetryInvoker, exponential, wrap_stub
 
 from gobelin.client.contributor import Contributor
+from gobelin.client.egress import Uplink
+from gobelin.client.fleet import FleetConnection, Say
 from gobelin.client.home import NodeHome, NodeStatus
-from gobelin.client.reach import BACKOFF_MAX_S, wait_reachable
+from gobelin.client.reach import wait_reachable
 from gobelin.client.spool import Spooled
 from gobelin.protocols.messages import (
     BASE,
+    BYTES,
     DELTA,
     ENCODING,
+    ENCODING_MOMENTS,
     HEADER,
     METRIC_DISTORTION,
     METRIC_SENT_BYTES,
+    MOMENTS,
     PAYLOAD,
+    RECEIPTS,
+    STEPS,
     Contribution,
     Farewell,
     MalformedMessageError,
+    Receipt,
     RoundPlan,
+    Step,
     encoding_of,
 )
 from gobelin.shared.codec import describe_codec
-from gobelin.shared.errors import (
-    ContributionError,
-    GobelinError,
-    UnknownNodeError,
-)
+from gobelin.shared.errors import ContributionError, GobelinError
 from gobelin.shared.files import write_json
-from gobelin.shared.keys import load_private_key, public_pem
+from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import DTYPE
 
 POLL_S = 0.5
-HEARTBEAT_INTERVAL_S = 10.0  # the SuperLink calls a node offline after twice this
-HEARTBEAT_EVERY_S = 4.0
-UNKNOWN_GRACE_S = 10.0  # a starting aggregator answers before it has read its roster
 PEAK_PER_MB = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
 HOME_KEY = "home"
 OUR_ERROR = 100  # Flower error code of replies that carry one of our codes
-
-Say = Callable[[NodeStatus], None]
 
 # ---------------------------------------------------------------- the ClientApp
 
@@ -119,8 +84,10 @@ def train(message: Message, context: Context) -> Message:
     """Answer a round plan with a contribution, or with an error code and nothing else."""
     home = str(context.node_config[HOME_KEY])
     try:
-        plan, base = _read_plan(message.content)
-        spooled = _contributor(home).contribute(plan, base)
+        offer = _read_offer(message.content)
+        contributor = _contributor(home)
+        contributor.hear(offer.plan.federation, offer.plan.round, offer.receipts)
+        spooled = contributor.contribute(offer.plan, offer.segments, offer.moments, offer.steps)
     except GobelinError as error:
         _failures[home] = error
         return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
@@ -129,7 +96,11 @@ def train(message: Message, context: Context) -> Message:
 
 @app.query()
 def hear_farewell(message: Message, context: Context) -> Message:
-    """Acknowledge that the federation has finished."""
+    """Take the last receipts, and acknowledge that the federation has finished."""
+    with contextlib.suppress(GobelinError):
+        farewell, receipts = _read_farewell(message.content), _read_receipts(message.content)
+        contributor = _contributor(str(context.node_config[HOME_KEY]))
+        contributor.hear(farewell.federation, farewell.rounds + 1, receipts)
     return Message(RecordDict(), reply_to=message)
 
 
@@ -143,20 +114,63 @@ def _ignore(status: NodeStatus) -> None:
     """Nobody watches."""
 
 
-def _read_plan(content: RecordDict) -> tuple[RoundPlan, dict[str, bytes]]:
-    """Plan and base segments of a message; raises ContributionError when it is malformed."""
+@dataclass(frozen=True)
+class Offer:
+    """What comes with a plan: its base, whole or as steps, moments and receipts."""
+
+    plan: RoundPlan
+    segments: dict[str, bytes] | None
+    steps: list[CodedStep]
+    moments: bytes
+    receipts: list[Receipt]
+
+
+def _read_offer(content: RecordDict) -> Offer:
+    """The offer that a message is; raises ContributionError when it is malformed."""
     try:
         plan = RoundPlan.from_bytes(content[HEADER][PAYLOAD])
-        arrays: Mapping[str, Array] = content[BASE]
-        if any(a.stype != ENCODING or a.dtype != DTYPE for a in arrays.values()):
-            raise ContributionError("the base has an encoding this node does not know")
-        return plan, {name: array.data for name, array in arrays.items()}
+        segments = _read_arrays(content[BASE], DTYPE, ENCODING) if BASE in content else None
+        steps = [_read_step(content, data) for data in content[STEPS][PAYLOAD]]
+        moments = content[MOMENTS][MOMENTS].data if MOMENTS in content else b""
     except (MalformedMessageError, KeyError, TypeError, AttributeError):
-        raise ContributionError("the aggregator's message is malformed", "update gobelin") from None
+        raise _malformed() from None
+    return Offer(plan, segments, steps, moments, _read_receipts(content))
+
+
+def _read_farewell(content: RecordDict) -> Farewell:
+    """The farewell of a message; raises ContributionError when it is malformed."""
+    try:
+        return Farewell.from_bytes(content[HEADER][PAYLOAD])
+    except (MalformedMessageError, KeyError, TypeError):
+        raise _malformed() from None
+
+
+def _read_step(content: RecordDict, header: bytes) -> CodedStep:
+    step = Step.from_bytes(header)
+    arrays = content[f"{STEPS}.{step.round}"]
+    return CodedStep(step, _read_arrays(arrays, BYTES, encoding_of(step.codec)))
+
+
+def _read_arrays(arrays: Mapping[str, Array], dtype: str, encoding: str) -> dict[str, bytes]:
+    if any((array.dtype, array.stype) != (dtype, encoding) for array in arrays.values()):
+        raise ContributionError("the base has an encoding this node does not know")
+    return {name: array.data for name, array in arrays.items()}
+
+
+def _read_receipts(content: RecordDict) -> list[Receipt]:
+    """The receipts of a message; raises ContributionError when one is malformed."""
+    try:
+        return list(map(Receipt.from_bytes, content[RECEIPTS][PAYLOAD]))
+    except (MalformedMessageError, KeyError, TypeError, AttributeError):
+        raise _malformed() from None
+
+
+def _malformed() -> ContributionError:
+    return ContributionError("the aggregator's message is malformed", "update gobelin")
 
 
 def contribution_record(spooled: Spooled) -> RecordDict:
-    """A contribution as Flower carries it: the header, and an array a segment."""
+    """A contribution as Flower carries it: header, an array a segment, and moments if any."""
     payload = spooled.payload
     lengths = {name: end - start for name, (start, end) in payload.schema.segments.items()}
     arrays = ArrayRecord(
@@ -166,161 +180,13 @@ def contribution_record(spooled: Spooled) -> RecordDict:
         }
     )
     header = ConfigRecord({PAYLOAD: spooled.contribution.to_bytes()})
-    return RecordDict({HEADER: header, DELTA: arrays})
+    record = RecordDict({HEADER: header, DELTA: arrays})
+    if data := spooled.moments:
+        record[MOMENTS] = ArrayRecord({MOMENTS: Array(BYTES, (len(data),), ENCODING_MOMENTS, data)})
+    return record
 
 
-# ---------------------------------------------------------------- the Fleet connection
-
-
-class FleetConnection:
-    """An authenticated session with the SuperLink's Fleet API; a context manager."""
-
-    def __init__(self, home: NodeHome, say: Say) -> None:
-        settings = home.settings()
-        key = load_private_key(home.key_file)
-        self._home = home
-        self._say = say
-        self._public_key = public_pem(key.public_key())
-        self._channel = create_channel(
-            settings.aggregator,
-            insecure=False,
-            root_certificates=home.ca_file.read_bytes(),
-            interceptors=[
-                RuntimeVersionClientInterceptor(component_name="SuperNode"),
-                NodeAuthClientInterceptor(key, key.public_key()),
-            ],
-        )
-        self._plain = FleetStub(self._channel)
-        self._stub = FleetStub(self._channel)
-        wrap_stub(self._stub, self._retry(settings.aggregator))
-        self._node = Node(node_id=0)
-        self._closing = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-
-    def _retry(self, address: str) -> RetryInvoker:
-        """Retry for as long as the aggregator is unreachable, and say so."""
-        return RetryInvoker(
-            wait_gen_factory=lambda: exponential(max_delay=BACKOFF_MAX_S),
-            recoverable_exceptions=grpc.RpcError,
-            max_tries=None,
-            max_time=None,
-            on_backoff=lambda state: self._say(
-                NodeStatus(
-                    "waiting",
-                    note=f"no answer from {address}, trying again in {state.actual_wait:.0f} s",
-                )
-            ),
-            should_giveup=lambda error: not _is_unavailable(error),
-        )
-
-    def __enter__(self) -> FleetConnection:
-        with contextlib.suppress(grpc.RpcError):
-            # A killed node is still online for the SuperLink until heartbeats are missed:
-            # end that session, so that the key can be activated again at once.
-            if old := self._home.pinned("flower_node_id"):
-                self._plain.DeactivateNode(DeactivateNodeRequest(node_id=int(old)), timeout=10)
-        try:
-            response = self._activate()
-        except GobelinError:
-            self._channel.close()
-            raise
-        self._node = Node(node_id=response.node_id)
-        self._home.pin("flower_node_id", str(response.node_id))
-        self._heart.start()
-        return self
-
-    def _activate(self) -> Any:
-        """Activate this node's key; raises UnknownNodeError when it stays unknown."""
-        request = ActivateNodeRequest(
-            public_key=self._public_key, heartbeat_interval=HEARTBEAT_INTERVAL_S
-        )
-        give_up = time.monotonic() + UNKNOWN_GRACE_S
-        while True:
-            try:
-                return self._stub.ActivateNode(request)
-            except grpc.RpcError:
-                if time.monotonic() >= give_up:
-                    raise UnknownNodeError(
-                        "the aggregator does not know this node's key",
-                        f"send {self._home.public_key_file} to its operator, who runs "
-                        "`gobelin aggregator admit`; then run this again",
-                    ) from None
-                self._say(NodeStatus("waiting", note="not known to the aggregator yet"))
-                time.sleep(1.0)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        # No DeactivateNode: the SuperLink drops a reply that is not pulled yet when its node goes
-        # offline, so the session is left to lapse and ended by the next start.
-        self._closing.set()
-        self._channel.close()
-
-    @property
-    def node_id(self) -> int:
-        """Flower's id of this node."""
-        return int(self._node.node_id)
-
-    def receive(self) -> Message | None:
-        """The next message with its content, or None when there is none."""
-        try:
-            response = self._stub.PullMessages(PullMessagesRequest(node=self._node))
-        except grpc.RpcError:
-            raise UnknownNodeError(
-                "the aggregator no longer accepts this node's key",
-                "ask its operator whether the node was removed from the roster",
-            ) from None
-        if not response.messages_list:
-            return None
-        message = message_from_proto(response.messages_list[0])
-        run_id, message_id = message.metadata.run_id, message.metadata.message_id
-        tree = response.message_object_trees[0]
-        try:
-            contents = pull_objects(
-                [node.object_id for node in iterate_object_tree(tree)],
-                make_pull_object_fn_protobuf(self._stub.PullObject, self._node, run_id),
-                initial_backoff=0.1,
-            )
-            make_confirm_message_received_fn_protobuf(
-                self._stub.ConfirmMessageReceived, self._node, run_id
-            )(message_id)
-        except (grpc.RpcError, ObjectPullError):
-            return None  # its run has ended meanwhile; the next run offers the round again
-        inflated = inflate_object_from_contents(message_id, contents)
-        inflated.metadata.__dict__["_message_id"] = message_id
-        return inflated
-
-    def send(self, reply: Message, seconds: float) -> bool:
-        """Push a reply; False when the run it answers has ended meanwhile."""
-        reply.metadata.__dict__["_message_id"] = reply.object_id
-        run_id = reply.metadata.run_id
-        request = PushMessagesRequest(
-            node=self._node,
-            messages_list=[message_to_proto(remove_content_from_message(reply))],
-            message_object_trees=[get_object_tree(reply)],
-            clientapp_runtime_list=[seconds],
-        )
-        try:
-            response = self._stub.PushMessages(request)
-            push_objects(
-                get_all_nested_objects(reply),
-                make_push_object_fn_protobuf(
-                    self._stub.PushObject, self._node, run_id, response.session_id
-                ),
-                object_ids_to_push=set(response.objects_to_push),
-            )
-        except (grpc.RpcError, ObjectPushError):
-            return False
-        return True
-
-    def _beat(self) -> None:
-        request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_INTERVAL_S)
-        while not self._closing.wait(HEARTBEAT_EVERY_S):
-            with contextlib.suppress(grpc.RpcError):
-                self._plain.SendNodeHeartbeat(request, timeout=HEARTBEAT_EVERY_S)
+# ---------------------------------------------------------------- the loop
 
 
 def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
@@ -332,6 +198,7 @@ def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
     """
     key = str(home.folder)
     say = _watchers[key] = _recording(home, say)
+    uplink = Uplink(home.uplink_file)
     wait_reachable(home, say, give_up_s)
     with FleetConnection(home, say) as link:
         say(NodeStatus("idle", note="connected; waiting for a round"))
@@ -343,11 +210,15 @@ def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
             failure = _failures.pop(key, None)
             if failure is not None and not isinstance(failure, ContributionError):
                 raise failure  # ours to mend, not the aggregator's
-            say(_outcome(reply, sent, failure))
+            if sent and failure is None:
+                uplink.note(*sent)
+            say(_outcome(reply, sent is not None, failure))
 
 
-def _answer(link: FleetConnection, message: Message, home: str, say: Say) -> tuple[Message, bool]:
-    """Let the ClientApp answer a message and push the reply; False when nobody waits for it."""
+def _answer(
+    link: FleetConnection, message: Message, home: str, say: Say
+) -> tuple[Message, tuple[int, float] | None]:
+    """Let the ClientApp answer a message and push the reply; bytes and seconds of that."""
     context = Context(message.metadata.run_id, link.node_id, {HOME_KEY: home}, RecordDict(), {})
     started = time.monotonic()
     reply = app(message, context)
@@ -363,13 +234,16 @@ def _outcome(reply: Message, sent: bool, failure: GobelinError | None) -> NodeSt
         return NodeStatus("idle", note=note)
     made = Contribution.from_bytes(reply.content[HEADER][PAYLOAD])  # our own
     sent_bytes, distortion = made.metrics[METRIC_SENT_BYTES], made.metrics[METRIC_DISTORTION]
+    moments = len(reply.content[MOMENTS][MOMENTS].data) if made.moments_digest else 0
+    beside = f"; moments, {moments:,} bytes" if moments else ""
     return NodeStatus(
         "idle",
         round=made.round,
         codec=made.codec,
         sent_bytes=int(sent_bytes),
         distortion=distortion,
-        note=f"contribution sent ({describe_codec(made.codec, sent_bytes, distortion)}); "
+        moments_bytes=moments,
+        note=f"contribution sent ({describe_codec(made.codec, sent_bytes, distortion)}{beside}); "
         "waiting for the next round",
     )
 
@@ -385,8 +259,8 @@ def _messages(link: FleetConnection) -> Iterator[Message]:
 
 def _finished(message: Message) -> NodeStatus:
     try:
-        farewell = Farewell.from_bytes(message.content[HEADER][PAYLOAD])
-    except (MalformedMessageError, KeyError, TypeError):
+        farewell = _read_farewell(message.content)
+    except ContributionError:
         return NodeStatus("finished", note="the aggregator says the federation has finished")
     consensus = farewell.vector_digest[:12]
     return NodeStatus("finished", note=f"{farewell.rounds} rounds; the consensus is {consensus}")
@@ -406,8 +280,3 @@ def _recording(home: NodeHome, say: Say) -> Say:
         say(status)
 
     return record
-
-
-def _is_unavailable(error: BaseException) -> bool:
-    codes = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-    return isinstance(error, grpc.Call) and error.code() in codes

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
+from gobelin.client.egress import Uplink
 from gobelin.client.home import NodeHome, NodeStatus
-from gobelin.client.spool import Spool
+from gobelin.client.spool import Entry, Spool
+from gobelin.protocols.messages import METRIC_DISTORTION, METRIC_SENT_BYTES, Contribution
+from gobelin.shared.codec import describe_codec
 from gobelin.shared.console import LiveConsole
 from gobelin.shared.files import is_owned, read_json
 
@@ -52,19 +56,50 @@ def print_status(home: NodeHome, as_json: bool) -> None:
     settings = home.settings()
     running = is_owned(home.folder)
     last = read_json(home.status_file) if home.status_file.exists() else NodeStatus("idle").facts()
-    spooled = Spool(home.spool).rounds()
+    spool = Spool(home.spool)
+    entries = [spool.entry(number) for number in spool.rounds()]
+    moments = {number: len(spool.sent_moments(number)) for number in spool.rounds()}
     facts = {
         "node": settings.node,
         "member": settings.member,
         "aggregator": settings.aggregator,
         "running": running,
         "status": last,
-        "spooled_rounds": spooled,
+        "egress": settings.egress.model_dump(exclude_none=True),
+        "upload_bytes_per_second": Uplink(home.uplink_file).bytes_per_second(),
+        "spool": [_facts(entry) for entry in entries],
+        "moments": {"declined": not settings.egress.moments, "sent_bytes": moments},
     }
     if as_json:
         print(json.dumps(facts, sort_keys=True))
         return
     print(f"{settings.node} of {settings.member}: {'running' if running else 'not running'}")
     print(f"  {describe(NodeStatus(**last))}")
-    if spooled:
-        print(f"  finished contributions in the spool: rounds {', '.join(map(str, spooled))}")
+    print(f"  {settings.egress}")
+    for entry in entries:
+        print(f"  {entry.fate} ({describe_contribution(entry.contribution)})")
+    for number, size in moments.items():
+        if size:
+            print(f"  moments go with the contribution of round {number}: {size:,} bytes")
+
+
+def describe_contribution(made: Contribution) -> str:
+    """The codec, the bytes and the distortion of a contribution."""
+    return describe_codec(
+        made.codec, made.metrics[METRIC_SENT_BYTES], made.metrics[METRIC_DISTORTION]
+    )
+
+
+def _facts(entry: Entry) -> dict[str, Any]:
+    """A contribution in the spool as plain data."""
+    made, receipt = entry.contribution, entry.receipt
+    return {
+        "round": made.round,
+        "state": entry.state,
+        "codec": made.codec,
+        "sent_bytes": int(made.metrics[METRIC_SENT_BYTES]),
+        "distortion": made.metrics[METRIC_DISTORTION],
+        "counted": entry.counted,
+        "weight": receipt.weight if receipt else None,
+        "reason": receipt.reason if receipt else None,
+    }

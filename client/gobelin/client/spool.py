@@ -2,48 +2,105 @@
 
 A contribution is here, whole, before it is announced. It stays until two later rounds have been
 trained, so the aggregator can ask for it again after any crash, on either side. In the same
-folder lies what the next round starts from: the inner optimizer's state, the residual that the
-codec still owes, and the node's own model where rounds exchange fragments.
+folder lies what the next round starts from: the inner optimizer's state, the debt of error
+feedback before and after it (a receipt says which of the two holds, see codec/feedback.py), the
+moments of the round's base, and the node's own model where rounds exchange fragments.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gobelin.protocols.messages import Contribution, MalformedMessageError
-from gobelin.shared.codec import Payload
-from gobelin.shared.errors import StateError
+from gobelin.protocols.messages import (
+    LATE,
+    PENDING,
+    Contribution,
+    MalformedMessageError,
+    Receipt,
+)
+from gobelin.shared.codec import Payload, segments_of
+from gobelin.shared.errors import MomentsError, StateError
 from gobelin.shared.files import folder_atomic, write_atomic
+from gobelin.shared.objective import Moments
+from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
 KEEP = 2  # rounds
 HEADER = "contribution.json"
 DELTA = "delta.safetensors"  # its encoded segments, byte for byte as they are sent
 INNER = "inner.safetensors"
-RESIDUAL = "residual.safetensors"  # only where the codec lost something
+MOMENTS = "moments.bin"  # only where a round tests across nodes; sent if the contribution says so
 LOCAL = "local.safetensors"  # only where rounds exchange fragments
+DEBT = "debt.safetensors"  # only where something is owed
+RECEIPT = "receipt.json"  # only once the aggregator has sent it
+
+AFTER = "after"  # in DEBT: what is owed once the contribution has counted
+BEFORE = "before"  # what was owed when it was made
+TRUSTED = "trusted"  # what comes back if the contribution before it proves not to have counted
 
 
 @dataclass(frozen=True)
 class Spooled:
-    """A finished contribution and the encoded delta that goes with it."""
+    """A finished contribution, the encoded delta and the moments that go with it."""
 
     contribution: Contribution
     payload: Payload
+    moments: bytes = b""  # canonical; none where none were asked for, or the node declined
 
     @property
     def delta(self) -> ParameterVector:
         """The delta as the aggregator will decode it."""
         return self.payload.decode()
+
+
+@dataclass(frozen=True)
+class Debt:
+    """What a contribution is made with; None is nothing."""
+
+    owed: Tensor | None = None  # (P,)
+    trusted: Tensor | None = None  # (P,) wrong in `owed` if the last contribution does not count
+
+
+NO_DEBT = Debt()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a contribution in the spool."""
+
+    contribution: Contribution
+    receipt: Receipt | None
+
+    @property
+    def state(self) -> Literal["spooled", "receipted"]:
+        """Whether the aggregator has said what became of it."""
+        return "receipted" if self.receipt else "spooled"
+
+    @property
+    def counted(self) -> bool | None:
+        """Whether it counted; None while nothing is known."""
+        if self.receipt is None:
+            return None
+        same = self.receipt.delta_digest == self.contribution.delta_digest
+        return self.receipt.counted and same
+
+    @property
+    def fate(self) -> str:
+        """What became of it, for an operator."""
+        what = f"the contribution to round {self.contribution.round}"
+        if self.receipt is None:
+            return f"{what} has no receipt yet"
+        if self.counted:
+            return f"{what} counted with weight {self.receipt.weight:.3g}"
+        return f"{what} was not counted: {self.receipt.reason or 'another one was'}"
 
 
 class Spool:
@@ -58,15 +115,24 @@ class Spool:
         payload: Payload,
         inner: Mapping[str, Tensor],
         residual: Tensor | None = None,
+        debt: Debt = NO_DEBT,
+        moments: Moments | None = None,
         local: Tensor | None = None,
     ) -> None:
-        """Keep a contribution and the state after it; older ones are dropped."""
+        """Keep a contribution, the debt it was made with and the state after it.
+
+        Older ones are dropped.
+        """
+        tensors = {AFTER: residual, BEFORE: debt.owed, TRUSTED: debt.trusted}
+        owed = {name: tensor for name, tensor in tensors.items() if tensor is not None}
         with folder_atomic(self._round(contribution.round)) as tmp:
             write_atomic(tmp / HEADER, contribution.to_bytes())
-            save_file({k: _tensor(d) for k, d in payload.segments.items()}, tmp / DELTA)
+            save_file(payload.tensors(), tmp / DELTA)
             save_file(dict(inner), tmp / INNER)
-            if residual is not None:
-                save_file({"residual": residual}, tmp / RESIDUAL)
+            if owed:
+                save_file(owed, tmp / DEBT)
+            if moments is not None:
+                write_atomic(tmp / MOMENTS, moments.to_bytes())
             if local is not None:
                 save_file({"local": local}, tmp / LOCAL)
         # Later rounds are of a course that the federation has left, going back to an earlier base.
@@ -77,33 +143,88 @@ class Spool:
 
     def find(self, plan_digest: str, round_number: int, schema: ParameterSchema) -> Spooled | None:
         """The finished contribution for a plan, or None; raises StateError on damage."""
-        folder = self._round(round_number)
-        if not (folder / HEADER).exists():
+        if round_number not in self.rounds():
             return None
-        try:
-            contribution = Contribution.from_bytes((folder / HEADER).read_bytes())
-            if contribution.plan_digest != plan_digest:
-                return None
-            tensors = load_file(folder / DELTA)
-        except (MalformedMessageError, SafetensorError, OSError):
-            raise _damaged(folder) from None
-        segments = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+        contribution = self.entry(round_number).contribution
+        if contribution.plan_digest != plan_digest:
+            return None
+        segments = segments_of(self._load(round_number, DELTA))
         payload = Payload(schema, contribution.codec, segments)
         if payload.digest != contribution.delta_digest:
-            raise _damaged(folder)
-        return Spooled(contribution, payload)
+            raise _damaged(self._round(round_number))
+        return Spooled(contribution, payload, self.sent_moments(round_number))
+
+    def sent_moments(self, round_number: int) -> bytes:
+        """The moments that go with a round's contribution, if any; raises StateError on damage."""
+        digest = self.entry(round_number).contribution.moments_digest
+        if not digest:
+            return b""
+        data = self._moments(round_number)
+        if digest_of(data) != digest:
+            raise _damaged(self._round(round_number))
+        return data
+
+    def moments_of(self, round_number: int, dim: int) -> Moments | None:
+        """The moments of a round's base, of D = `dim`, sent or not; raises StateError on damage."""
+        data = self._moments(round_number)
+        try:
+            return Moments.from_bytes(data, dim) if data else None
+        except MomentsError:
+            raise _damaged(self._round(round_number)) from None
 
     def inner_before(self, round_number: int) -> tuple[int, dict[str, Tensor]]:
         """Number and inner state of the last round before `round_number`; 0 and {} if none."""
         before = self._before(round_number)
         return before, self._load(before, INNER) if before else {}
 
-    def residual_before(self, round_number: int) -> Tensor | None:
-        """What the last round before `round_number` left owed (P,), or None for nothing."""
-        before = self._before(round_number)
-        if not (self._round(before) / RESIDUAL).exists():
-            return None
-        return self._load(before, RESIDUAL)["residual"]
+    def debt_before(self, round_number: int) -> Debt:
+        """What the next contribution is to be made with, by what is known of the last two."""
+        last = self._before(round_number)
+        if not last or not (self._round(last) / DEBT).exists():
+            return Debt()
+        debts, counted = self._load(last, DEBT), self.entry(last).counted
+        after, before = debts.get(AFTER), debts.get(BEFORE)
+        owed = before if counted is False else after
+        earlier = self._before(last)
+        if earlier and self.entry(earlier).counted is False:
+            owed = _sum(owed, debts.get(TRUSTED))
+        if counted is not None:
+            return Debt(owed)
+        return Debt(owed, _sum(before, None if after is None else -after))
+
+    def settle(self, federation: str, before: int, receipts: Iterable[Receipt]) -> list[Entry]:
+        """Keep what became of the contributions to rounds before `before`; returns what is new.
+
+        `receipts` are all that the federation can say of the last ones: what they leave out had
+        not arrived when its round was sealed.
+        """
+        told = {receipt.round: receipt for receipt in receipts}
+        news = []
+        for number in self.rounds():
+            entry = self.entry(number)
+            made = entry.contribution
+            receipt = told.get(number, entry.receipt) or _late(made)
+            if number >= before or made.federation != federation or receipt.reason == PENDING:
+                continue
+            if receipt != entry.receipt:
+                write_atomic(self._round(number) / RECEIPT, receipt.to_bytes())
+                news.append(Entry(made, receipt))
+        return news
+
+    def entry(self, number: int) -> Entry:
+        """What is known of a round's contribution; raises StateError on damage."""
+        folder = self._round(number)
+        try:
+            contribution = Contribution.from_bytes((folder / HEADER).read_bytes())
+            if not (folder / RECEIPT).exists():
+                return Entry(contribution, None)
+            return Entry(contribution, Receipt.from_bytes((folder / RECEIPT).read_bytes()))
+        except (MalformedMessageError, OSError):
+            raise _damaged(folder) from None
+
+    def _moments(self, number: int) -> bytes:
+        file = self._round(number) / MOMENTS
+        return file.read_bytes() if file.exists() else b""
 
     def local_before(self, round_number: int) -> tuple[int, Tensor] | None:
         """Number and trained values (P,) of the last round before `round_number`, if kept."""
@@ -132,10 +253,17 @@ class Spool:
         return self._folder / f"round-{number:05d}"
 
 
+def _late(made: Contribution) -> Receipt:
+    """What is to be concluded of a contribution that the aggregator says nothing of."""
+    return Receipt(made.federation, made.round, "", False, LATE, 0.0)
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """one + other, None being nothing."""
+    if one is None or other is None:
+        return one if other is None else other
+    return one + other
+
+
 def _damaged(folder: Path) -> StateError:
     return StateError(f"{folder} is damaged", "remove it; the round is trained again")
-
-
-def _tensor(data: bytes) -> Tensor:
-    """Bytes as a uint8 tensor (len(data),)."""
-    return torch.from_numpy(np.frombuffer(data, np.uint8).copy())

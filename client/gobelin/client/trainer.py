@@ -22,15 +22,14 @@ from gobelin.shared.augment import MultiCrop, normalise
 from gobelin.shared.errors import DataError, GobelinError, NamesError, ShapeError
 from gobelin.shared.health import Health, effective_rank, measure_health
 from gobelin.shared.model import build_jepa
-from gobelin.shared.objective import Moments, Offset, Sketch, build_objective
+from gobelin.shared.objective import Moments, Offset, build_objective
 from gobelin.shared.recipe import InnerRecipe, Recipe
 from gobelin.shared.seeds import derive_seed, generator_of
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's two, as PyTorch names them
 RANK_EVERY = 20  # steps between two measurements of the effective rank
-SKETCH_SLICES = 1024  # of a sketch; a step tests the recipe's number of them
-SKETCH_SAMPLES = 512  # images a sketch is taken of, at least
+MOMENTS_IMAGES = 512  # images that a node's moments are taken of, at least
 HEALTH_SAMPLES = 256  # images the closing health check looks at
 
 Batches = Callable[[int], Tensor]  # global step → uint8 images (B, C, H, W)
@@ -51,7 +50,7 @@ class LocalSteps:
     total_steps: int  # of the whole federation; warm-up and cosine run over these
     seed: int  # the federation's: slices derive from it and the step, equal on all nodes
     node_seed: int  # this node's own: augmentation derives from it and the step
-    offset: Offset | None = None  # global − own sketch: SIGReg then tests all nodes' data
+    offset: Offset | None = None  # pooled − own moments: SIGReg then tests all nodes' data
     seconds: float = math.inf  # to be done in; fewer steps then, but one at least
 
 
@@ -141,48 +140,28 @@ class LocalTrainer:
             self.load_state(before)
             raise
 
-    def sketch(
-        self,
-        base: ParameterVector,
-        local: LocalSteps,
-        slices: int = SKETCH_SLICES,
-        samples: int = SKETCH_SAMPLES,
-    ) -> Sketch:
-        """Sketch the base on this node's data, under slices all nodes of these local steps share.
-
-        `samples` is the least number of images, if the local steps see that many.
-        """
-        z = self._projections(base, local, samples)
-        objective = self.recipe.objective
-        seed = derive_seed(local.seed, "sketch", local.first_step)
-        return Sketch.of(z, seed, slices, objective.knots, objective.t_max)
-
-    def moments(
-        self, base: ParameterVector, local: LocalSteps, samples: int = SKETCH_SAMPLES
-    ) -> Moments:
-        """The moments of the base's projections of this node's data, sampled as by `sketch`."""
-        return Moments.of(self._projections(base, local, samples))
-
     @torch.no_grad()
-    def _projections(self, base: ParameterVector, local: LocalSteps, samples: int) -> Tensor:
-        """Projections (V N, D) of views as training makes them, of the first batches it will see.
+    def moments(self, base: ParameterVector, local: LocalSteps) -> Moments:
+        """The moments of the base's projections of this node's data, before it trains.
 
-        What the objective tests is then what the sketch describes.
+        Of the first batches the local steps will see, MOMENTS_IMAGES images or all, in views as
+        training makes them: what the objective tests is what the moments describe. The inner
+        optimizer stays as it is.
         """
         base.load_into(self.model)
         self.model.train()
         projections, images = [], 0
         with _deterministic():
             for step in range(local.first_step, local.first_step + local.steps):
-                if images >= samples:
+                if images >= MOMENTS_IMAGES:
                     break
                 batch = self._images(self.batches(step))
-                random = generator_of(local.node_seed, "sketch views", step)
+                random = generator_of(local.node_seed, "moments views", step)
                 with self._autocast():
                     embedded = self._embed(self.multi_crop(batch, random))[1]
                 projections.append(embedded.float().flatten(0, 1))  # (V B, D)
                 images += len(batch)
-        return torch.cat(projections)
+        return Moments.of(torch.cat(projections))
 
     def state(self) -> dict[str, Tensor]:
         """The inner optimizer's state by flat names, on the CPU: a copy, ready for safetensors."""

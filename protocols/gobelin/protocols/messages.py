@@ -1,7 +1,8 @@
-"""The messages of a federation: round plans, the contributions they earn, and the farewell.
+"""The messages of a federation: round plans, the contributions they earn, what becomes of them.
 
 Each is a frozen dataclass with one canonical byte form (JSON, sorted keys, no whitespace), over
-which its digest is taken. Parameter vectors travel beside them as tensors, bound by digest.
+which its digest is taken. Parameter vectors, and moments of projections where a federation tests
+across nodes, travel beside them, bound by digest.
 """
 
 from __future__ import annotations
@@ -17,10 +18,17 @@ from typing import Any, TypeVar
 
 MAX_BYTES = 1 << 20  # of one message without its tensors
 HEADER = "gobelin"  # name of the record that carries a message
-BASE = "base"  # name of the record that carries the plan's base vector
+BASE = "base"  # name of the record that carries the plan's base vector, where it travels whole
+STEPS = "steps"  # name of the record that lists the steps to the base, and first part of theirs
+RECEIPTS = "receipts"  # name of the record that lists a node's receipts
 DELTA = "delta"  # name of the record that carries the contribution's delta
+MOMENTS = "moments"  # name of the record that carries moments, and their key inside it
 PAYLOAD = "message"  # key of the canonical bytes inside HEADER
 ENCODING = "gobelin.fp32"  # of a tensor's bytes: little-endian fp32, canonical order
+BYTES = "uint8"  # dtype of an array of plain bytes, such as moments or a coded step
+ENCODING_MOMENTS = "gobelin.moments"  # of canonical bytes of moments
+LATE = "late"  # reason: had not arrived when its round was sealed
+PENDING = "pending"  # reason in place of a final word: has not arrived, but may still count
 METRIC_DISTORTION = "distortion"  # declared metric: share of the delta's power the codec left out
 METRIC_SENT_BYTES = "sent_bytes"  # declared metric: bytes of the encoded delta
 
@@ -85,7 +93,10 @@ class RoundPlan(Message):
     local_steps: int  # H
     seed: int
     deadline_s: float  # seconds from the offer after which contributions are late
-    codec: str = "fp32"  # what the delta is to be encoded by
+    codec: str = "fp32"  # the finest that the delta may be encoded by
+    broadcast: str = "fp32"  # what the consensus is broadcast by; nodes keep their base unless fp32
+    cross_node: bool = False  # whether nodes are asked for the moments of this base
+    moments_digest: str = ""  # of the last base's, pooled, which travel beside the base; if any
     fragments: int = 1  # parts of the model that rounds exchange in turn
     alpha: float = 1.0  # share of the shared value where a node takes a fragment in
 
@@ -104,6 +115,28 @@ class Contribution(Message):
     seconds: float
     metrics: Mapping[str, float] = field(default_factory=dict)  # declared scalars, never a weight
     codec: str = "fp32"  # what the delta is encoded by
+    moments_digest: str = ""  # of the base's, on this node's data; empty when it declines
+
+
+@dataclass(frozen=True)
+class Step(Message):
+    """What the consensus moved by in one round; its encoded segments travel beside it."""
+
+    round: int
+    start_digest: str  # of the base it goes on from
+    codec: str
+
+
+@dataclass(frozen=True)
+class Receipt(Message):
+    """What became of a node's contribution to a round."""
+
+    federation: str
+    round: int
+    delta_digest: str  # of the contribution; "" when none has arrived
+    counted: bool
+    reason: str  # why not, as a code; "" when counted
+    weight: float  # in the consensus of the round that counted it; 0 when not counted
 
 
 @dataclass(frozen=True)
@@ -125,7 +158,7 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         if not isinstance(value, dict):
             raise MalformedMessageError(f"{name} is not a table")
         return {_typed(name, key, str): _typed(name, item, float) for key, item in value.items()}
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         raise MalformedMessageError(f"{name} is not a {kind.__name__}")
     if kind is str and not value.isascii():
         raise MalformedMessageError(f"{name} is not ASCII")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gobelin.protocols.messages import (
+    BYTES,
+    ENCODING_MOMENTS,
     Contribution,
     MalformedMessageError,
     RoundPlan,
@@ -14,13 +16,15 @@ from gobelin.protocols.messages import (
 )
 from gobelin.server.aggregation import LIMIT
 from gobelin.server.reasons import RefusalCode
-from gobelin.shared.codec import Payload, codec_named
-from gobelin.shared.errors import CodecError, VectorError
+from gobelin.shared.codec import CODECS, Payload, codec_named, rungs_from
+from gobelin.shared.errors import CodecError, MomentsError, VectorError
+from gobelin.shared.objective import Moments
+from gobelin.shared.objective.moments import digest_of, size_of
 from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector
 
 
 class WireArray(NamedTuple):
-    """One segment of a delta as it came off the wire, nothing believed yet."""
+    """A segment of a delta, or moments, as they came off the wire, nothing believed yet."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -43,31 +47,44 @@ class Admitted:
     contribution: Contribution
     delta: ParameterVector  # as decoded: what is aggregated is what was sent
     payload_bytes: int  # of the encoded delta as it arrived
+    moments: Moments | None = None  # none where the node declined
 
 
 def admit(
-    plan: RoundPlan, schema: ParameterSchema, header: bytes, arrays: Mapping[str, WireArray]
+    plan: RoundPlan,
+    schema: ParameterSchema,
+    dim: int,
+    header: bytes,
+    arrays: Mapping[str, WireArray],
+    moments: WireArray | None = None,
 ) -> Admitted | Refusal:
-    """Check a reply against the plan it answers; cheap checks come first."""
+    """Check a reply against the plan it answers; cheap checks come first.
+
+    The plan's recipe says `schema`, and `dim`, the size D of a projection.
+    """
     try:
         contribution = Contribution.from_bytes(header)
     except MalformedMessageError as error:
         return Refusal(RefusalCode.MALFORMED, str(error))
-    if refusal := _answers(plan, contribution) or _fits(schema, plan.codec, arrays):
+    refusal = _answers(plan, contribution) or _fits(schema, contribution.codec, arrays)
+    if refusal := refusal or _fits_moments(plan, dim, contribution.moments_digest, moments):
         return refusal
-    payload = Payload(schema, plan.codec, {name: array.data for name, array in arrays.items()})
+    payload = Payload(
+        schema, contribution.codec, {name: array.data for name, array in arrays.items()}
+    )
     if payload.digest != contribution.delta_digest:
         return Refusal(RefusalCode.DELTA_DIGEST, "the delta is not the one the header names")
     try:
+        seen = Moments.from_bytes(moments.data, dim) if moments else None
         delta = payload.decode()
-    except (CodecError, VectorError) as error:
+    except (CodecError, MomentsError, VectorError) as error:
         return Refusal(RefusalCode(error.code), error.what)
     largest = float(delta.values.abs().max())
     if largest > LIMIT:
         return Refusal(
             RefusalCode.MAGNITUDE, f"a parameter moved by {largest:.3g}, at most {LIMIT:.3g}"
         )
-    return Admitted(contribution, delta, payload.size)
+    return Admitted(contribution, delta, payload.size, seen)
 
 
 def _answers(plan: RoundPlan, contribution: Contribution) -> Refusal | None:
@@ -85,9 +102,9 @@ def _answers(plan: RoundPlan, contribution: Contribution) -> Refusal | None:
     if not 1 <= contribution.local_steps <= plan.local_steps:
         found = f"{contribution.local_steps} local steps, the plan says {plan.local_steps}"
         return Refusal(RefusalCode.LOCAL_STEPS, found)
-    if contribution.codec != plan.codec:
-        by = contribution.codec
-        return Refusal(RefusalCode.CODEC, f"encoded by {by:.20}, the plan says {plan.codec}")
+    if (by := contribution.codec) not in rungs_from(plan.codec):
+        code = RefusalCode.CODEC_FINER if by in CODECS else RefusalCode.CODEC
+        return Refusal(code, f"encoded by {by:.20}, the plan says {plan.codec} or coarser")
     return None
 
 
@@ -106,4 +123,26 @@ def _fits(schema: ParameterSchema, codec: str, arrays: Mapping[str, WireArray]) 
         least, most = codec_named(codec).bounds(size)
         if tuple(array.shape) != (size,) or not least <= len(array.data) <= most:
             return Refusal(RefusalCode.SHAPE, f"segment {name} has another shape or size")
+    return None
+
+
+def _fits_moments(
+    plan: RoundPlan, dim: int, named: str, moments: WireArray | None
+) -> Refusal | None:
+    """Whether moments are the named ones, of the size D says, and asked for; none are allowed."""
+    if moments is None:
+        missing = Refusal(RefusalCode.MOMENTS_DIGEST, "the header names moments, there are none")
+        return missing if named else None
+    if not plan.cross_node:
+        return Refusal(RefusalCode.MOMENTS_UNASKED, "there are moments, the plan asks for none")
+    if moments.dtype != BYTES or moments.encoding != ENCODING_MOMENTS:
+        return Refusal(
+            RefusalCode.MOMENTS, f"moments are {moments.dtype:.20} {moments.encoding:.20}"
+        )
+    if not tuple(moments.shape) == (len(moments.data),) == (size_of(dim),):
+        return Refusal(
+            RefusalCode.MOMENTS, f"{len(moments.data)} bytes of moments, not {size_of(dim)}"
+        )
+    if digest_of(moments.data) != named:
+        return Refusal(RefusalCode.MOMENTS_DIGEST, "the moments are not the ones the header names")
     return None

@@ -27,8 +27,14 @@ def init(
     local_steps: Annotated[int, typer.Option(min=1, help="H, a node's steps a round.")] = 500,
     min_members: Annotated[int, typer.Option(min=1)] = 2,
     codec: Annotated[
-        str, typer.Option(help="What nodes encode by: fp32, bf16, int8, int4 or topk.")
+        str, typer.Option(help="The finest nodes encode by: fp32, bf16, int8, int4 or topk.")
     ] = "fp32",
+    broadcast: Annotated[
+        str, typer.Option(help="What the consensus is broadcast by: any of the same codecs.")
+    ] = "fp32",
+    cross_node: Annotated[
+        bool, typer.Option(help="Exchange moments: SIGReg then tests the data of all nodes.")
+    ] = False,
     outer: Annotated[
         str, typer.Option(help="Outer optimizer: sgd, nesterov, adam or yogi.")
     ] = "sgd",
@@ -72,6 +78,8 @@ def init(
             "local_steps": local_steps,
             "min_members": min_members,
             "codec": codec,
+            "broadcast": broadcast,
+            "cross_node": cross_node,
         },
         outer={
             "kind": outer,
@@ -91,6 +99,8 @@ def init(
         print(
             f"Note: {rule} may discard honest minorities; every round reports whose voice it lost."
         )
+    if cross_node:
+        print("Note: members are asked for moments of their embeddings; each may decline to.")
     if weights == "evidence":
         print(
             "Note: evidence favours members whose data are like the probe's; none has less than "

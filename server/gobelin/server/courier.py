@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gobelin.protocols.messages import Farewell, RoundPlan
+from gobelin.protocols.messages import Farewell, Receipt, RoundPlan
 from gobelin.server.admission import WireArray
+from gobelin.shared.objective import Moments
+from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import ParameterVector
 
 
@@ -28,6 +30,35 @@ class Reply:
     header: bytes = b""
     arrays: Mapping[str, WireArray] = field(default_factory=dict)
     error: str = ""
+    moments: WireArray | None = None
+
+
+@dataclass(frozen=True)
+class Enclosure:
+    """What goes with a plan to many nodes alike: its base, whole or as the steps to it.
+
+    And the moments of the last base, where the plan names some.
+    """
+
+    base: ParameterVector | None
+    steps: tuple[CodedStep, ...] = ()
+    moments: Moments | None = None
+
+    def facts(self) -> dict[str, int | None]:
+        """How many steps, none for a whole base, and how many bytes."""
+        if self.base is not None:
+            return {"steps": None, "bytes": 4 * self.base.schema.size}
+        return {"steps": len(self.steps), "bytes": sum(step.size for step in self.steps)}
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What goes to one node."""
+
+    node: str
+    message: RoundPlan | Farewell
+    enclosure: Enclosure | None
+    receipts: tuple[Receipt, ...] = ()
 
 
 class Courier(Protocol):
@@ -37,10 +68,8 @@ class Courier(Protocol):
         """The nodes the engine knows."""
         ...
 
-    def send(
-        self, nodes: Iterable[str], message: RoundPlan | Farewell, base: ParameterVector | None
-    ) -> None:
-        """Send a message, and the base of a plan, to nodes by id."""
+    def send(self, parcels: Iterable[Parcel]) -> None:
+        """Send every parcel to its node; those with the same enclosure follow one another."""
         ...
 
     def replies(self) -> Iterable[Reply]:

@@ -36,16 +36,31 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
 
-from gobelin.protocols.messages import BASE, DELTA, ENCODING, HEADER, PAYLOAD, Farewell, RoundPlan
+from gobelin.protocols.messages import (
+    BASE,
+    BYTES,
+    DELTA,
+    ENCODING,
+    ENCODING_MOMENTS,
+    HEADER,
+    MOMENTS,
+    PAYLOAD,
+    RECEIPTS,
+    STEPS,
+    Farewell,
+    Receipt,
+    RoundPlan,
+    encoding_of,
+)
 from gobelin.server.admission import WireArray
-from gobelin.server.courier import NodeState, Reply
+from gobelin.server.courier import Enclosure, NodeState, Parcel, Reply
 from gobelin.server.home import AggregatorHome
 from gobelin.server.roster import Roster
 from gobelin.server.rounds import RoundEngine
 from gobelin.shared.errors import EngineError, GobelinError, RoundError
 from gobelin.shared.files import sole_owner
 from gobelin.shared.keys import fingerprint
-from gobelin.shared.vector import DTYPE, ParameterVector
+from gobelin.shared.vector import DTYPE
 
 HOME_VARIABLE = "GOBELIN_AGGREGATOR_HOME"  # how the ServerApp learns its home (never via the run)
 app = ServerApp()
@@ -97,24 +112,20 @@ class GridCourier:
             states.append(NodeState(node, info.status == "online", info.last_activated_at))
         return states
 
-    def send(
-        self, nodes: Iterable[str], message: RoundPlan | Farewell, base: ParameterVector | None
-    ) -> None:
-        """Push a message to nodes; the SuperLink stores the base once for all of them."""
-        content = RecordDict({HEADER: ConfigRecord({PAYLOAD: message.to_bytes()})})
-        if base is not None:
-            content[BASE] = ArrayRecord(
-                {
-                    name: Array(DTYPE, (len(data) // 4,), ENCODING, data)
-                    for name, data in base.segments().items()
-                }
-            )
-        kind = MessageType.TRAIN if isinstance(message, RoundPlan) else MessageType.QUERY
-        for node in nodes:
-            pushed = self._grid.push_messages([Message(content, self._flower_ids[node], kind)])
-            for message_id in pushed:
+    def send(self, parcels: Iterable[Parcel]) -> None:
+        """Push parcels; the SuperLink stores what goes to several nodes once for all of them."""
+        enclosure: Enclosure | None = None
+        beside: Records = {}
+        for parcel in parcels:
+            if parcel.enclosure is not enclosure:
+                enclosure, beside = parcel.enclosure, enclosed(parcel.enclosure)
+            content = message_record(parcel.message, beside, parcel.receipts)
+            plan = isinstance(parcel.message, RoundPlan)
+            kind = MessageType.TRAIN if plan else MessageType.QUERY
+            message = Message(content, self._flower_ids[parcel.node], kind)
+            for message_id in self._grid.push_messages([message]):
                 if message_id:  # '' when the node has just left
-                    self._pending[message_id] = node
+                    self._pending[message_id] = parcel.node
 
     def replies(self) -> Iterator[Reply]:
         """Pull what has arrived, one message at a time, so that memory holds one reply."""
@@ -122,6 +133,41 @@ class GridCourier:
             for message in self._grid.pull_messages([message_id]):
                 self._pending.pop(message_id, None)
                 yield _reply(node, message)
+
+
+Records = dict[str, ArrayRecord | ConfigRecord]
+
+
+def message_record(
+    message: RoundPlan | Farewell, beside: Records, receipts: Iterable[Receipt]
+) -> RecordDict:
+    """A message as Flower carries it, with what is enclosed and a node's receipts."""
+    told = ConfigRecord({PAYLOAD: [receipt.to_bytes() for receipt in receipts]})
+    header = ConfigRecord({PAYLOAD: message.to_bytes()})
+    return RecordDict({HEADER: header, RECEIPTS: told, **beside})
+
+
+def enclosed(enclosure: Enclosure | None) -> Records:
+    """An enclosure as Flower carries it: an array a segment of the base or a step, and moments."""
+    if enclosure is None:
+        return {}
+    steps = enclosure.steps
+    records: Records = {STEPS: ConfigRecord({PAYLOAD: [s.header.to_bytes() for s in steps]})}
+    if enclosure.base is not None:
+        segments = enclosure.base.segments().items()
+        arrays = {name: Array(DTYPE, (len(data) // 4,), ENCODING, data) for name, data in segments}
+        records[BASE] = ArrayRecord(arrays)
+    for step in steps:
+        by = encoding_of(step.header.codec)
+        coded = step.segments.items()
+        arrays = {name: Array(BYTES, (len(data),), by, data) for name, data in coded}
+        records[f"{STEPS}.{step.header.round}"] = ArrayRecord(arrays)
+    if enclosure.moments is not None:
+        data = enclosure.moments.to_bytes()
+        records[MOMENTS] = ArrayRecord(
+            {MOMENTS: Array(BYTES, (len(data),), ENCODING_MOMENTS, data)}
+        )
+    return records
 
 
 def _reply(node: str, message: Message) -> Reply:
@@ -134,13 +180,15 @@ def _reply(node: str, message: Message) -> Reply:
         if not message.content:  # a node's answer to the farewell
             return Reply(node)
         header = message.content[HEADER][PAYLOAD]
-        arrays = {
-            name: WireArray(array.dtype, tuple(array.shape), array.stype, array.data)
-            for name, array in message.content[DELTA].items()
-        }
+        arrays = {name: _wire(array) for name, array in message.content[DELTA].items()}
+        moments = _wire(message.content[MOMENTS][MOMENTS]) if MOMENTS in message.content else None
     except (KeyError, AttributeError, TypeError):
         return Reply(node, error="gobelin:malformed")
-    return Reply(node, header if isinstance(header, bytes) else b"", arrays)
+    return Reply(node, header if isinstance(header, bytes) else b"", arrays, moments=moments)
+
+
+def _wire(array: Array) -> WireArray:
+    return WireArray(array.dtype, tuple(array.shape), array.stype, array.data)
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,9 @@ class RoundSettings(Settings):
 
     rounds: Positive = 100
     local_steps: Positive = 500
-    codec: CodecName = "fp32"  # what nodes encode their deltas by
+    codec: CodecName = "fp32"  # the finest that nodes encode their deltas by
+    broadcast: CodecName = "fp32"  # what the consensus is told by; lossy: as steps between bases
+    cross_node: bool = False  # exchange moments, so that SIGReg tests the data of all nodes
     min_members: Positive = 2
     deadline_s: Seconds = 3600.0  # of one round, from its offer
     wait_for_members_s: Seconds = 86400.0  # for min_members to be online

@@ -24,6 +24,7 @@ from gobelin.server.round_state import Durable
 from gobelin.shared.files import file_atomic, sync_folder, write_atomic
 
 HEADER = "header"  # name of a reply's header among its arrays, which are named "array.…"
+MOMENTS = "moments"  # and of its moments
 ARRAYS = "arrays"  # metadata: what the arrays called themselves on the wire
 
 _events: TypeAdapter[Durable] = TypeAdapter(Annotated[Durable, Field(discriminator="kind")])
@@ -65,9 +66,10 @@ class Journal:
 
     def keep(self, reply: Reply) -> None:
         """Write a reply as it came, whole or not at all."""
-        tensors = {f"array.{key}": array.data for key, array in reply.arrays.items()}
-        tensors[HEADER] = reply.header
-        arrays = {key: [*array[:3]] for key, array in reply.arrays.items()}
+        wire = {f"array.{key}": array for key, array in reply.arrays.items()}
+        wire |= {MOMENTS: reply.moments} if reply.moments else {}
+        tensors = {key: array.data for key, array in wire.items()} | {HEADER: reply.header}
+        arrays = {key: [*array[:3]] for key, array in wire.items()}
         with file_atomic(self._path(reply.node)) as tmp:
             views = {key: np.frombuffer(data, np.uint8) for key, data in tensors.items()}
             save_file(views, tmp, {ARRAYS: json.dumps(arrays)})
@@ -79,11 +81,13 @@ class Journal:
         """
         try:
             with safe_open(self._path(node), "numpy") as file:
-                arrays = {
-                    key: WireArray(dtype, tuple(shape), encoding, _bytes(file, f"array.{key}"))
+                wire = {
+                    key: WireArray(dtype, tuple(shape), encoding, _bytes(file, key))
                     for key, (dtype, shape, encoding) in json.loads(file.metadata()[ARRAYS]).items()
                 }
-                return Reply(node, _bytes(file, HEADER), arrays)
+                moments = wire.pop(MOMENTS, None)
+                arrays = {key.removeprefix("array."): array for key, array in wire.items()}
+                return Reply(node, _bytes(file, HEADER), arrays, moments=moments)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError):
             return None
 

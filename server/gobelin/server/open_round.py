@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gobelin.protocols.messages import RoundPlan
 from gobelin.server.admission import Admitted, Refusal, admit
-from gobelin.server.courier import Courier, Reply
+from gobelin.server.courier import Courier, Parcel, Reply
 from gobelin.server.deltas import RoundDeltas
+from gobelin.server.dispatch import Dispatch
 from gobelin.server.home import AggregatorHome
 from gobelin.server.journal import Journal
+from gobelin.server.node_record import settle
+from gobelin.server.pooling import pool_members
 from gobelin.server.quality import Examiner
 from gobelin.server.round_state import (
     Aggregate,
@@ -43,6 +46,7 @@ from gobelin.server.round_state import (
 from gobelin.server.seal import Outcome, Sealer, Standing
 from gobelin.shared.errors import RoundError
 from gobelin.shared.fragments import fragment_of_round
+from gobelin.shared.objective import Moments
 
 POLL_S = 0.2
 LOOK_EVERY_S = 1.0  # who is online
@@ -69,10 +73,13 @@ class OpenRound:
         self._rim = rim
         self._plan = plan
         self._standing = standing
+        self._dispatch = Dispatch(rim.home, standing)
         self._state = Round(plan.round, plan.digest, plan.base_digest, terms, rim.clock())
         schema = standing.base.schema
         self._fragment = fragment_of_round(schema, plan.fragments, plan.round)
         self._deltas = RoundDeltas(rim.home.collecting, self._fragment.schema.size)
+        self._moments: dict[str, Moments] = {}  # by node, of those who did not decline
+        self._dim = rim.home.recipe().projector.out
         self._outcome: Outcome | None = None
         self._look_at = rim.clock()
 
@@ -104,9 +111,9 @@ class OpenRound:
         """Read a counted contribution again and admit it as when it came."""
         reply = self._rim.journal.reply(node)
         found = reply and self._admit(reply)
-        digest = self._state.counted[node]["delta_digest"]
-        if isinstance(found, Admitted) and found.contribution.delta_digest == digest:
-            self._deltas.add(node, found.delta)
+        row, seat = self._state.counted[node], self._state.seats[node]
+        if isinstance(found, Admitted) and row_of(seat, found, row["measured"]) == row:
+            self._hold(node, found)
         else:
             self._advance(Lost(self._rim.clock(), node))
 
@@ -140,12 +147,18 @@ class OpenRound:
         if isinstance(measured, Refusal):
             return self._advance(Refused(reply.node, measured))
         self._rim.journal.keep(reply)
-        self._deltas.add(reply.node, found.delta)
+        self._hold(reply.node, found)
         row = row_of(self._state.seats[reply.node], found, measured)
         return self._advance(Counted(self._rim.clock(), reply.node, row))
 
+    def _hold(self, node: str, admitted: Admitted) -> None:
+        self._deltas.add(node, admitted.delta)
+        if admitted.moments is not None:
+            self._moments[node] = admitted.moments
+
     def _admit(self, reply: Reply) -> Admitted | Refusal:
-        return admit(self._plan, self._fragment.schema, reply.header, reply.arrays)
+        schema = self._fragment.schema
+        return admit(self._plan, schema, self._dim, reply.header, reply.arrays, reply.moments)
 
     def _advance(self, event: Event) -> None:
         """Step on an event, journalled first if it is durable, and do what it asks for."""
@@ -161,13 +174,9 @@ class OpenRound:
             case Record(event):
                 self._advance(event)
             case Offer(nodes):
-                self._rim.courier.send(nodes, self._plan, self._standing.base)
+                self._send(nodes)
             case Aggregate(nodes):
-                self._deltas.keep_only(nodes)
-                rows = [self._state.counted[node] for node in self._deltas.names]
-                self._outcome = self._rim.sealer.aggregate(
-                    self._standing, self._fragment, self._deltas, rows
-                )
+                self._aggregate(nodes)
                 self._advance(Aggregated())
             case Seal():
                 self._seal()
@@ -176,6 +185,31 @@ class OpenRound:
                 self._rim.tell(event, facts)
             case GiveUp(what, remedy):
                 raise RoundError(what, remedy)
+
+    def _send(self, nodes: Iterable[str]) -> None:
+        """Offer the plan to nodes, and tell what each of them is sent as its base."""
+        sent: dict[str, dict[str, int | None]] = {}
+
+        def note(parcel: Parcel) -> Parcel:
+            if parcel.enclosure is not None:
+                sent[self._state.seats[parcel.node].name] = parcel.enclosure.facts()
+            return parcel
+
+        offers = self._dispatch.offers(self._plan, nodes, self._state.baseless)
+        self._rim.courier.send(map(note, offers))
+        self._rim.tell("offered", {"round": self._plan.round, "nodes": sent})
+
+    def _aggregate(self, nodes: Sequence[str]) -> None:
+        self._deltas.keep_only(nodes)
+        rows = [self._state.counted[node] for node in self._deltas.names]
+        moments = {node: self._moments[node] for node in nodes if node in self._moments}
+        pooled = pool_members(
+            moments, {node: seat.member for node, seat in self._state.seats.items()}
+        )
+        sealer = self._rim.sealer
+        outcome = sealer.aggregate(self._standing, self._fragment, self._deltas, rows, pooled)
+        records = settle(self._standing.records, self._plan, self._state, outcome.rows)
+        self._outcome = replace(outcome, standing=replace(outcome.standing, records=records))
 
     def _seal(self) -> None:
         if self._outcome is None:
@@ -194,6 +228,7 @@ def row_of(seat: Seat, admitted: Admitted, measured: Mapping[str, float]) -> dic
         "delta_norm": admitted.delta.norm(),
         "codec": made.codec,
         "bytes": admitted.payload_bytes,
+        "moments_digest": made.moments_digest,
         "local_steps": made.local_steps,
         "images": made.images,
         "seconds": made.seconds,

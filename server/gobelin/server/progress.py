@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import starmap
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from gobelin.protocols.messages import METRIC_DISTORTION
+from gobelin.server.broadcast import STEP
 from gobelin.server.home import AggregatorHome
 from gobelin.shared.address import format_address
 from gobelin.shared.codec import describe_codec
@@ -48,6 +50,8 @@ def describe(event: dict[str, Any], rounds: int) -> str:
         return f"{number}: resumed with what is in from {kept}"
     if kind == "lost":
         return f"{number}: what {event['node']} contributed is damaged here; it is asked again"
+    if kind == "offered":
+        return f"{number}: offered to {', '.join(starmap(_offered, event['nodes'].items()))}"
     if kind == "contribution":
         loss = event["metrics"].get("loss", float("nan"))
         rank = event["metrics"].get("effective_rank", float("nan"))
@@ -59,10 +63,11 @@ def describe(event: dict[str, Any], rounds: int) -> str:
     if kind == "refused":
         return f"{number}: refused {event['node']}: {event['reason']} ({event.get('found', '')})"
     if kind == "round_sealed":
+        moments = f", moments of {', '.join(event['moments'])}" if event.get("moments") else ""
         return (
             f"{number}: sealed {event['vector_digest'][:12]} in {event['seconds']:.1f} s "
             f"(overhead {event['overhead_s']:.1f} s, retained norm {event['retained_norm']:.2f}"
-            f"{_turned(event)}){_reduced(event)}"
+            f"{_turned(event)}{moments}){_reduced(event)}"
         )
     if kind == "minority_loss":
         members = ", ".join(f"{m} ({loss:.0%})" for m, loss in sorted(event["members"].items()))
@@ -97,11 +102,29 @@ def _reduced(event: dict[str, Any]) -> str:
     return f"; reduced: {', '.join(told)}" if members else ""
 
 
+def _offered(node: str, sent: dict[str, Any]) -> str:
+    """What a node was sent as its base."""
+    steps = sent["steps"]
+    what = "whole base" if steps is None else f"{steps} step{'s' if steps != 1 else ''}"
+    return f"{node} ({what}, {sent['bytes'] / 1e6:.3g} MB)"
+
+
 def _sent(row: dict[str, Any]) -> str:
     """What a contribution weighed on the wire and what its codec lost; nothing in older logs."""
     if "codec" not in row:
         return ""
     return describe_codec(row["codec"], row["bytes"], row["metrics"].get(METRIC_DISTORTION, 0.0))
+
+
+def _last_sent(row: dict[str, Any]) -> dict[str, Any]:
+    """A node's last contribution as plain data, None where there is none."""
+    return {
+        "last_round": row.get("round"),
+        "local_steps": row.get("local_steps"),
+        "codec": row.get("codec"),
+        "sent_bytes": row.get("bytes"),
+        "distortion": row.get("metrics", {}).get(METRIC_DISTORTION),
+    }
 
 
 def print_status(home: AggregatorHome, as_json: bool) -> None:
@@ -111,7 +134,9 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
     events, _ = home.events()
     roster = home.roster()
     last = {row["node"]: row for row in events if row["event"] == "contribution"}
-    members = home.facts(sealed[-1]).get("members", {}) if sealed else {}
+    round_facts = home.facts(sealed[-1]) if sealed else {}
+    members = round_facts.get("members", {})
+    told = round_facts.get(STEP)
     facts = {
         "federation": settings.name,
         "running": is_owned(home.folder),
@@ -120,13 +145,10 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
         "rounds": settings.rounds.rounds,
         "members": roster.members,
         "nodes": {
-            node.name: {
-                "member": node.member,
-                "last_round": last.get(node.name, {}).get("round"),
-                "local_steps": last.get(node.name, {}).get("local_steps"),
-            }
+            node.name: {"member": node.member, **_last_sent(last.get(node.name, {}))}
             for node in roster.nodes
         },
+        "broadcast": told,
         "influence": {
             member: {"round": row.get("influence", 0.0), "total": row["influence_total"]}
             for member, row in members.items()
@@ -152,5 +174,8 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
         sent = _sent(row) if row else ""
         table.add_row(node.member, node.name, when, sent, *(f"{share:.0%}" for share in shares))
     console.print(table)
+    if told:
+        step = describe_codec(told["codec"], told["bytes"], told["distortion"])
+        console.print(f"the last consensus is told in one step: {step}")
     if events:
         console.print(f"last: {describe(events[-1], settings.rounds.rounds)}", markup=False)

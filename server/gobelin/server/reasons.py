@@ -26,6 +26,10 @@ class RefusalCode(Reason):
 
     NOT_ON_ROSTER = "not_on_roster", "the node was not on the roster when the round opened"
     NODE_ERROR = "node_error", "the node answered with an error code"
+    BASE_MISSING = (
+        "contribution.base_missing",
+        "the node lacks the base its steps go on from; it is sent the whole",
+    )
     DUPLICATE = "duplicate", "a contribution of this node is counted already"
     MALFORMED = "malformed", "the header is not the canonical bytes of a contribution"
     FEDERATION = "federation", "made for another federation"
@@ -33,13 +37,17 @@ class RefusalCode(Reason):
     BASE_DIGEST = "base_digest", "trained from another base"
     PLAN_DIGEST = "plan_digest", "answers another plan"
     LOCAL_STEPS = "local_steps", "no local steps, or more than the plan asks for"
-    CODEC = "codec", "encoded by another codec than the plan's, or not a payload of it"
+    CODEC = "codec", "encoded by no codec the plan allows, or not a payload of it"
+    CODEC_FINER = "codec_finer", "encoded by a finer codec than the plan's"
     NAMES = "vector.names", "the segments are not the schema's"
     DTYPE = "vector.dtype", "a segment has another type or encoding"
     SHAPE = "vector.shape", "a segment has another shape or size"
     NOT_FINITE = "vector.not_finite", "a parameter is NaN or infinite"
     DELTA_DIGEST = "delta_digest", "the delta is not the one the header names"
     MAGNITUDE = "magnitude", "a parameter moved further than aggregation is exact for"
+    MOMENTS = "moments", "the moments are not what some data's could be"
+    MOMENTS_DIGEST = "moments_digest", "the moments are not the ones the header names"
+    MOMENTS_UNASKED = "moments_unasked", "the plan asks for no moments"
     COLLAPSE = "collapse", "the model answers all images alike, and its base did not"
     QUALITY_FLOOR = "quality_floor", "it makes the consensus worse on the public probe"
 

@@ -77,6 +77,7 @@ class Round:
     roster: Mapping[str, Seat] = field(default_factory=dict)  # as it was last seen
     online: Mapping[str, str] = field(default_factory=dict)  # since when, as the courier says
     offered: Mapping[str, str] = field(default_factory=dict)  # its `online` then
+    baseless: frozenset[str] = frozenset()  # nodes that must be sent the whole base
     rejoin_until: float = -math.inf  # so long absent nodes are awaited after a kill
     waiting_for: str = ""
 
@@ -265,6 +266,8 @@ def screen(state: Round, node: str, error: str) -> Refusal | None:
     """Why a node's reply need not even be looked at; `error` is the code it came with."""
     if node not in state.seats or node not in state.roster:
         return Refusal(RefusalCode.NOT_ON_ROSTER, "")
+    if error == f"gobelin:{RefusalCode.BASE_MISSING}":
+        return Refusal(RefusalCode.BASE_MISSING, "it is sent the whole base")
     if error:
         return Refusal(RefusalCode.NODE_ERROR, error)
     if node in state.counted:
@@ -380,10 +383,16 @@ def _counted(state: Round, event: Counted) -> Step:
 def _refused(state: Round, event: Refused) -> Step:
     node, refusal = event.node, event.refusal
     seat = state.seats.get(node)
-    if seat and node not in state.counted and refusal.reason not in ANSWERS_ANOTHER:
-        state = replace(state, refused={**state.refused, node: refusal.reason})
     name = seat.name if seat else node[:12]
-    return state, (_tell(state, "refused", node=name, **vars(refusal)),)
+    told = _tell(state, "refused", node=name, **vars(refusal))
+    if not seat or node in state.counted or refusal.reason in ANSWERS_ANOTHER:
+        return state, (told,)
+    if refusal.reason != RefusalCode.BASE_MISSING:
+        return replace(state, refused={**state.refused, node: refusal.reason}), (told,)
+    if node not in state.baseless:  # else it answers an offer before the one it owes an answer to
+        offered = {other: since for other, since in state.offered.items() if other != node}
+        state = replace(state, baseless=state.baseless | {node}, offered=offered)
+    return state, (told,)
 
 
 def _ticked(state: Round, at: float) -> Step:

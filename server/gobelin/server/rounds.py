@@ -15,6 +15,7 @@ import numpy as np
 
 from gobelin.protocols.messages import Farewell, RoundPlan
 from gobelin.server.courier import Courier
+from gobelin.server.dispatch import Dispatch
 from gobelin.server.home import AggregatorHome, FederationSettings
 from gobelin.server.journal import Journal
 from gobelin.server.open_round import POLL_S, OpenRound, Rim
@@ -75,7 +76,7 @@ class RoundEngine:
         rim.journal.clear()  # a kill may have come between
         digest = standing.base.digest
         self._tell("finished", {"round": rounds.rounds, "vector_digest": digest})
-        self._farewell(Farewell(self._settings.name, rounds.rounds, digest))
+        self._farewell(Farewell(self._settings.name, rounds.rounds, digest), standing)
 
     def _plan(self, number: int, standing: Standing) -> RoundPlan:
         rounds, base = self._settings.rounds, standing.base
@@ -90,6 +91,9 @@ class RoundEngine:
             seed=self._settings.seed,
             deadline_s=rounds.deadline_s,
             codec=rounds.codec,
+            broadcast=rounds.broadcast,
+            cross_node=rounds.cross_node and number < rounds.rounds,  # nobody would use the last's
+            moments_digest=standing.moments.digest if standing.moments else "",
             fragments=self._settings.outer.fragments,
             alpha=self._settings.outer.alpha,
         )
@@ -106,12 +110,12 @@ class RoundEngine:
             history=standing.scores,
         )
 
-    def _farewell(self, farewell: Farewell) -> None:
+    def _farewell(self, farewell: Farewell, standing: Standing) -> None:
         """Tell the nodes that are online; those that are not will find the aggregator gone."""
         rim = self._rim
         known = rim.home.roster().by_id()
         waiting = {s.id for s in rim.courier.nodes() if s.online and s.id in known}
-        rim.courier.send(waiting, farewell, None)
+        rim.courier.send(Dispatch(rim.home, standing).farewells(farewell, sorted(waiting)))
         give_up = rim.clock() + FAREWELL_S
         while waiting and rim.clock() < give_up:
             waiting -= {reply.node for reply in rim.courier.replies()}

@@ -9,17 +9,22 @@ from typing import Any
 from torch import Tensor
 
 from gobelin.protocols.messages import RoundPlan
+from gobelin.server.broadcast import STEP, Broadcast, broadcast
 from gobelin.server.evidence import of_members, remember
 from gobelin.server.geometry import Deltas
 from gobelin.server.home import AggregatorHome
 from gobelin.server.merge import Counted, Merged, Merger, accumulate
+from gobelin.server.node_record import NodeRecord
 from gobelin.server.outer import make_outer, state_of, step_fragment, with_state
+from gobelin.server.pooling import of_tensors, tensors_of
 from gobelin.server.quality import Examiner
 from gobelin.server.rules import make_rule
 from gobelin.shared.checkpoint import Checkpoint, write_checkpoint
 from gobelin.shared.fragments import Fragment
+from gobelin.shared.objective import Moments
 from gobelin.shared.vector import ParameterVector
 
+CROSS_NODE = "cross_node"  # name of the pooled moments in a checkpoint's extra
 Row = Mapping[str, Any]  # what is recorded of one contribution
 
 
@@ -31,17 +36,24 @@ class Standing:
     outer: Mapping[str, Tensor] = field(default_factory=dict)  # the outer optimizer's state
     merge: Mapping[str, Tensor] = field(default_factory=dict)  # the aggregation rule's
     influence: Mapping[str, float] = field(default_factory=dict)  # of members, over all rounds
+    moments: Moments | None = None  # of the last round's base, pooled
     scores: Sequence[float] = ()  # of members, in the last rounds
+    owed: Tensor | None = None  # (P,) by the broadcast
+    records: Mapping[str, NodeRecord] = field(default_factory=dict)  # by node id
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Standing:
         """What a sealed round left."""
+        moments = checkpoint.extra.get(CROSS_NODE)
         return cls(
             checkpoint.vector,
             checkpoint.extra.get("outer", {}),
             checkpoint.extra.get("merge", {}),
             {k: row["influence_total"] for k, row in checkpoint.facts.get("members", {}).items()},
+            of_tensors(moments) if moments else None,
             checkpoint.facts.get("scores", ()),
+            checkpoint.extra.get("owed", {}).get("residual"),
+            {k: NodeRecord.of(row) for k, row in checkpoint.facts.get("nodes", {}).items()},
         )
 
 
@@ -50,6 +62,7 @@ class Outcome:
     """What a closed round's contributions come to, before it is sealed."""
 
     standing: Standing
+    told: Broadcast
     merged: Merged
     rows: Sequence[Row]  # with each contribution's weight
     facts: Mapping[str, Any]  # of the whole round
@@ -79,15 +92,24 @@ class Sealer:
         )
 
     def aggregate(
-        self, standing: Standing, fragment: Fragment, deltas: Deltas, rows: Sequence[Row]
+        self,
+        standing: Standing,
+        fragment: Fragment,
+        deltas: Deltas,
+        rows: Sequence[Row],
+        moments: Moments | None = None,
     ) -> Outcome:
-        """The next standing from a fragment's deltas and their rows, in the same order."""
+        """The next standing from a fragment's deltas and their rows, in the same order.
+
+        `moments` are those of the base, pooled.
+        """
         base, counted = standing.base, [_counted(row) for row in rows]
         merged = self._merger.merge(deltas, counted, state_of(fragment, standing.merge))
         values, outer = step_fragment(
             self._outer, fragment, base.values, merged.delta, standing.outer
         )
-        consensus = ParameterVector(base.schema, values)
+        wanted = ParameterVector(base.schema, values)
+        told = broadcast(self._settings.rounds.broadcast, base, wanted, standing.owed)
         owners = [row.member for row in counted]
         weighed = [
             {
@@ -99,18 +121,22 @@ class Sealer:
         ]
         scores = of_members([(row.member, row.score) for row in counted if row.score is not None])
         after = Standing(
-            consensus,
+            told.consensus,
             outer,
             with_state(fragment, standing.merge, merged.state),
             accumulate(standing.influence, merged.members),
+            moments,
             remember(standing.scores, scores),
+            told.owed,
+            standing.records,
         )
         facts = {
             **merged.facts,
             "fragment": fragment.index,
-            "frame_rotation": self._examiner.rotation(base, consensus),
+            "frame_rotation": self._examiner.rotation(base, told.consensus),
         }
-        return Outcome(after, merged, sorted(weighed, key=lambda row: str(row["node"])), facts)
+        rows = sorted(weighed, key=lambda row: str(row["node"]))
+        return Outcome(after, told, merged, rows, facts)
 
     def seal(self, plan: RoundPlan, outcome: Outcome, seconds: float) -> None:
         """Write the round's checkpoint folder, which is the round, and publish it if it is due."""
@@ -126,14 +152,20 @@ class Sealer:
                 name: {**merged.members.get(name, {}), "influence_total": total}
                 for name, total in standing.influence.items()
             },
+            "nodes": {node: record.facts() for node, record in standing.records.items()},
             "outer": self._settings.outer.model_dump(exclude_none=True),
             "aggregation": self._settings.aggregation.model_dump(exclude_none=True),
             **outcome.facts,
+            **outcome.told.facts,
             "scores": list(standing.scores),
+            "moments_digest": standing.moments.digest if standing.moments else "",
             "seconds": seconds,
         }
         extra = {"outer": dict(standing.outer)} if standing.outer else {}
         extra |= {"merge": dict(standing.merge)} if standing.merge else {}
+        extra |= {CROSS_NODE: tensors_of(standing.moments)} if standing.moments else {}
+        extra |= {"owed": {"residual": standing.owed}} if standing.owed is not None else {}
+        extra |= {STEP: outcome.told.payload.tensors()} if outcome.told.payload else {}
         folder = self._home.round_folder(plan.round)
         write_checkpoint(folder, self._recipe, standing.base, facts, extra)
         self.release(plan.round, standing.base, facts)
@@ -160,9 +192,11 @@ class Sealer:
             "round": plan.round,
             "vector_digest": outcome.standing.base.digest,
             **outcome.facts,
+            **outcome.told.facts,
             "reduced": merged.reduced,
             "influence": {name: row["influence"] for name, row in merged.members.items()},
             "bytes": sum(int(row["bytes"]) for row in outcome.rows),
+            "moments": sorted({row["member"] for row in outcome.rows if row["moments_digest"]}),
             "seconds": seconds,
             "overhead_s": max(0.0, seconds - training),  # 0 where a kill has cut the round's time
         }

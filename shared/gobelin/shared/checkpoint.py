@@ -93,6 +93,21 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder} is damaged: {error!s:.200}", REMEDY) from None
 
 
+def read_extra(folder: Path, name: str) -> dict[str, Tensor]:
+    """The tensors `name` of a checkpoint, verified, without reading its model.
+
+    Raises CheckpointError when they are not there or not what the manifest says.
+    """
+    file = f"{name}.safetensors"
+    try:
+        if _read_manifest(folder / MANIFEST)["files"][file] != file_digest(folder / file):
+            raise CheckpointError(f"{folder / file} does not match its manifest", REMEDY)
+        tensors: dict[str, Tensor] = load_file(folder / file)
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / file} cannot be read: {error!s:.200}", REMEDY) from None
+    return tensors
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     """A manifest whose bytes are exactly those that were written."""
     manifest: dict[str, Any] = json.loads(path.read_bytes())

@@ -108,6 +108,12 @@ class ContributionError(GobelinError):
     code, exit_code = "contribution", 22
 
 
+class BaseMissingError(ContributionError):
+    """The node does not have the base that the steps it was sent go on from."""
+
+    code = "contribution.base_missing"
+
+
 class RoundError(GobelinError):
     """A round cannot be completed."""
 
@@ -118,6 +124,18 @@ class CodecError(GobelinError):
     """Values that cannot be encoded, or bytes that are not a payload of the codec they name."""
 
     code, exit_code = "codec", 25
+
+
+class MomentsError(GobelinError):
+    """Numbers or bytes that are no moments of any data, or not those that a message names."""
+
+    code, exit_code = "moments", 27
+
+
+class BudgetError(GobelinError):
+    """A contribution cannot be made as small as the node's operator wants it."""
+
+    code, exit_code = "budget", 28
 
 
 class UnreachableError(GobelinError):

@@ -47,7 +47,7 @@ def file_atomic(path: Path, mode: int = PUBLIC) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
-def write_atomic(path: Path, data: bytes, mode: int = PUBLIC) -> None:
+def write_atomic(path: Path, data: bytes | memoryview, mode: int = PUBLIC) -> None:
     """Write `data` to `path` by tmp + fsync + rename + fsync of the folder."""
     with file_atomic(path, mode) as tmp:
         tmp.write_bytes(data)

@@ -1,7 +1,13 @@
 """Error feedback: what a codec loses in one round is added to the next (arXiv:1901.09847).
 
 c = δ + β·e, q = Q(c), e ← c − q. With β = 1 the sums of q and of δ differ by the last residual
-alone, however coarse the codec.
+alone, however coarse the codec, and whichever codec each round takes: β is that of the codec that
+carries the debt, so topk lets a twentieth of it fade and every other codec pays it in full.
+
+A contribution that is not counted pays nothing: its q and its δ are lost together, and the debt is
+again the e it was made with. So over the rounds that count, Σ q = Σ δ + e₀ − e_T still. A node that
+does not know yet what became of its last contribution takes it as counted, e ← c − q; if the word
+comes one round later that it was not, the next round adds e − (c − q), what the mistake was worth.
 """
 
 from __future__ import annotations

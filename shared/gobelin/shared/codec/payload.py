@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from gobelin.shared.codec.table import codec_named
 from gobelin.shared.vector import ParameterSchema, ParameterVector
@@ -43,6 +45,13 @@ class Payload:
             digest.update(self.segments[name])
         return digest.hexdigest()
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The segments as uint8 tensors (bytes,), which is how they lie in a file."""
+        return {
+            name: torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+            for name, data in self.segments.items()
+        }
+
     def decode(self) -> ParameterVector:
         """The vector, segment by segment; raises CodecError or NotFiniteError."""
         codec = codec_named(self.codec)
@@ -50,3 +59,8 @@ class Payload:
         for name, (start, end) in self.schema.segments.items():
             values[start:end] = codec.decode(self.segments[name], end - start)
         return ParameterVector(self.schema, values)
+
+
+def segments_of(tensors: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """The segments that `Payload.tensors` put into a file."""
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}

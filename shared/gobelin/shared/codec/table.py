@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Literal
 
@@ -14,13 +15,20 @@ from gobelin.shared.codec.topk import TopK
 from gobelin.shared.errors import CodecError
 
 CodecName = Literal["fp32", "bf16", "int8", "int4", "topk"]
-CODECS: Mapping[CodecName, Codec] = {
+LOSSLESS: CodecName = "fp32"
+CODECS: Mapping[CodecName, Codec] = {  # the ladder: the finest first
     "fp32": Fp32(),
     "bf16": Bf16(),
     "int8": Int8(),
     "int4": Int4(),
     "topk": TopK(),
 }
+
+
+def rungs_from(name: str) -> list[CodecName]:
+    """The codec of a name and every coarser one, finest first; raises CodecError."""
+    codec_named(name)
+    return list(itertools.dropwhile(lambda known: known != name, CODECS))
 
 
 def codec_named(name: str) -> Codec:

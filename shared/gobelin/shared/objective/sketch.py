@@ -1,4 +1,4 @@
-"""Sketches: what a node says of its data's embeddings, so that SIGReg can test all nodes at once.
+"""Sketches: what nodes' data look like along some slices, so that SIGReg can test all of them.
 
 Private data makes SIGReg a test per node: each node stretches its own part of the world over the
 whole Gaussian, and averaging then blurs. But an empirical characteristic function is linear in the
@@ -9,12 +9,13 @@ common base on its data, under slices all nodes share; training, it tests
 
 a control variate: at the base its expectation is the global C, and away from it C follows the
 node's own move. (SCAFFOLD, arXiv:1910.06378, corrects gradients in the same way.)
+
+Rounds exchange `moments`, which need fewer numbers and any slices; sketches are what studies
+compare them with.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,16 +27,14 @@ from torch import Tensor
 from gobelin.shared.errors import NotFiniteError, ShapeError
 from gobelin.shared.objective.sigreg import characteristic, directions
 from gobelin.shared.seeds import generator_of
-from gobelin.shared.vector import bytes_of_tensor, tensor_of_bytes
 
 
 @dataclass(frozen=True, eq=False)
 class Sketch:
     """Empirical characteristic function of projections, M slices at K knots.
 
-    It depends on data and leaves the node: a declared egress, of M · K · 2 numbers that a mean of
-    cosines and sines bounds by 1. One sample moves each of them by at most
-    2 / samples (an image is as many samples as it has views).
+    M · K · 2 numbers that a mean of cosines and sines bounds by 1. One sample moves each of them
+    by at most 2 / samples (an image is as many samples as it has views).
     """
 
     cosine: Tensor  # (M, K) fp32, mean over the samples of cos(t_k ⟨a_m, z⟩)
@@ -94,38 +93,6 @@ class Sketch:
         """What this sketch, the global one, adds to a node's own characteristic function."""
         self.require_same_slices(own)
         return SketchOffset(self.cosine - own.cosine, self.sine - own.sine, self.seed, self.t_max)
-
-    def to_bytes(self) -> bytes:
-        """Canonical bytes: a line of JSON, then cosines and sines as little-endian fp32."""
-        head = {
-            "knots": self.cosine.shape[1],
-            "samples": self.samples,
-            "seed": self.seed,
-            "slices": self.cosine.shape[0],
-            "t_max": self.t_max,
-        }
-        line = json.dumps(head, sort_keys=True, separators=(",", ":")).encode() + b"\n"
-        return line + bytes(bytes_of_tensor(self.cosine)) + bytes(bytes_of_tensor(self.sine))
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Sketch:
-        """Parse canonical bytes; raises ShapeError or NotFiniteError on anything else."""
-        line, _, body = data.partition(b"\n")
-        try:
-            head = json.loads(line)
-            shape = (int(head["slices"]), int(head["knots"]))
-            cosine, sine = tensor_of_bytes(body).reshape(2, *shape)
-            sketch = cls(cosine, sine, head["samples"], head["seed"], head["t_max"])
-        except (ValueError, KeyError, TypeError, RuntimeError, RecursionError):
-            raise ShapeError("bytes that are no sketch") from None
-        if sketch.to_bytes() != data:
-            raise ShapeError("bytes that are not a sketch's canonical ones")
-        return sketch
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the canonical bytes."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
 def exact_mean(weighted: Sequence[tuple[Tensor, Fraction]]) -> Tensor:

@@ -1,0 +1,231 @@
+"""Flower's Fleet connection: pull messages, push replies, be known as alive.
+
+Beside link.py the only module of the node that imports flwr.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported: it reads them once
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import grpc
+from flwr.app import Message
+from flwr.app.message import remove_content_from_message
+from flwr.client.grpc_rere_client.node_auth_client_interceptor import NodeAuthClientInterceptor
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.fleet_pb2_grpc import FleetStub
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.grpc import create_channel
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+)
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_confirm_message_received_fn_protobuf,
+    make_pull_object_fn_protobuf,
+    make_push_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
+    inflate_object_from_contents,
+    pull_objects,
+    push_objects,
+)
+from flwr.supercore.interceptors import RuntimeVersionClientInterceptor
+from flwr.supercore.retry import RetryInvoker, exponential, wrap_stub
+
+from gobelin.client.home import NodeHome, NodeStatus
+from gobelin.client.reach import BACKOFF_MAX_S
+from gobelin.shared.errors import GobelinError, UnknownNodeError
+from gobelin.shared.keys import load_private_key, public_pem
+
+HEARTBEAT_INTERVAL_S = 10.0  # the SuperLink calls a node offline after twice this
+HEARTBEAT_EVERY_S = 4.0
+UNKNOWN_GRACE_S = 10.0  # a starting aggregator answers before it has read its roster
+
+Say = Callable[[NodeStatus], None]
+
+
+class FleetConnection:
+    """An authenticated session with the SuperLink's Fleet API; a context manager."""
+
+    def __init__(self, home: NodeHome, say: Say) -> None:
+        settings = home.settings()
+        key = load_private_key(home.key_file)
+        self._home = home
+        self._say = say
+        self._public_key = public_pem(key.public_key())
+        self._channel = create_channel(
+            settings.aggregator,
+            insecure=False,
+            root_certificates=home.ca_file.read_bytes(),
+            interceptors=[
+                RuntimeVersionClientInterceptor(component_name="SuperNode"),
+                NodeAuthClientInterceptor(key, key.public_key()),
+            ],
+        )
+        self._plain = FleetStub(self._channel)
+        self._stub = FleetStub(self._channel)
+        wrap_stub(self._stub, self._retry(settings.aggregator))
+        self._node = Node(node_id=0)
+        self._closing = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def _retry(self, address: str) -> RetryInvoker:
+        """Retry for as long as the aggregator is unreachable, and say so."""
+        return RetryInvoker(
+            wait_gen_factory=lambda: exponential(max_delay=BACKOFF_MAX_S),
+            recoverable_exceptions=grpc.RpcError,
+            max_tries=None,
+            max_time=None,
+            on_backoff=lambda state: self._say(
+                NodeStatus(
+                    "waiting",
+                    note=f"no answer from {address}, trying again in {state.actual_wait:.0f} s",
+                )
+            ),
+            should_giveup=lambda error: not _is_unavailable(error),
+        )
+
+    def __enter__(self) -> FleetConnection:
+        with contextlib.suppress(grpc.RpcError):
+            # A killed node is still online for the SuperLink until heartbeats are missed:
+            # end that session, so that the key can be activated again at once.
+            if old := self._home.pinned("flower_node_id"):
+                self._plain.DeactivateNode(DeactivateNodeRequest(node_id=int(old)), timeout=10)
+        try:
+            response = self._activate()
+        except GobelinError:
+            self._channel.close()
+            raise
+        self._node = Node(node_id=response.node_id)
+        self._home.pin("flower_node_id", str(response.node_id))
+        self._heart.start()
+        return self
+
+    def _activate(self) -> Any:
+        """Activate this node's key; raises UnknownNodeError when it stays unknown."""
+        request = ActivateNodeRequest(
+            public_key=self._public_key, heartbeat_interval=HEARTBEAT_INTERVAL_S
+        )
+        give_up = time.monotonic() + UNKNOWN_GRACE_S
+        while True:
+            try:
+                return self._stub.ActivateNode(request)
+            except grpc.RpcError:
+                if time.monotonic() >= give_up:
+                    raise UnknownNodeError(
+                        "the aggregator does not know this node's key",
+                        f"send {self._home.public_key_file} to its operator, who runs "
+                        "`gobelin aggregator admit`; then run this again",
+                    ) from None
+                self._say(NodeStatus("waiting", note="not known to the aggregator yet"))
+                time.sleep(1.0)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        # No DeactivateNode: the SuperLink drops a reply that is not pulled yet when its node goes
+        # offline, so the session is left to lapse and ended by the next start.
+        self._closing.set()
+        self._channel.close()
+
+    @property
+    def node_id(self) -> int:
+        """Flower's id of this node."""
+        return int(self._node.node_id)
+
+    def receive(self) -> Message | None:
+        """The next message with its content, or None when there is none."""
+        try:
+            response = self._stub.PullMessages(PullMessagesRequest(node=self._node))
+        except grpc.RpcError:
+            raise UnknownNodeError(
+                "the aggregator no longer accepts this node's key",
+                "ask its operator whether the node was removed from the roster",
+            ) from None
+        if not response.messages_list:
+            return None
+        message = message_from_proto(response.messages_list[0])
+        run_id, message_id = message.metadata.run_id, message.metadata.message_id
+        tree = response.message_object_trees[0]
+        try:
+            contents = pull_objects(
+                [node.object_id for node in iterate_object_tree(tree)],
+                make_pull_object_fn_protobuf(self._stub.PullObject, self._node, run_id),
+                initial_backoff=0.1,
+            )
+            make_confirm_message_received_fn_protobuf(
+                self._stub.ConfirmMessageReceived, self._node, run_id
+            )(message_id)
+        except (grpc.RpcError, ObjectPullError):
+            return None  # its run has ended meanwhile; the next run offers the round again
+        inflated = inflate_object_from_contents(message_id, contents)
+        inflated.metadata.__dict__["_message_id"] = message_id
+        return inflated
+
+    def send(self, reply: Message, seconds: float) -> tuple[int, float] | None:
+        """Push a reply, which took `seconds` to make; None when its run has ended meanwhile.
+
+        Returns the bytes of what the SuperLink did not have yet and the seconds they took.
+        """
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        run_id = reply.metadata.run_id
+        request = PushMessagesRequest(
+            node=self._node,
+            messages_list=[message_to_proto(remove_content_from_message(reply))],
+            message_object_trees=[get_object_tree(reply)],
+            clientapp_runtime_list=[seconds],
+        )
+        sizes: list[int] = []
+        started = time.monotonic()
+        try:
+            response = self._stub.PushMessages(request)
+            push = make_push_object_fn_protobuf(
+                self._stub.PushObject, self._node, run_id, response.session_id
+            )
+
+            def push_and_weigh(object_id: str, content: bytes) -> None:
+                push(object_id, content)
+                sizes.append(len(content))
+
+            push_objects(
+                get_all_nested_objects(reply),
+                push_and_weigh,
+                object_ids_to_push=set(response.objects_to_push),
+            )
+        except (grpc.RpcError, ObjectPushError):
+            return None
+        return sum(sizes), time.monotonic() - started
+
+    def _beat(self) -> None:
+        request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_INTERVAL_S)
+        while not self._closing.wait(HEARTBEAT_EVERY_S):
+            with contextlib.suppress(grpc.RpcError):
+                self._plain.SendNodeHeartbeat(request, timeout=HEARTBEAT_EVERY_S)
+
+
+def _is_unavailable(error: BaseException) -> bool:
+    codes = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    return isinstance(error, grpc.Call) and error.code() in codes

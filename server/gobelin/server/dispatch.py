@@ -1,0 +1,84 @@
+"""Dispatch: what goes to each node beside a message, its base as cheaply as it can be told."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator
+
+from gobelin.protocols.messages import Farewell, RoundPlan, Step
+from gobelin.server.broadcast import STEP, rounds_to_send
+from gobelin.server.courier import Enclosure, Parcel
+from gobelin.server.home import AggregatorHome
+from gobelin.server.node_record import NodeRecord
+from gobelin.server.seal import Standing
+from gobelin.shared.checkpoint import read_extra
+from gobelin.shared.codec import LOSSLESS, segments_of
+from gobelin.shared.errors import CheckpointError
+from gobelin.shared.step import CodedStep
+
+
+class Dispatch:
+    """Packs parcels for nodes, from where the federation stands."""
+
+    def __init__(self, home: AggregatorHome, standing: Standing) -> None:
+        self._home = home
+        self._standing = standing
+        self._sizes: dict[int, int] | None = None
+
+    def offers(
+        self, plan: RoundPlan, nodes: Iterable[str], baseless: Container[str]
+    ) -> Iterator[Parcel]:
+        """The plan for each of `nodes`; those that are `baseless` get the whole base.
+
+        Nodes that are sent the same follow one another, so that one base or way is in memory.
+        """
+        alike: dict[tuple[int, ...] | None, list[str]] = defaultdict(list)
+        for node in nodes:
+            alike[None if node in baseless else self._way(plan, node)].append(node)
+        for way, group in alike.items():
+            enclosure = self._enclose(way)
+            for node in group:
+                yield Parcel(node, plan, enclosure, self._record(node).receipts)
+
+    def farewells(self, farewell: Farewell, nodes: Iterable[str]) -> Iterator[Parcel]:
+        """The farewell for each of `nodes`, with their last receipts."""
+        for node in nodes:
+            yield Parcel(node, farewell, None, self._record(node).receipts)
+
+    def _enclose(self, way: tuple[int, ...] | None) -> Enclosure:
+        """The steps of these rounds; the whole base for None, and where a step is damaged."""
+        if way is not None:
+            with contextlib.suppress(CheckpointError):
+                steps = tuple(self._step(number) for number in way)
+                return Enclosure(None, steps, self._standing.moments)
+        return Enclosure(self._standing.base, moments=self._standing.moments)
+
+    def _record(self, node: str) -> NodeRecord:
+        return self._standing.records.get(node, NodeRecord())
+
+    def _way(self, plan: RoundPlan, node: str) -> tuple[int, ...] | None:
+        """The rounds whose steps a node is sent, or None for the whole base."""
+        if plan.broadcast == LOSSLESS:
+            return None  # nodes do not keep their base
+        whole = 4 * self._standing.base.schema.size
+        if self._sizes is None:
+            self._sizes = self._steps_kept(plan.round - 1, whole)
+        way = rounds_to_send(self._record(node).base, plan.round - 1, self._sizes, whole)
+        return None if way is None else tuple(way)
+
+    def _steps_kept(self, last: int, whole: int) -> dict[int, int]:
+        """Bytes of the last sealed rounds' steps, back to where they are more than a base."""
+        sizes: dict[int, int] = {}
+        for number in range(last, 0, -1):
+            told = self._home.facts(number).get(STEP)
+            if told is None or sum(sizes.values()) >= whole:
+                break
+            sizes[number] = int(told["bytes"])
+        return sizes
+
+    def _step(self, number: int) -> CodedStep:
+        """A sealed round's step; raises CheckpointError when it is damaged."""
+        facts, folder = self._home.facts(number), self._home.round_folder(number)
+        header = Step(number, facts["base_digest"], facts[STEP]["codec"])
+        return CodedStep(header, segments_of(read_extra(folder, STEP)))

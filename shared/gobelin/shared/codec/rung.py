@@ -1,0 +1,34 @@
+"""The rung of the ladder fp32 > bf16 > int8 > int4 > topk that keeps a byte budget."""
+
+from __future__ import annotations
+
+from gobelin.shared.codec.table import CodecName, codec_named, rungs_from
+from gobelin.shared.errors import BudgetError
+from gobelin.shared.vector import ParameterSchema
+
+
+def pick_rung(asked: str, schema: ParameterSchema, budget: float | None) -> CodecName:
+    """The finest codec, `asked` or a coarser one, whose payload never exceeds `budget` bytes.
+
+    From the sizes that schema and codec allow, so that the choice stands before anything is
+    trained: what is finished can always be sent. Without a budget it is the codec asked for.
+    Raises BudgetError when even the coarsest may not fit, CodecError on an unknown name.
+    """
+    rungs = rungs_from(asked)
+    if budget is None:
+        return rungs[0]
+    for name in rungs:
+        if most_bytes(name, schema) <= budget:
+            return name
+    need = most_bytes(rungs[-1], schema)
+    raise BudgetError(
+        f"the egress budget is {budget / 1e6:.3g} MB a round, "
+        f"{rungs[-1]} needs up to {need / 1e6:.3g} MB",
+        "raise max_mb_per_round or seconds_per_round in [egress] of node.toml",
+    )
+
+
+def most_bytes(codec: str, schema: ParameterSchema) -> int:
+    """The most bytes a payload of `schema` can have."""
+    by = codec_named(codec)
+    return sum(by.bounds(end - start)[1] for start, end in schema.segments.values())
