@@ -17,6 +17,7 @@ from gobelin.server.courier import Reply
 from gobelin.server.merge import Counted, Merger
 from gobelin.server.probe import ProbeLoss
 from gobelin.server.progress import describe
+from gobelin.shared.codec import codec_named
 from gobelin.shared.data import BatchStream, MemorySource
 from gobelin.shared.errors import RoundError
 from gobelin.shared.fragments import fragment_of_round, fragments_of
@@ -247,6 +248,26 @@ def test_a_round_moves_its_fragment_alone(tmp_path: Path) -> None:
     }
     plans = {m.round: m for _, _, m in fed.world.sent if isinstance(m, RoundPlan)}
     assert {(plan.fragments, plan.alpha) for plan in plans.values()} == {(2, 1.0)}
+
+
+@pytest.mark.parametrize("codec", ["bf16", "topk"])
+def test_nodes_are_told_the_fragment_that_moved_and_no_more(codec: str, tmp_path: Path) -> None:
+    north, south = Node("north"), Node("south")
+    outer = {**NESTEROV, "fragments": 2}
+    fed = federation(tmp_path, north, south, rounds=5, outer=outer, broadcast=codec)
+    fed.run()
+    schema = fed.sealed(0).vector.schema
+    for number in (1, 2, 3, 4):
+        due = fragment_of_round(schema, 2, number)
+        told = fed.sealed(number).facts["broadcast"]["bytes"]
+        _, most = codec_named(codec).bounds(due.schema.size)
+        assert told <= most
+        owed = fed.sealed(number).extra["owed"]["residual"]
+        other = fragment_of_round(schema, 2, number + 1)
+        assert bool(other.take(owed).any()) == (number > 1)
+    for node in (north, south):  # who followed the steps from the first base has the last one
+        assert node.base is not None
+        assert node.base.digest == fed.sealed(4).vector.digest
 
 
 def test_a_delta_of_another_fragment_is_refused(tmp_path: Path) -> None:
