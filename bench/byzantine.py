@@ -3,6 +3,8 @@
 Each run federates 12 members, each with a Dirichlet(α) share of Fashion-MNIST, in one process;
 hostile members see all honest deltas before they answer. What they send goes through the real
 admission (as bytes) and the real collapse gate, so `refused` counts what never reached a rule.
+With --floor, contributions are scored on a public probe as well, and those below the quality floor
+refused, as an aggregator with policy.probe does.
 The figure is the linear probe on tokens; `points_lost` compares with the same rule unattacked,
 `worst` with the plain mean unattacked.
 
@@ -31,7 +33,9 @@ from examples.demo import one_thread
 from examples.in_process import federate_in_process
 from gobelin.protocols.messages import ENCODING, Contribution, RoundPlan
 from gobelin.server.admission import Refusal, WireArray, admit
+from gobelin.server.evidence import harmful, remember
 from gobelin.server.merge import Merged, Merger
+from gobelin.server.probe import ProbeLoss
 from gobelin.server.quality import CollapseGate
 from gobelin.server.rules import RULES, Krum, make_rule
 from gobelin.shared.codec import Payload
@@ -44,6 +48,7 @@ from gobelin.shared.recipe import Recipe, load_recipe
 from gobelin.shared.vector import DTYPE, ParameterVector
 
 MEMBERS, HOSTILE = 12, 2
+PROBE_IMAGES, TAU = 256, 4.0  # the defaults of policy.probe_images and policy.quality_floor
 ALIE_Z = 1.5  # standard deviations "a little" is (arXiv:1902.06156)
 
 Attack = Callable[[Tensor, Tensor, Tensor], Tensor]  # base (P,), honest (n, P), own (P,) → (P,)
@@ -75,13 +80,16 @@ class Job:
     alpha: float
     labels: int
     gate: bool
+    floor: bool
 
 
 def run_job(job: Job) -> dict[str, Any]:
     """Federate under attack and probe the consensus."""
     recipe = load_recipe(job.recipe)
-    members, train, test = member_data(job)
+    members, train, test, public = member_data(job)
     gate = CollapseGate(recipe, job.seed) if job.gate else None
+    probe = ProbeLoss(recipe, job.seed, public)
+    history: list[float] = []
     refused: dict[str, int] = {"hostile": 0, "honest": 0}
     losses: list[float] = []
 
@@ -90,7 +98,7 @@ def run_job(job: Job) -> dict[str, Any]:
     ) -> Mapping[str, ParameterVector]:
         hostile = [] if job.attack == "none" else sorted(deltas)[-HOSTILE:]
         honest = torch.stack([deltas[m].values for m in sorted(deltas) if m not in hostile])
-        admitted = {}
+        admitted: dict[str, ParameterVector] = {}
         for member, delta in deltas.items():
             sent = delta.values
             if member in hostile:
@@ -100,11 +108,19 @@ def run_job(job: Job) -> dict[str, Any]:
                 refused["hostile" if member in hostile else "honest"] += 1
             else:
                 admitted[member] = outcome
+        if job.floor:
+            scores = {m: probe.score(base, delta) for m, delta in admitted.items()}
+            rows = {m: {"member": m, "measured": {"score": s}} for m, s in scores.items()}
+            for member in harmful(rows, history, TAU):
+                refused["hostile" if member in hostile else "honest"] += 1
+                del admitted[member]
+            history[:] = remember(history, {m: scores[m] for m in admitted})
         return admitted
 
     def on_merge(number: int, merged: Merged) -> None:
         honest = sorted(members)[: MEMBERS - (HOSTILE if job.attack != "none" else 0)]
-        losses.append(statistics.fmean(merged.members[m]["minority_loss"] for m in honest))
+        present = [m for m in honest if m in merged.members]
+        losses.append(statistics.fmean(merged.members[m]["minority_loss"] for m in present))
 
     rule = Krum(HOSTILE) if job.rule == "krum" else make_rule(job.rule)
     vector = federate_in_process(
@@ -156,16 +172,24 @@ def admission(
     return seen if isinstance(seen, Refusal) else outcome.delta
 
 
-def member_data(job: Job) -> tuple[dict[str, MemorySource], MemorySource, MemorySource]:
-    """The members' private images, and labelled training and test images for the probe."""
+def member_data(
+    job: Job,
+) -> tuple[dict[str, MemorySource], MemorySource, MemorySource, MemorySource]:
+    """The members' private images, labelled training and test images, and public ones."""
     train, labels = read(job.images / TRAIN, 60_000, job.seed)
-    test, test_labels = read(job.images / TEST, 5_000, job.seed)
+    held, held_labels = read(job.images / TEST, 5_000 + PROBE_IMAGES, job.seed)
+    test, test_labels, public = held[:5_000], held_labels[:5_000], held[5_000:]
     parts = dirichlet(labels, MEMBERS, job.alpha, job.seed, minimum=200)
     members = {
         f"m{i:02d}": MemorySource(train[torch.from_numpy(np.asarray(part))])
         for i, part in enumerate(parts)
     }
-    return members, MemorySource(train, labels), MemorySource(test, test_labels)
+    return (
+        members,
+        MemorySource(train, labels),
+        MemorySource(test, test_labels),
+        MemorySource(public),
+    )
 
 
 def main() -> None:
@@ -180,6 +204,7 @@ def main() -> None:
     parser.add_argument("--alpha", type=float, default=0.3)
     parser.add_argument("--labels", type=int, default=10_000)
     parser.add_argument("--no-gate", action="store_true", help="leave the collapse gate out")
+    parser.add_argument("--floor", action="store_true", help="score on a public probe, too")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--data", type=Path)
     parser.add_argument("--name", default="byzantine", help="of the result file")
@@ -199,6 +224,7 @@ def main() -> None:
             options.alpha,
             options.labels,
             not options.no_gate,
+            options.floor,
         )
         for seed in options.seeds
         for attack in attacks

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.server.aggregation import InMemory
-from gobelin.server.broadcast import Broadcast
-from gobelin.server.broadcast import broadcast as told_by
+from gobelin.server.broadcast import Broadcast, broadcast_fragment
 from gobelin.server.merge import Counted, Merged, Merger
 from gobelin.server.outer import (
     OuterOptimizer,
@@ -99,20 +98,21 @@ def federate_in_process(
             if name in own:
                 start = start_of_round(number, base, fragments, number - 1, own[name], alpha)
             trained, _ = trainer.train(start, local)
-            own[name], owed = trained.values, residuals[name]
-            due = None if owed is None else fragment.take(owed)
+            own[name], debt = trained.values, residuals[name]
+            due = None if debt is None else fragment.take(debt)
             made = compress(codec, fragment.of(trained) - fragment.of(base), due)
-            residuals[name] = fragment.owe(owed, made.residual)
+            residuals[name] = fragment.owe(debt, made.residual)
             deltas = {**deltas, name: made.payload.decode()}
         if tamper is not None:
             deltas = tamper(number, base, deltas)
         names = sorted(deltas)
         counted = [Counted(name, steps[name]) for name in names]
-        sent = InMemory([deltas[n].values for n in names])
-        merged = merger.merge(sent, counted, state_of(fragment, memory))
+        admitted = InMemory([deltas[n].values for n in names])
+        merged = merger.merge(admitted, counted, state_of(fragment, memory))
         memory = with_state(fragment, memory, merged.state)
         values, state = step_fragment(outer, fragment, base.values, merged.delta, state)
-        told = told_by(broadcast, base, ParameterVector(base.schema, values), owed)
+        wanted = ParameterVector(base.schema, values)
+        told = broadcast_fragment(broadcast, fragment, base, wanted, owed)
         base, owed = told.consensus, told.owed
         if on_round is not None:
             on_round(number, list(deltas.values()))

@@ -83,11 +83,14 @@ def test_two_rounds_give_the_digest_of_the_same_rounds_in_one_process(
 
 
 # topk: what it owes outlives the kill; fragments: so do a node's own model and each one's momentum
-@pytest.mark.parametrize(("codec", "fragments"), [("fp32", 1), ("topk", 1), ("topk", 2)])
+@pytest.mark.parametrize(
+    ("codec", "fragments", "broadcast"),
+    [("fp32", 1, "fp32"), ("topk", 1, "fp32"), ("topk", 2, "int8")],
+)
 def test_killed_processes_come_back_and_the_digest_is_the_undisturbed_one(
-    tmp_path: Path, codec: str, fragments: int
+    tmp_path: Path, codec: str, fragments: int, broadcast: str
 ) -> None:
-    options = ("--fragments", str(fragments))
+    options = ("--fragments", str(fragments), "--broadcast", broadcast)
     with federation(tmp_path, 3, codec, options=options) as net:
         net.found()
         net.start()
@@ -103,8 +106,8 @@ def test_killed_processes_come_back_and_the_digest_is_the_undisturbed_one(
         net.start_aggregator()
         net.wait()
         vector = read_checkpoint(net.release).vector
-        members = dict(net.members)
-        assert vector.digest == computed_here(members, 3, codec, fragments=fragments)
+        how = {"fragments": fragments, "broadcast": broadcast}
+        assert vector.digest == computed_here(dict(net.members), 3, codec, **how)
 
 
 def test_moments_go_around_a_round_late_and_outlive_a_kill(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def scored(member: str, score: float) -> dict[str, Any]:
     return {"node": "x", "member": member, "measured": {"score": score}}
 
 
-WITH_HISTORY = replace(OPEN, terms=replace(TERMS, history=(0.2, 0.25, 0.3, 0.2)))
+WITH_HISTORY = replace(OPEN, terms=replace(TERMS, quality_floor=4.0, history=(0.2, 0.25, 0.3, 0.2)))
 
 
 def test_what_lies_below_the_floor_is_refused_when_the_round_closes_and_not_before() -> None:

@@ -17,6 +17,7 @@ from gobelin.server.courier import Reply
 from gobelin.server.merge import Counted, Merger
 from gobelin.server.probe import ProbeLoss
 from gobelin.server.progress import describe
+from gobelin.shared.codec import codec_named
 from gobelin.shared.data import BatchStream, MemorySource
 from gobelin.shared.errors import RoundError
 from gobelin.shared.fragments import fragment_of_round, fragments_of
@@ -74,7 +75,7 @@ def test_what_harms_is_refused_with_the_evidence_and_what_differs_counts(
     tmp_path: Path, probe: Path, lesson: torch.Tensor
 ) -> None:
     nodes = class_of(lesson, 1.0, 0.9, 1.1, 0.0, -1.0)  # the fourth teaches nothing, the last harms
-    fed = federation(tmp_path, *nodes, rounds=1, policy={"probe": str(probe)})
+    fed = federation(tmp_path, *nodes, rounds=1, policy={"probe": str(probe), "quality_floor": 3.0})
     fed.run()
     assert fed.counted(1) == ["east", "north", "south", "west"]
     (refused,) = fed.events("refused")
@@ -91,7 +92,7 @@ def test_what_harms_is_refused_with_the_evidence_and_what_differs_counts(
 def test_weights_by_evidence_are_recorded_with_their_reasons(
     tmp_path: Path, probe: Path, lesson: torch.Tensor
 ) -> None:
-    policy = {"probe": str(probe), "weights": "evidence"}
+    policy = {"probe": str(probe), "quality_floor": 3.0, "weights": "evidence"}
     fed = federation(tmp_path, *class_of(lesson, 1.0, 1.0, 0.0), rounds=1, policy=policy)
     fed.run()
     members = fed.sealed(1).facts["members"]
@@ -117,7 +118,14 @@ def test_few_members_are_held_against_the_scores_of_earlier_rounds(
         return honest(plan, base)
 
     north.answer = turns_bad
-    fed = federation(tmp_path, east, north, rounds=3, min_members=1, policy={"probe": str(probe)})
+    fed = federation(
+        tmp_path,
+        east,
+        north,
+        rounds=3,
+        min_members=1,
+        policy={"probe": str(probe), "quality_floor": 3.0},
+    )
     fed.run()
     assert [fed.counted(number) for number in (1, 2, 3)] == [["east", "north"]] * 2 + [["east"]]
     assert len(fed.sealed(2).facts["scores"]) == 4
@@ -129,7 +137,12 @@ def test_a_round_whose_members_mostly_harm_is_void(
 ) -> None:
     nodes = class_of(lesson, 1.0, 1.1, 0.9, -1.0, -1.1)
     fed = federation(
-        tmp_path, *nodes, rounds=1, min_members=4, attempts=2, policy={"probe": str(probe)}
+        tmp_path,
+        *nodes,
+        rounds=1,
+        min_members=4,
+        attempts=2,
+        policy={"probe": str(probe), "quality_floor": 3.0},
     )
     with pytest.raises(RoundError, match="3 of 4 members contributed"):
         fed.run()
@@ -145,7 +158,7 @@ def test_a_killed_aggregator_takes_scores_from_the_record(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     nodes = class_of(lesson, 1.0, 0.9, 1.1, 0.2, -1.0)
-    policy = {"probe": str(probe), "weights": "evidence", "cap": 0.3}
+    policy = {"probe": str(probe), "quality_floor": 3.0, "weights": "evidence", "cap": 0.3}
     undisturbed = federation(tmp_path / "a", *nodes, rounds=1, policy=policy)
     undisturbed.run()
     fed = federation(tmp_path / "b", *nodes, rounds=1, policy=policy)
@@ -235,6 +248,26 @@ def test_a_round_moves_its_fragment_alone(tmp_path: Path) -> None:
     }
     plans = {m.round: m for _, _, m in fed.world.sent if isinstance(m, RoundPlan)}
     assert {(plan.fragments, plan.alpha) for plan in plans.values()} == {(2, 1.0)}
+
+
+@pytest.mark.parametrize("codec", ["bf16", "topk"])
+def test_nodes_are_told_the_fragment_that_moved_and_no_more(codec: str, tmp_path: Path) -> None:
+    north, south = Node("north"), Node("south")
+    outer = {**NESTEROV, "fragments": 2}
+    fed = federation(tmp_path, north, south, rounds=5, outer=outer, broadcast=codec)
+    fed.run()
+    schema = fed.sealed(0).vector.schema
+    for number in (1, 2, 3, 4):
+        due = fragment_of_round(schema, 2, number)
+        told = fed.sealed(number).facts["broadcast"]["bytes"]
+        _, most = codec_named(codec).bounds(due.schema.size)
+        assert told <= most
+        owed = fed.sealed(number).extra["owed"]["residual"]
+        other = fragment_of_round(schema, 2, number + 1)
+        assert bool(other.take(owed).any()) == (number > 1)
+    for node in (north, south):  # who followed the steps from the first base has the last one
+        assert node.base is not None
+        assert node.base.digest == fed.sealed(4).vector.digest
 
 
 def test_a_delta_of_another_fragment_is_refused(tmp_path: Path) -> None:

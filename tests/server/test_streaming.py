@@ -128,9 +128,9 @@ def test_one_fragment_is_a_plain_round() -> None:
     assert federate(fragments=1)[0].digest == federate()[0].digest
 
 
-@pytest.mark.parametrize("codec", ["fp32", "topk"])
-def test_streaming_rounds_repeat_to_the_byte(codec: str) -> None:
-    options = {"fragments": 2, "alpha": 0.5, "codec": codec}
+@pytest.mark.parametrize(("codec", "broadcast"), [("fp32", "fp32"), ("topk", "int4")])
+def test_streaming_rounds_repeat_to_the_byte(codec: str, broadcast: str) -> None:
+    options = {"fragments": 2, "alpha": 0.5, "codec": codec, "broadcast": broadcast}
     first, second = federate(**options)[0], federate(**options)[0]
     assert first.digest == second.digest
     assert first.digest != federate(fragments=2, codec=codec)[0].digest

@@ -84,13 +84,15 @@ class Node:
         assert parcel.enclosure is not None
         whole, steps = parcel.enclosure.base, parcel.enclosure.steps
         if whole is None:
-            assert isinstance(parcel.message, RoundPlan)
+            plan = parcel.message
+            assert isinstance(plan, RoundPlan)
             starts = [step.header.start_digest for step in steps]
-            if self.base is not None and self.base.digest == parcel.message.base_digest:
+            if self.base is not None and self.base.digest == plan.base_digest:
                 return self.base
             if self.base is None or self.base.digest not in starts:
                 return None
-            whole = follow(self.base, steps[starts.index(self.base.digest) :])
+            steps = steps[starts.index(self.base.digest) :]
+            whole = follow(self.base, steps, plan.fragments)
         self.base = whole
         return whole
 

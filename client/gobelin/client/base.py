@@ -25,9 +25,15 @@ class KeptBase:
             self._digest = base.digest
 
     def reach(
-        self, schema: ParameterSchema, steps: Sequence[CodedStep], digest: str
+        self,
+        schema: ParameterSchema,
+        steps: Sequence[CodedStep],
+        digest: str,
+        fragments: int = 1,
     ) -> ParameterVector:
         """The base of a digest: the kept one, moved by those of `steps` that go on from it.
+
+        Each step is that of the fragment, of so many, that its round exchanged.
 
         Raises BaseMissingError when the kept one is neither it nor where one of the steps starts,
         and when the steps lead elsewhere.
@@ -39,7 +45,7 @@ class KeptBase:
         if kept is None or kept.digest not in starts:
             raise _missing("this node has no base that the steps go on from")
         try:
-            base = follow(kept, steps[starts.index(kept.digest) :])
+            base = follow(kept, steps[starts.index(kept.digest) :], fragments)
         except (CodecError, VectorError) as error:
             raise _missing(f"a step is damaged: {error.what}") from None
         if base.digest != digest:

@@ -28,7 +28,7 @@ from gobelin.protocols.messages import (
 from gobelin.shared.codec import LOSSLESS, Compressed, compress, pick_rung
 from gobelin.shared.data import BatchStream, open_source
 from gobelin.shared.errors import ConfigError, ContributionError, MomentsError
-from gobelin.shared.fragments import Fragment, fragment_of_round, start_of_round
+from gobelin.shared.fragments import fragment_of_round, fragments_of, start_of_round
 from gobelin.shared.model import Jepa
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
@@ -78,13 +78,11 @@ class Contributor:
         """
         base = self._base(plan, segments, steps)
         pooled = pooled_moments(plan, moments)
-        fragment = _fragment(plan, base.schema)
+        fragment = fragment_of_round(base.schema, plan.fragments, plan.round)
         done = self._spool.find(plan.digest, plan.round, fragment.schema)
         if done is not None:
             return done
-        codec = self._codec(
-            plan, fragment.schema
-        )  # too little for any: said before hours of training
+        codec = self._codec(plan, fragment.schema)  # too little for any: said before the training
         started = time.monotonic()
         trainer = self._warm_trainer(plan)
         self._trained = -1  # until it is in the spool, what is trained here counts for nothing
@@ -151,8 +149,9 @@ class Contributor:
         schema = schema_of(parse_recipe(plan.recipe))
         if schema.digest != plan.schema_digest:
             raise ContributionError("the plan's recipe builds another schema here")
+        _check_fragments(plan, schema)
         if segments is None:
-            base = self._kept.reach(schema, steps, plan.base_digest)
+            base = self._kept.reach(schema, steps, plan.base_digest, plan.fragments)
         else:
             base = ParameterVector.of_segments(schema, segments)
             if base.digest != plan.base_digest:
@@ -248,12 +247,12 @@ class Contributor:
         )
 
 
-def _fragment(plan: RoundPlan, schema: ParameterSchema) -> Fragment:
-    """What of the model the plan's round exchanges."""
+def _check_fragments(plan: RoundPlan, schema: ParameterSchema) -> None:
+    """Raise ContributionError unless the plan cuts the model as it can be cut."""
     if not 0 < plan.alpha <= 1:
         raise ContributionError(f"a share of {plan.alpha} is none")
     try:
-        return fragment_of_round(schema, plan.fragments, plan.round)
+        fragments_of(schema, plan.fragments)
     except ConfigError as error:
         raise ContributionError(error.what) from None
 

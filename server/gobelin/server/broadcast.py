@@ -9,12 +9,13 @@ one says, and all nodes and the aggregator have the same bits.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from gobelin.shared.codec import LOSSLESS, Payload, compress
+from gobelin.shared.fragments import Fragment
 from gobelin.shared.vector import ParameterVector
 
 STEP = "broadcast"  # a sealed round's step: its name among the facts and among the extras
@@ -51,6 +52,24 @@ def broadcast(
     made = compress(codec, wanted - base, owed)
     consensus = base + made.payload.decode()
     return Broadcast(consensus, made.payload, made.residual, made.distortion)
+
+
+def broadcast_fragment(
+    codec: str,
+    fragment: Fragment,
+    base: ParameterVector,
+    wanted: ParameterVector,
+    owed: Tensor | None,
+) -> Broadcast:
+    """The same where a round moves one fragment: its step alone is told, the others' debts wait."""
+    due = None if owed is None else fragment.take(owed)
+    told = broadcast(codec, fragment.of(base), fragment.of(wanted), due)
+    values = fragment.put(base.values, told.consensus.values)
+    return replace(
+        told,
+        consensus=ParameterVector(base.schema, values),
+        owed=fragment.owe(owed, told.owed),
+    )
 
 
 def rounds_to_send(

@@ -58,7 +58,9 @@ class PolicySettings(Settings):
     weights: Literal["equal", "evidence"] = "equal"
     probe: Path | None = None  # public images; evidence and the quality floor come from them
     probe_images: Positive = 256  # of them at most, and at least the recipe's reference batch
-    quality_floor: Annotated[float, Field(gt=0)] = 3.0  # τ, in robust standard deviations
+    quality_floor: Annotated[float, Field(gt=0)] = (
+        4.0  # τ, robust standard deviations; honest ones reach 3
+    )
     collapse_gate: bool = True  # refuse encoders that answer all images alike
 
     @model_validator(mode="after")

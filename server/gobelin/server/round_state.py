@@ -79,7 +79,7 @@ class Terms:
     wait_s: float  # for the needed members to be online
     attempts: int
     rejoin_s: float  # what nodes need to be back after the aggregator was killed
-    quality_floor: float = 3.0  # τ of `evidence.quality_floor`
+    quality_floor: float = math.inf  # τ of `evidence.quality_floor`; none unless told
     history: Sequence[float] = ()  # members' scores in past rounds
 
     def needed(self, seats: Mapping[str, Seat]) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from gobelin.protocols.messages import RoundPlan
-from gobelin.server.broadcast import STEP, Broadcast, broadcast
+from gobelin.server.broadcast import STEP, Broadcast, broadcast_fragment
 from gobelin.server.evidence import of_members, remember
 from gobelin.server.geometry import Deltas
 from gobelin.server.home import AggregatorHome
@@ -113,7 +113,8 @@ class Sealer:
             self._outer, fragment, base.values, merged.delta, standing.outer
         )
         wanted = ParameterVector(base.schema, values)
-        told = broadcast(self._settings.rounds.broadcast, base, wanted, standing.owed)
+        codec = self._settings.rounds.broadcast
+        told = broadcast_fragment(codec, fragment, base, wanted, standing.owed)
         weighed = [
             {
                 **row,

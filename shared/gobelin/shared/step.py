@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from gobelin.protocols.messages import Step
 from gobelin.shared.codec import Payload
 from gobelin.shared.errors import NamesError
+from gobelin.shared.fragments import fragment_of_round
 from gobelin.shared.vector import ParameterVector
 
 
@@ -29,10 +30,18 @@ class CodedStep:
         return sum(map(len, self.segments.values()))
 
 
-def follow(base: ParameterVector, steps: Sequence[CodedStep]) -> ParameterVector:
-    """The base that `steps` lead to from `base`; raises CodecError or VectorError on damage."""
+def follow(
+    base: ParameterVector, steps: Sequence[CodedStep], fragments: int = 1
+) -> ParameterVector:
+    """The base that `steps` lead to from `base`, each that of its round's fragment.
+
+    Raises CodecError or VectorError on damage.
+    """
     for step in steps:
-        if set(step.segments) != set(base.schema.segments):
+        fragment = fragment_of_round(base.schema, fragments, step.header.round)
+        if set(step.segments) != set(fragment.schema.segments):
             raise NamesError("a step has other segments than the schema", "use the same recipe")
-        base = base + Payload(base.schema, step.header.codec, step.segments).decode()
+        moved = Payload(fragment.schema, step.header.codec, step.segments).decode()
+        values = fragment.put(base.values, (fragment.of(base) + moved).values)
+        base = ParameterVector(base.schema, values)
     return base
