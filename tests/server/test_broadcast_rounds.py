@@ -98,6 +98,20 @@ def test_the_consensus_is_what_was_broadcast(tmp_path: Path, north: Node, south:
     }
 
 
+def test_what_one_broadcast_leaves_out_a_later_one_says(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    fed = federation(tmp_path, north, south, rounds=3, broadcast="int4")
+    fed.run()
+    base, last = fed.sealed(0).vector, fed.sealed(3)
+    wanted = base.values.double()
+    for number in (1, 2, 3):
+        wanted += sum(n.delta(number, base).values.double() for n in (north, south)) / 2
+    short = last.extra["owed"]["residual"].double()
+    assert torch.allclose(last.vector.values.double() + short, wanted, rtol=0, atol=1e-6)
+    assert float(short.abs().max()) > 1e-4
+
+
 def test_a_lossless_broadcast_sends_whole_bases_and_keeps_nothing(
     tmp_path: Path, north: Node, south: Node
 ) -> None:

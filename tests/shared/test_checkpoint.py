@@ -20,6 +20,7 @@ from gobelin.shared.checkpoint import (
     MODEL,
     file_digest,
     read_checkpoint,
+    read_extra,
     write_checkpoint,
 )
 from gobelin.shared.errors import CheckpointError
@@ -74,6 +75,16 @@ def test_extra_tensors_come_back_beside_the_model(folder: Path) -> None:
     assert torch.equal(found.vector.values, small().values)
     assert list(found.extra) == ["outer"]
     assert torch.equal(found.extra["outer"]["velocity"], torch.arange(7.0))
+
+
+def test_extra_tensors_are_read_by_themselves_and_verified(folder: Path) -> None:
+    (folder / MODEL).unlink()
+    assert torch.equal(read_extra(folder, "outer")["velocity"], torch.arange(7.0))
+    file = folder / "outer.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    for name, found in (("outer", "does not match"), ("merge", "cannot be read")):
+        with pytest.raises(CheckpointError, match=found):
+            read_extra(folder, name)
 
 
 def test_the_manifest_pins_every_file_and_the_vector(folder: Path) -> None:

@@ -132,7 +132,9 @@ class Contributor:
 
         Raises ContributionError when the plan's recipe is none, StateError on a damaged spool.
         """
-        fragment = _fragment(plan, schema_of(parse_recipe(plan.recipe)))
+        schema = schema_of(parse_recipe(plan.recipe))
+        _check_fragments(plan, schema)
+        fragment = fragment_of_round(schema, plan.fragments, plan.round)
         return self._spool.find(plan.digest, plan.round, fragment.schema)
 
     def _codec(self, plan: RoundPlan, schema: ParameterSchema) -> str:

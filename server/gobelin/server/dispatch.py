@@ -13,7 +13,7 @@ from gobelin.server.home import AggregatorHome
 from gobelin.server.node_record import NodeRecord
 from gobelin.server.seal import Standing
 from gobelin.shared.checkpoint import read_extra
-from gobelin.shared.codec import LOSSLESS, segments_of
+from gobelin.shared.codec import segments_of
 from gobelin.shared.errors import CheckpointError
 from gobelin.shared.step import CodedStep
 
@@ -64,8 +64,6 @@ class Dispatch:
 
     def _way(self, plan: RoundPlan, node: str) -> tuple[int, ...] | None:
         """The rounds whose steps a node is sent, or None for the whole base."""
-        if plan.broadcast == LOSSLESS:
-            return None  # nodes do not keep their base
         whole = 4 * self._standing.base.schema.size
         if self._sizes is None:
             self._sizes = self._steps_kept(plan.round - 1, whole)
