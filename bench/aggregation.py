@@ -1,16 +1,22 @@
-"""Aggregating 8 deltas of P parameters: Gobelin's fixed-point mean against Flower's numpy FedAvg.
+"""Aggregating 8 deltas of P parameters: Gobelin's fixed-point mean against Flower's FedAvg.
 
-Both get the same equal weights and the same vectors in memory, split into tensors as a model has
-them for Flower, and turns are taken in one process. Gobelin's result is checked to have the same
-bits for other orders of the members, for deltas on disk instead of in memory, and for another
-number of threads.
+Flower has two of them: `flwr.server.strategy.aggregate.aggregate` over numpy layers, which the
+goal names, and `aggregate_arrayrecords`, which its ServerApps run today. All get the same equal
+weights and the same vectors in memory, for Flower split into tensors as a model has them, and take
+turns in one process. Gobelin's largest |δ| is known beforehand, as it is to an aggregator, whose
+admission looks at every delta as it arrives; Flower looks at none.
 
-Writes bench/results/aggregation.json. Needs about 4 × (members + 3) × P bytes of memory.
+Gobelin's result is checked to have the same bits for other orders of the members, for deltas on
+disk instead of in memory, and for another number of threads. A whole merge is timed as well: norms
+and influence, the rule, diagnostics.
+
+Writes bench/results/aggregation.json. Needs about 4 × (2 × members + 3) × P bytes of memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,9 +24,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as in the aggregator's processes
+
 import numpy as np
 import torch
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.server.strategy.aggregate import aggregate as flower_aggregate
+from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 from torch import Tensor
 
 from bench.measure import spread, write_result
@@ -29,7 +39,7 @@ from gobelin.server.deltas import RoundDeltas
 from gobelin.server.rules import RULES, make_rule
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
-TENSORS = 100  # into which the vector is split for Flower
+WEIGHT = "num-examples"
 
 
 def main() -> None:
@@ -37,9 +47,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--parameters", type=int, default=100_000_000)
     parser.add_argument("--members", type=int, default=8)
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--tensors", type=int, default=100, help="into which Flower's are split")
     parser.add_argument("--threads", type=int, default=2, help="of Gobelin; numpy's adding has one")
-    parser.add_argument("--rules", action="store_true", help="time every rule as well, once")
+    parser.add_argument("--rules", nargs="*", default=["mean"], choices=list(RULES))
+    parser.add_argument("--name", default="aggregation", help="of the result file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     generator = torch.Generator().manual_seed(0)
@@ -48,40 +60,62 @@ def main() -> None:
         for _ in range(options.members)
     ]
     weights = [Fraction(1, options.members)] * options.members
-    layers = [(np.array_split(delta.numpy(), TENSORS), 1) for delta in deltas]
-    times: dict[str, list[float]] = {"gobelin": [], "flower": []}
+    held = InMemory(deltas)
+    peaks, _, _ = timed(lambda: held.peaks)
+    layers = [(np.array_split(delta.numpy(), options.tensors), 1) for delta in deltas]
+    records = [as_reply(tensors) for tensors, _ in layers]
+    turns: dict[str, Callable[[], Any]] = {
+        "gobelin": lambda: weighted_mean(held, weights),
+        "flower": lambda: flower_aggregate(layers),
+        "flower_arrayrecords": lambda: aggregate_arrayrecords(records, WEIGHT),
+        **{
+            f"whole_merge.{rule}": lambda rule=rule: aggregate(held, weights, make_rule(rule))
+            for rule in options.rules
+        },
+    }
+    wall: dict[str, list[float]] = {name: [] for name in turns}
+    cpu: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(options.repetitions):
-        seconds, mean = timed(lambda: weighted_mean(InMemory(deltas), weights))
-        times["gobelin"].append(seconds)
-        seconds, theirs = timed(lambda: flower_aggregate(layers))
-        times["flower"].append(seconds)
+        for name, work in turns.items():
+            seconds, used, _ = timed(work)
+            wall[name].append(seconds)
+            cpu[name].append(used)
+    mean = weighted_mean(held, weights)
+    theirs = torch.from_numpy(np.concatenate(flower_aggregate(layers)))
     exact = torch.stack([delta[:1_000_000].double() for delta in deltas]).mean(dim=0)
     values: dict[str, Any] = {
-        "parameters": options.parameters,
-        "members": options.members,
-        "threads": options.threads,
-        "seconds_gobelin": spread(times["gobelin"]),
-        "seconds_flower": spread(times["flower"]),
-        "speedup": spread(
-            [theirs / ours for ours, theirs in zip(times["gobelin"], times["flower"], strict=True)]
-        ),
+        **{k: v for k, v in vars(options).items() if k not in ("name", "rules")},
+        **{f"seconds.{name}": spread(times) for name, times in wall.items()},
+        **{f"cpu_seconds.{name}": spread(times) for name, times in cpu.items()},
+        "seconds.peaks": peaks,
+        "speedup": ratios(wall["flower"], wall["gobelin"]),
+        "speedup_best": min(wall["flower"]) / min(wall["gobelin"]),
+        "speedup_arrayrecords": ratios(wall["flower_arrayrecords"], wall["gobelin"]),
+        "speedup_arrayrecords_best": min(wall["flower_arrayrecords"]) / min(wall["gobelin"]),
         "error_gobelin": error(mean, exact),
-        "error_flower": error(torch.from_numpy(np.concatenate(theirs)), exact),
+        "error_flower": error(theirs, exact),
         "same_bits": same_bits(deltas, weights, mean),
         "goal": "speedup >= 2, same bits always",
     }
-    if options.rules:
-        for name in RULES:
-            seconds, _ = timed(lambda: aggregate(InMemory(deltas), weights, make_rule(name)))  # noqa: B023
-            values[f"seconds_whole_round.{name}"] = seconds
-    print(write_result("aggregation", values))
+    print(write_result(options.name, values))
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds it took, and what it gave."""
-    started = time.perf_counter()
+def as_reply(tensors: list[np.ndarray]) -> RecordDict:
+    """A node's reply as Flower's strategies get it."""
+    arrays = ArrayRecord({f"{i:04d}": Array(tensor) for i, tensor in enumerate(tensors)})
+    return RecordDict({"arrays": arrays, "metrics": MetricRecord({WEIGHT: 1})})
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Seconds on the clock, seconds of processor time of all threads, and what it gave."""
+    started, used = time.perf_counter(), time.process_time()
     result = work()
-    return time.perf_counter() - started, result
+    return time.perf_counter() - started, time.process_time() - used, result
+
+
+def ratios(baseline: list[float], ours: list[float]) -> dict[str, float]:
+    """How many times faster, repetition by repetition."""
+    return spread([theirs / own for theirs, own in zip(baseline, ours, strict=True)])
 
 
 def error(found: Tensor, exact: Tensor) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import subprocess
 import sys
 from fractions import Fraction
@@ -13,16 +14,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from gobelin.server import geometry
 from gobelin.server.aggregation import InMemory, aggregate, weighted_mean
 from gobelin.server.fixed_point import LIMIT, exact_sum
-from gobelin.server.geometry import PIECE, Geometry, norms, tree_sum
+from gobelin.server.geometry import LEAST, Geometry, norms, tree_sum
 from gobelin.server.merge import Merger
+from gobelin.server.ranks import in_order
 from gobelin.server.rules import RULES, CenteredClipping, Krum, Rule, make_rule
 from tests.server.counting import counted
 
-SIZE = 2 * PIECE + 37  # several pieces, the last one odd
+SIZE = 4 * LEAST + 37  # with `_short_turns`: several turns and pieces, the last one odd
 ROBUST = ["trimmed_mean", "median", "geometric_median", "centered_clipping", "clipped_mean"]
 EVERY: dict[str, Rule] = {**{name: make_rule(name) for name in RULES}, "krum": Krum()}
+
+
+@pytest.fixture(autouse=True)
+def _short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geometry, "PIECE", LEAST)
+    monkeypatch.setattr(geometry, "TURN", 2 * LEAST)
 
 
 def deltas(count: int, seed: int = 0, size: int = SIZE, scale: float = 1e-2) -> list[Tensor]:
@@ -48,7 +57,7 @@ def test_equal_deltas_are_their_own_aggregate(name: str, count: int) -> None:
 
 @pytest.mark.parametrize("name", ["mean", "clipped_mean", "median", "trimmed_mean"])
 def test_equal_deltas_on_the_grid_come_back_to_the_bit(name: str) -> None:
-    (delta,) = deltas(1, scale=1.0)
+    delta = deltas(1, scale=1.0)[0].mul(2**20).round().div(2**20)
     assert torch.equal(merge(EVERY[name], [delta] * 7), delta)
 
 
@@ -174,6 +183,20 @@ def test_the_geometric_median_is_no_farther_in_sum_than_mean_and_members(
     assert distances(found) <= distances(merge(make_rule("mean"), given)) * 1.001 + 1e-4
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 13, 32])
+def test_values_are_put_in_order(count: int) -> None:
+    given = [delta.mul(50).round() for delta in deltas(count, size=500)]  # with many equal values
+    assert torch.equal(torch.stack(in_order(given)), torch.stack(given).sort(dim=0).values)
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+def test_the_network_orders_every_sequence_of_zeros_and_ones(count: int) -> None:
+    """Which proves it for all values (Knuth, The Art of Computer Programming, 5.3.4 Z)."""
+    columns = torch.tensor(list(itertools.product([0.0, 1.0], repeat=count)))  # (2ⁿ, n)
+    ordered = torch.stack(in_order(list(columns.T.contiguous())))
+    assert torch.equal(ordered, columns.T.sort(dim=0).values)
+
+
 def test_krum_picks_one_of_the_crowd() -> None:
     crowd, far = deltas(6), [100.0 * delta for delta in deltas(2, seed=3)]
     found = merge(Krum(liars=2), [*crowd, *far])
@@ -221,11 +244,24 @@ def test_sums_are_exact_where_floats_are_not() -> None:
         assert float(found) == pytest.approx(2.0**-30 / 3, rel=1e-6)
 
 
+def test_half_a_step_of_the_grid_goes_to_the_even_one_in_any_order() -> None:
+    steps = [0.5, 1.5, 2.5, -0.5, -1.5, 7.0]  # of 2⁻⁴⁰
+    rows = [torch.tensor([step * 2.0**-40]) for step in steps]
+    nearest = math.fsum(round(step) * 2.0**-40 for step in steps)
+    for order in itertools.permutations(rows):
+        out = torch.empty(1)
+        exact_sum(order, [1.0] * len(rows), [1.0] * len(rows), out)
+        assert float(out) == nearest
+
+
 def test_two_thousand_members_at_the_limit_are_still_summed_exactly() -> None:
     count = 2000
     rows = [torch.full((2,), LIMIT if i % 2 else LIMIT / 3) for i in range(count)]
     mix = [1 / (1 + i) / 9 for i in range(count)]
-    there, back = exact_sum(rows, mix), exact_sum(rows[::-1], mix[::-1])
+    peaks = [float(row[0]) for row in rows]
+    there, back = torch.empty(2), torch.empty(2)
+    exact_sum(rows, mix, peaks, there)
+    exact_sum(rows[::-1], mix[::-1], peaks[::-1], back)
     assert torch.equal(there, back)
     exact = sum(share * float(row[0]) for share, row in zip(mix, rows, strict=True))
     assert there.tolist() == pytest.approx([exact] * 2, rel=1e-6)

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from gobelin.server.diagnostics import Diagnostics, Figures
 from gobelin.server.fixed_point import LIMIT, SCALE_BITS, exact_sum
-from gobelin.server.geometry import Deltas, Geometry, InMemory, map_pieces, norms
+from gobelin.server.geometry import Deltas, Geometry, InMemory, map_turns, norms, pieces
 from gobelin.server.policy import clip_norm, influences
 from gobelin.server.rules import Mix, Rule
+from gobelin.server.scratch import scratch
 
 __all__ = [
     "LIMIT",
@@ -52,6 +53,10 @@ class ByMember:
     def __len__(self) -> int:
         return len(self.groups)
 
+    def peak(self, index: int) -> float:
+        """A mean lies within what it is a mean of."""
+        return max(self.deltas.peak(place) for place in self.groups[index])
+
     def piece(self, index: int, start: int, end: int) -> Tensor:
         """Parameters start … end of one member's delta: fp32 (end − start,)."""
         group = self.groups[index]
@@ -59,10 +64,12 @@ class ByMember:
             return self.deltas.piece(group[0], start, end)
         most = max(self.freshness[place] for place in group)
         shares = [float(self.freshness[place] / most) for place in group]
-        total = torch.zeros(end - start, dtype=torch.float64)
+        total = scratch("nodes", (end - start,), torch.float64).zero_()
         for place, share in zip(group, shares, strict=True):
             total += self.deltas.piece(place, start, end).double() * share
-        return (total / math.fsum(shares)).float()
+        return scratch(f"member {index}", (end - start,), torch.float32).copy_(
+            total.div_(math.fsum(shares))
+        )
 
 
 @dataclass(frozen=True)
@@ -80,10 +87,18 @@ class Scaled:
     def __len__(self) -> int:
         return len(self.whole)
 
+    def peak(self, index: int) -> float:
+        """What no |δ| of one delta passes, rounding included."""
+        return self.whole.peak(index) * self.factors[index] * (1 + 2.0**-23)
+
     def piece(self, index: int, start: int, end: int) -> Tensor:
         """Parameters start … end of one delta: fp32 (end − start,)."""
         piece, factor = self.whole.piece(index, start, end), self.factors[index]
-        return piece if factor == 1 else (piece.double() * factor).float()
+        if factor == 1:
+            return piece
+        exact = scratch("scaled", (end - start,), torch.float64).copy_(piece)
+        name = f"scaled {id(self)} {index}"  # scaled deltas may be scaled again
+        return scratch(name, (end - start,), torch.float32).copy_(exact.mul_(factor))
 
 
 @dataclass(frozen=True)
@@ -100,6 +115,12 @@ class Extended:
 
     def __len__(self) -> int:
         return len(self.deltas) + 1
+
+    def peak(self, index: int) -> float:
+        """What no |δ| of one delta passes."""
+        if index < len(self.deltas):
+            return self.deltas.peak(index)
+        return InMemory([self.last]).peak(0)
 
     def piece(self, index: int, start: int, end: int) -> Tensor:
         """Parameters start … end of one delta: fp32 (end − start,)."""
@@ -151,16 +172,19 @@ def aggregate(
         seen = Extended(deltas, torch.zeros(deltas.size) if previous is None else previous)
     mix = _held(rule.mix(Geometry(seen), weights), len(deltas), cap)
     influence = influences(mix[: len(deltas)], lengths, clip if capped else None)
+    peaks = [seen.peak(i) for i in range(len(seen))]
     result = torch.empty(deltas.size)
     diagnostics = Diagnostics(weights, lengths)
 
-    def piece(start: int, end: int) -> Tensor:
-        rows = [seen.piece(i, start, end) for i in range(len(seen))]
-        result[start:end] = rule.combine(rows, mix)
-        return diagnostics.of_piece(rows[: len(deltas)], result[start:end])
+    def turn(start: int, end: int) -> list[Tensor]:
+        sums = []
+        for place, rows in pieces(seen, start, end):
+            rule.combine(rows, mix, peaks, result[place])
+            sums.append(diagnostics.of_piece(rows[: len(deltas)], result[place]))
+        return sums
 
-    for found in map_pieces(deltas.size, piece):
-        diagnostics.add(found)
+    for sums in map_turns(deltas.size, turn):
+        diagnostics.add(sums)
     return Aggregate(result, sent, influence, clip, diagnostics.figures(deltas.size))
 
 
@@ -177,12 +201,13 @@ def _held(mix: Mix, members: int, cap: float) -> Mix:
 def weighted_mean(deltas: Deltas, weights: Sequence[Fraction]) -> Tensor:
     """Σ wᵢ dᵢ (P,) alone, bit by bit what the rule `mean` gives."""
     mix = [float(weight) for weight in weights]
+    peaks = [deltas.peak(i) for i in range(len(deltas))]
     result = torch.empty(deltas.size)
 
-    def piece(start: int, end: int) -> None:
-        rows = [deltas.piece(i, start, end) for i in range(len(deltas))]
-        result[start:end] = exact_sum(rows, mix)
+    def turn(start: int, end: int) -> None:
+        for place, rows in pieces(deltas, start, end):
+            exact_sum(rows, mix, peaks, result[place])
 
-    for _ in map_pieces(deltas.size, piece):
+    for _ in map_turns(deltas.size, turn):
         pass
     return result

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor
 
 from gobelin.server.fixed_point import LIMIT
-from gobelin.shared.vector import ParameterVector, tensor_of_bytes
+from gobelin.server.scratch import scratch
+from gobelin.shared.errors import StateError
+from gobelin.shared.vector import ParameterVector
 
 
 class RoundDeltas:
@@ -26,6 +29,7 @@ class RoundDeltas:
         self._size = size
         self._files: dict[str, int] = {}  # open file descriptors
         self._order: list[str] = []
+        self._peaks: dict[str, float] = {}
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
 
@@ -49,17 +53,31 @@ class RoundDeltas:
         """
         if delta.values.shape != (self._size,):
             raise ValueError(f"a delta of {delta.values.numel()} parameters, not {self._size}")
-        if self._size and max(map(abs, torch.aminmax(delta.values))) > LIMIT:
+        peak = float(max(map(abs, torch.aminmax(delta.values)))) if self._size else 0.0
+        if peak > LIMIT:
             raise ValueError(f"a delta exceeds {LIMIT}")
         path = self._folder / f"{name}.f32"
         path.write_bytes(delta.canonical_bytes)
         self._files[name] = os.open(path, os.O_RDONLY)
         self._order = sorted(self._files)
+        self._peaks[name] = peak
+
+    def peak(self, index: int) -> float:
+        """The largest |δ| of one delta."""
+        return self._peaks[self._order[index]]
 
     def piece(self, index: int, start: int, end: int) -> Tensor:
         """Parameters start … end of one delta: fp32 (end − start,)."""
-        file = self._files[self._order[index]]
-        return tensor_of_bytes(os.pread(file, 4 * (end - start), 4 * start))
+        values = scratch(f"delta {index}", (end - start,), torch.float32)
+        into, name = values.numpy(), self._order[index]
+        if os.preadv(self._files[name], [into.data], into.itemsize * start) != into.nbytes:
+            raise StateError(
+                f"{self._folder / name}.f32 is shorter than it was written",
+                "look at the disk, then run `gobelin aggregator up` again",
+            )
+        if sys.byteorder == "big":
+            into.byteswap(inplace=True)
+        return values
 
     def keep_only(self, names: Iterable[str]) -> None:
         """Let go of all other deltas."""

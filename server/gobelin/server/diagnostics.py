@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 from gobelin.server.policy import clip_norm
+from gobelin.server.scratch import scratch
+
+COLUMNS = 1 << 16  # coordinates of all members looked at at once
 
 
 @dataclass(frozen=True)
@@ -49,23 +52,33 @@ class Diagnostics:
 
     def of_piece(self, rows: Sequence[Tensor], aggregate: Tensor) -> Tensor:
         """Sums over one piece of n deltas, n × (s,), and its aggregate (s,)."""
-        piece = torch.stack(list(rows))  # (n, s)
-        even, unit = self._mixes @ piece  # (s,) each
-        with_members = piece @ torch.stack([aggregate, even], dim=1)  # (n, 2)
-        net = torch.sign(piece).sum(dim=0).abs()  # (s,)
-        others = torch.stack(
-            [
-                unit.double().square().sum(),
-                aggregate.double().square().sum(),
-                (net == len(rows)).sum().double(),
-                (net * 2 >= len(rows)).sum().double(),
-            ]
-        )
-        return torch.cat([with_members.T.reshape(-1).double(), others])
+        parts = zip(*(torch.split(row, COLUMNS) for row in (*rows, aggregate)), strict=True)
+        return torch.stack([self._of_columns(part) for part in parts]).sum(dim=0)
 
-    def add(self, piece: Tensor) -> None:
-        """Count one piece's sums."""
-        self._sums += piece
+    def _of_columns(self, part: Sequence[Tensor]) -> Tensor:
+        """The sums over some columns of the deltas and, the last, the aggregate."""
+        *given, aggregate = part
+        count, size = len(given), len(aggregate)
+        rows = scratch("stacked", (count, size), torch.float32)
+        torch.stack(given, out=rows)
+        mixed = scratch("mixed", (3, size), torch.float32)
+        mixed[0] = aggregate
+        torch.mm(self._mixes, rows, out=mixed[1:])
+        with_members = torch.mm(mixed[:2], rows.T)  # (2, n)
+        unit = mixed[2]
+        net = torch.mv(rows.sign_().T, torch.ones(count)).abs_()  # (s,) whole numbers up to n
+        others = [
+            torch.dot(unit, unit),
+            torch.dot(aggregate, aggregate),
+            _at_least(count, net),
+            _at_least((count + 1) // 2, net),
+        ]
+        return torch.cat([with_members.view(-1), torch.stack(others)]).double()
+
+    def add(self, pieces: Sequence[Tensor]) -> None:
+        """Count pieces' sums."""
+        for piece in pieces:
+            self._sums += piece
 
     def figures(self, size: int) -> Figures:
         """The figures of P parameters."""
@@ -87,6 +100,11 @@ class Diagnostics:
                 _short(max(0.0, 1 - k / e)) if e else 0.0 for k, e in zip(kept, even, strict=True)
             ],
         )
+
+
+def _at_least(least: int, whole: Tensor) -> Tensor:
+    """How many of the whole numbers (s,) reach `least`: a pass less than by comparing them."""
+    return (whole - (least - 1)).clamp_(0, 1).sum()
 
 
 def _share(product: float, norm: float) -> float:

@@ -1,7 +1,7 @@
 """Lengths and angles of deltas: fp64, in one summation order, so the same bits on every machine.
 
-A product of two fp32 numbers is exact in fp64; the products of a piece are added in a fixed
-binary tree of elementwise additions, and the pieces' sums by math.fsum, which rounds once.
+A product of two fp32 numbers is exact in fp64; the products of a turn's pieces are added
+elementwise, in a fixed order, and the turns' sums by math.fsum, which rounds once.
 """
 
 from __future__ import annotations
@@ -11,13 +11,19 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations_with_replacement
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-PIECE = 1 << 15  # scalars looked at at once: they stay in the processor's cache
-TURN = 16  # pieces a thread takes at a time
+from gobelin.server.scratch import scratch
+
+PIECE = 1 << 18  # scalars of one delta looked at at once, at most: longer rows are read no faster
+ROWS = 1 << 21  # scalars of all deltas looked at at once, where that leaves pieces of LEAST
+LEAST = 1 << 15
+TURN = 1 << 20  # scalars of one delta that a thread takes at a time
+KEPT = 1 << 10  # columns of products that are added up when a turn is over
 
 T = TypeVar("T")
 
@@ -32,8 +38,15 @@ class Deltas(Protocol):
 
     def __len__(self) -> int: ...
 
+    def peak(self, index: int) -> float:
+        """What no |δ| of one delta passes."""
+        ...
+
     def piece(self, index: int, start: int, end: int) -> Tensor:
-        """Parameters start … end of one delta: fp32 (end − start,), not to be written to."""
+        """Parameters start … end of one delta: fp32 (end − start,), not to be written to.
+
+        Good until the thread asks for another piece of the same delta.
+        """
         ...
 
 
@@ -51,46 +64,77 @@ class InMemory:
     def __len__(self) -> int:
         return len(self.values)
 
+    @cached_property
+    def peaks(self) -> list[float]:
+        """Largest |δ| of each delta."""
+        return [max(abs(float(end)) for end in torch.aminmax(values)) for values in self.values]
+
+    def peak(self, index: int) -> float:
+        """The largest |δ| of one delta."""
+        return self.peaks[index]
+
     def piece(self, index: int, start: int, end: int) -> Tensor:
         """A view."""
         return self.values[index][start:end]
 
 
-def map_pieces(size: int, work: Callable[[int, int], T]) -> Iterator[T]:
-    """`work(start, end)` for every piece of P parameters, in order, on torch's threads."""
-    starts = range(0, size, PIECE)
-    turns = [starts[i : i + TURN] for i in range(0, len(starts), TURN)]
+def map_turns(size: int, work: Callable[[int, int], T]) -> Iterator[T]:
+    """`work(start, end)` for every turn of P parameters, in order, on torch's threads.
 
-    def turn(own: range) -> list[T]:
-        return [work(start, min(start + PIECE, size)) for start in own]
-
-    if len(turns) <= 1:  # not worth a thread
-        yield from (found for own in turns for found in turn(own))
+    Each turn has one thread: sharing a piece among threads costs more than its arithmetic.
+    """
+    starts = range(0, size, TURN)
+    ends = [min(start + TURN, size) for start in starts]
+    if len(starts) <= 1:  # not worth a thread
+        yield from map(work, starts, ends)
         return
-    with ThreadPoolExecutor(torch.get_num_threads(), "pieces") as pool:
-        for found in pool.map(turn, turns):
-            yield from found
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, "turns", torch.set_num_threads, (1,)) as pool:
+            yield from pool.map(work, starts, ends)
+    finally:
+        torch.set_num_threads(threads)  # for threads to come; this one's number never changed
+
+
+def pieces(deltas: Deltas, start: int, end: int) -> Iterator[tuple[slice, list[Tensor]]]:
+    """A turn's pieces: where each lies, and its rows, one a delta."""
+    length = max(LEAST, min(PIECE, 1 << (ROWS // len(deltas)).bit_length() - 1))
+    for first in range(start, end, length):
+        last = min(first + length, end)
+        yield slice(first, last), [deltas.piece(i, first, last) for i in range(len(deltas))]
 
 
 def norms(deltas: Deltas) -> list[float]:
     """Euclidean norm of each delta."""
 
     def squares(start: int, end: int) -> list[float]:
-        rows = [deltas.piece(i, start, end).double() for i in range(len(deltas))]
-        return [float(tree_sum(row.mul_(row))) for row in rows]
+        return [_square(deltas, index, start, end) for index in range(len(deltas))]
 
-    columns = zip(*map_pieces(deltas.size, squares), strict=True)
+    columns = zip(*map_turns(deltas.size, squares), strict=True)
     return [math.sqrt(math.fsum(column)) for column in columns] or [0.0] * len(deltas)
 
 
-def tree_sum(values: Tensor) -> Tensor:
-    """Sum over the last dimension of (…, s), in place, in a fixed binary tree: (…)."""
+def _square(deltas: Deltas, index: int, start: int, end: int) -> float:
+    """‖·‖² of one delta's parameters start … end."""
+    sums = scratch("sums", (min(PIECE, end - start),), torch.float64).zero_()
+    for first in range(start, end, PIECE):
+        piece = deltas.piece(index, first, min(first + PIECE, end))
+        exact = scratch("exact", (len(piece),), torch.float64).copy_(piece)
+        sums[: len(piece)].addcmul_(exact, exact)
+    return float(tree_sum(sums))
+
+
+def tree_sum(values: Tensor, left: int = 1) -> Tensor:
+    """Sums over the last dimension of (…, s), in place, in a fixed binary tree: (…, left).
+
+    s is left times a power of two, or left is 1.
+    """
     width = values.shape[-1]
-    while width > 1:
+    while width > left:
         half = (width + 1) // 2
         values[..., : width - half].add_(values[..., half:width])
         width = half
-    return values[..., 0]
+    return values[..., :width]
 
 
 @dataclass(frozen=True)
@@ -106,18 +150,37 @@ class Geometry:
     def gram(self) -> list[list[float]]:
         """Inner products ⟨dᵢ, dⱼ⟩, (n, n)."""
         count = len(self.deltas)
-
-        def products(start: int, end: int) -> list[list[float]]:
-            rows = [self.deltas.piece(i, start, end) for i in range(count)]
-            piece = torch.stack(rows).double()  # (n, s)
-            return [tree_sum(piece[i:] * piece[i]).tolist() for i in range(count)]
-
-        pieces = list(map_pieces(self.deltas.size, products))
+        turns = list(map_turns(self.deltas.size, self._products))
         gram = [[0.0] * count for _ in range(count)]
-        for i in range(count):
-            for j in range(i, count):
-                gram[i][j] = gram[j][i] = math.fsum(piece[i][j - i] for piece in pieces)
+        for place, (i, j) in enumerate(combinations_with_replacement(range(count), 2)):
+            gram[i][j] = gram[j][i] = math.fsum(turn[place] for turn in turns)
         return gram
+
+    def _products(self, start: int, end: int) -> list[float]:
+        """Inner products of all pairs i ≤ j of the deltas' parameters start … end, in order."""
+        count = len(self.deltas)
+        sums = scratch("sums", (count * (count + 1) // 2, KEPT), torch.float64).zero_()
+        exact = scratch("exact", (count, LEAST), torch.float64)
+        for _, rows in pieces(self.deltas, start, end):
+            for first in range(0, len(rows[0]), LEAST):
+                for place, row in zip(exact, rows, strict=True):
+                    part = row[first : first + LEAST]
+                    place[: len(part)].copy_(part)
+                    place[len(part) :].zero_()
+                self._add_products(exact, sums)
+        found: list[float] = tree_sum(sums)[:, 0].tolist()
+        return found
+
+    @staticmethod
+    def _add_products(exact: Tensor, sums: Tensor) -> None:
+        """Add the products of all pairs of (n, s) to their `KEPT` sums each."""
+        count, size = exact.shape
+        done = 0
+        for i in range(count):
+            product = scratch("product", (count - i, size), torch.float64)
+            torch.mul(exact[i:], exact[i], out=product)
+            sums[done : done + count - i] += tree_sum(product, KEPT)
+            done += count - i
 
     def distance(self, index: int, mix: Sequence[float]) -> float:
         """‖dᵢ − Σⱼ mixⱼ dⱼ‖, in any order of the deltas the same bits."""

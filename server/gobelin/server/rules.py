@@ -20,9 +20,11 @@ from torch import Tensor
 from gobelin.server.fixed_point import exact_sum
 from gobelin.server.geometry import Geometry
 from gobelin.server.policy import clip_norm
+from gobelin.server.ranks import in_order
+from gobelin.server.scratch import scratch
 
 UNITS = 1 << 40  # integer units of all weight, where weights have no common denominator below
-COLUMNS = 1 << 12  # coordinates sorted at once
+COLUMNS = 1 << 15  # coordinates sorted at once
 
 Mix = Sequence[Fraction] | Sequence[float]
 
@@ -37,8 +39,13 @@ class Rule(Protocol):
         """How much of each delta goes in (n,), not negative, in sum at most Σ weights."""
         ...
 
-    def combine(self, rows: Sequence[Tensor], mix: Mix) -> Tensor:
-        """One piece (s,) fp32 of the result from one piece of each delta, n × (s,)."""
+    def combine(
+        self, rows: Sequence[Tensor], mix: Mix, peaks: Sequence[float], out: Tensor
+    ) -> None:
+        """One piece of the result, `out` (s,) fp32, from one piece of each delta, n × (s,).
+
+        `peaks` (n,) are what no |δ| of each whole delta passes.
+        """
         ...
 
 
@@ -48,9 +55,11 @@ class Mixing:
     clips = False
     remembers = False
 
-    def combine(self, rows: Sequence[Tensor], mix: Mix) -> Tensor:
+    def combine(
+        self, rows: Sequence[Tensor], mix: Mix, peaks: Sequence[float], out: Tensor
+    ) -> None:
         """The fixed-point sum."""
-        return exact_sum(rows, [float(share) for share in mix])
+        exact_sum(rows, [float(share) for share in mix], peaks, out)
 
 
 class Mean(Mixing):
@@ -126,21 +135,37 @@ class Sorting(ABC):
         """The weights themselves."""
         return weights
 
-    def combine(self, rows: Sequence[Tensor], mix: Mix) -> Tensor:
+    def combine(
+        self, rows: Sequence[Tensor], mix: Mix, peaks: Sequence[float], out: Tensor
+    ) -> None:
         """Σ over ranks of share · value, in fp64 and in the order of the ranks."""
         total = float(sum(mix))
         if not total:
-            return torch.zeros_like(rows[0])
+            out.zero_()
+            return
         units = torch.tensor(_units(mix))  # (n,)
-        pieces = torch.split(torch.stack(list(rows)), COLUMNS, dim=1)
-        return torch.cat([self._of_columns(piece, units) * total for piece in pieces]).float()
+        equal = bool((units == units[0]).all())
+        parts = zip(*(torch.split(row, COLUMNS) for row in rows), strict=True)
+        for part, found in zip(parts, torch.split(out, COLUMNS), strict=True):
+            values = self._evenly(part) if equal else self._weighted(torch.stack(part), units)
+            found.copy_(values.mul_(total))
 
-    def _of_columns(self, piece: Tensor, units: Tensor) -> Tensor:
+    def _evenly(self, part: Sequence[Tensor]) -> Tensor:
+        """Of equal weights: ranks alone decide."""
+        units = torch.ones(len(part), dtype=torch.int64)
+        shares = self.shares(units.cumsum(dim=0), units).tolist()
+        result = scratch("result", (len(part[0]),), torch.float64).zero_()
+        term = scratch("term", (len(part[0]),), torch.float64)
+        for value, share in zip(in_order(part), shares, strict=True):
+            if share:
+                result += term.copy_(value).mul_(share)
+        return result.div_(math.fsum(shares))
+
+    def _weighted(self, piece: Tensor, units: Tensor) -> Tensor:
+        """Of weights that differ: a value's share goes by whose it is."""
         values, order = piece.double().sort(dim=0)  # (n, s)
-        equal = bool((units == units[0]).all())  # then ranks alone decide: (n, 1) for (n, s)
-        units = torch.ones_like(units)[:, None] if equal else units[order]
-        shares = self.shares(units.cumsum(dim=0), units).double()
-        result, whole = torch.zeros_like(values[0]), torch.zeros_like(shares[0])
+        shares = self.shares(units[order].cumsum(dim=0), units[order]).double()
+        result, whole = torch.zeros_like(values[0]), torch.zeros_like(values[0])
         for value, share in zip(values, shares, strict=True):
             result += value * share
             whole += share
