@@ -1,19 +1,31 @@
-"""What every measurement shares: the machine it ran on, spread over seeds, where results go."""
+"""What measurements share: the machine, workers, spread over seeds, where results go."""
 
 from __future__ import annotations
 
 import os
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from examples.demo import one_thread
 from gobelin.shared.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
+
+Job = TypeVar("Job")
+Found = TypeVar("Found")
+
+
+def run_all(run: Callable[[Job], Found], jobs: Sequence[Job], workers: int) -> dict[Job, Found]:
+    """What each job found; `workers` processes of one thread each."""
+    with ProcessPoolExecutor(workers, get_context("spawn"), one_thread) as pool:
+        return dict(zip(jobs, pool.map(run, jobs), strict=True))
 
 
 def machine() -> str:

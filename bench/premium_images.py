@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.measure import spread, write_result
-from examples.demo import one_thread
+from bench.measure import run_all, spread, write_result
 from examples.in_process import federate_in_process
 from gobelin.shared.data import MemorySource, open_source
 from gobelin.shared.data.fashion_mnist import TEST, TRAIN, fetch_fashion_mnist
 from gobelin.shared.evaluation import evaluate_model
-from gobelin.shared.model import build_jepa
-from gobelin.shared.recipe import load_recipe
+from gobelin.shared.model import Jepa, build_jepa
+from gobelin.shared.recipe import Recipe, load_recipe
 from gobelin.shared.seeds import derive_seed
+from gobelin.shared.vector import ParameterVector
 
 MEMBERS = ("a", "b", "c")
 KINDS = {"a": (0, 2, 4, 6), "b": (5, 7, 9), "c": (1, 3, 8)}  # tops; footwear; the rest
@@ -66,10 +64,16 @@ def run_job(job: Job) -> dict[str, float]:
         mine = pooled(members) if job.model == "pooled" else members[job.model]
         steps = job.rounds * job.local_steps
         vector = federate_in_process(recipe, {job.model: mine}, 1, steps, job.seed)
-    model = build_jepa(recipe, job.seed)
-    vector.load_into(model)
+    model = model_of(recipe, vector)
     found = evaluate_model(model, labelled, test, label_budget=LABELS, seed=job.seed)
     return {probe: getattr(found, probe) for probe in PROBES}
+
+
+def model_of(recipe: Recipe, vector: ParameterVector) -> Jepa:
+    """The model with these parameters."""
+    model = build_jepa(recipe, seed=0)
+    vector.load_into(model)
+    return model
 
 
 def scenario_data(job: Job) -> tuple[dict[str, MemorySource], MemorySource, MemorySource]:
@@ -130,8 +134,7 @@ def main() -> None:
         for scenario in options.scenarios
         for model in models
     ]
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), one_thread) as pool:
-        found = dict(zip(jobs, pool.map(run_job, jobs), strict=True))
+    found = run_all(run_job, jobs, os.cpu_count() or 1)
     values: dict[str, Any] = {
         "seeds": options.seeds,
         "rounds": options.rounds,
