@@ -164,10 +164,17 @@ class FleetConnection:
         return int(self._node.node_id)
 
     def pull(self) -> Mail | None:
-        """The oldest message that waits, without its content, or None when there is none."""
+        """The oldest message that waits, without its content, or None when there is none.
+
+        A SuperLink that is killed may break a request off with any code: only its word that the
+        key is unknown ends the session, anything else is asked again.
+        """
         try:
             response = self._stub.PullMessages(PullMessagesRequest(node=self._node))
-        except grpc.RpcError:
+        except grpc.RpcError as error:
+            if _code(error) is not grpc.StatusCode.UNAUTHENTICATED:
+                self._say(NodeStatus("waiting", note="a request broke off; asking again"))
+                return None
             raise UnknownNodeError(
                 "the aggregator no longer accepts this node's key",
                 "ask its operator whether the node was removed from the roster",
@@ -248,5 +255,9 @@ class FleetConnection:
 
 
 def _is_unavailable(error: BaseException) -> bool:
-    codes = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-    return isinstance(error, grpc.Call) and error.code() in codes
+    return _code(error) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+def _code(error: BaseException) -> grpc.StatusCode | None:
+    """The status of a failed request; None where it is no answer of the SuperLink's."""
+    return error.code() if isinstance(error, grpc.Call) else None
