@@ -35,6 +35,7 @@ def main() -> None:
         "bytes_to_accuracy": bytes_table,
         "codec_int4": codec_table,
         "codec_topk": codec_table,
+        "histories": histories_table,
     }
     for name, render in pages.items():
         path = RESULTS / f"{name}.json"
@@ -159,6 +160,24 @@ def codec_table(values: Mapping[str, Any]) -> str:
         f"## Codec {values['codec']} against fp32\n\n"
         f"`make bench-codec`: {values['rounds']} rounds of {values['local_steps']} steps, three "
         f"members, recipe {values['recipe']}, seeds {values['seeds']}, {values['machine']}. "
+        f"Goal: {values['goal']}.\n"
+    )
+    return "\n".join([heading, table(["figure", "value"], rows)])
+
+
+def histories_table(values: Mapping[str, Any]) -> str:
+    """What federations in virtual time lived through."""
+    rows = [
+        ["histories", f"{values['count']:,}"],
+        ["violations", f"{values['violations']}"],
+        ["seconds", f"{values['seconds']:.0f}"],
+        ["virtual days", f"{values['virtual_days']:.1f}"],
+        ["starts of the aggregator", f"{values['starts_of_the_aggregator']:,}"],
+        *([f"fault: {kind}", f"{count:,}"] for kind, count in values["faults"].items()),
+    ]
+    heading = (
+        "## Histories of federations in virtual time\n\n"
+        f"`make bench-histories`: seeds from {values['first_seed']}, {values['machine']}. "
         f"Goal: {values['goal']}.\n"
     )
     return "\n".join([heading, table(["figure", "value"], rows)])
