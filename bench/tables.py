@@ -36,6 +36,9 @@ def main() -> None:
         "codec_int4": codec_table,
         "codec_topk": codec_table,
         "histories": histories_table,
+        "broadcast_int8": broadcast_table,
+        "broadcast_int4": broadcast_table,
+        "broadcast_topk": broadcast_table,
     }
     for name, render in pages.items():
         path = RESULTS / f"{name}.json"
@@ -204,6 +207,32 @@ def cross_node_table(values: Mapping[str, Any]) -> str:
         f"steps, seeds {values['seeds']}, {values['machine']}; members as above.\n"
     )
     return "\n".join([heading, table(["consensus", *figures.values()], rows)])
+
+
+def broadcast_table(values: Mapping[str, Any]) -> str:
+    """Bytes down and points of one broadcast codec against whole fp32 bases."""
+    rows = [
+        ["fewer bytes down a round, after the first base, times", f"{values['step_ratio']:.2f}"],
+        ["fewer bytes down over all rounds, times", f"{values['ratio']:.2f}"],
+        ["MB a node is sent a round", figure(scaled(values["offer_bytes"]), 3)],
+        ["the same with fp32", figure(scaled(values["baseline_fp32.offer_bytes"]), 3)],
+        ["points of linear probe lost", figure(values["points_lost"], 2, True)],
+        ["probe with the codec", figure(values["points"])],
+        ["probe with fp32", figure(values["baseline_fp32.points"])],
+    ]
+    heading = (
+        f"## Broadcast by {values['codec']} against whole fp32 bases\n\n"
+        f"`python -m bench.codec --broadcast {values['codec']} --uplink {values['uplink']}`: "
+        f"{values['rounds']} rounds of {values['local_steps']} steps, three members, recipe "
+        f"{values['recipe']}, contributions by {values['uplink']} in both, seeds "
+        f"{values['seeds']}, {values['machine']}.\n"
+    )
+    return "\n".join([heading, table(["figure", "value"], rows)])
+
+
+def scaled(value: Mapping[str, float]) -> dict[str, float]:
+    """Bytes as megabytes."""
+    return {key: number / 1e6 for key, number in value.items()}
 
 
 def split_table(values: Mapping[str, Any]) -> str:
