@@ -32,7 +32,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-BENCHES := $(patsubst bench/%.py,bench-%,$(filter-out bench/__init__.py bench/measure.py bench/split_rounds.py bench/tables.py bench/two_rooms.py,$(wildcard bench/*.py)))
+BENCHES := $(patsubst bench/%.py,bench-%,$(filter-out bench/tables.py,$(shell grep -l __main__ bench/*.py)))
 
 bench: $(BENCHES)
 

@@ -17,9 +17,7 @@ import argparse
 import os
 import statistics
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.measure import spread, write_result
+from bench.measure import run_all, spread, write_result
 from bench.premium_images import read
-from examples.demo import one_thread
 from examples.in_process import federate_in_process
 from gobelin.protocols.messages import ENCODING, Contribution, RoundPlan
 from gobelin.server.admission import Refusal, WireArray, admit
@@ -230,8 +227,7 @@ def main() -> None:
         for attack in attacks
         for rule in rules
     ]
-    with ProcessPoolExecutor(options.workers, get_context("spawn"), one_thread) as pool:
-        found = dict(zip(jobs, pool.map(run_job, jobs), strict=True))
+    found = run_all(run_job, jobs, options.workers)
     print(write_result(options.name, summarise(found, rules, attacks, options)))
 
 

@@ -15,17 +15,14 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench import premium_images
-from bench.measure import spread, write_result
-from examples.demo import one_thread
+from bench.measure import run_all, spread, write_result
 from examples.in_process import federate_in_process
 from gobelin.server.broadcast import Broadcast
 from gobelin.shared.codec import CODECS, codec_named, compress, distortion
@@ -192,9 +189,8 @@ def main() -> None:
         ]
         for codec in codecs
     }
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), one_thread) as pool:
-        each = [job for seed in zip(*jobs.values(), strict=True) for job in seed]
-        found = dict(zip(each, pool.map(run_job, each), strict=True))
+    each = [job for seed in zip(*jobs.values(), strict=True) for job in seed]
+    found = run_all(run_job, each, os.cpu_count())
     rows = {codec: [found[job] for job in jobs[codec]] for codec in codecs}
     name = options.name or ("broadcast" if down else "codec")
     for codec in codecs[1:]:

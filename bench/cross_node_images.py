@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import argparse
 import os
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from bench.measure import spread, write_result
+from bench.measure import run_all, spread, write_result
 from bench.premium_images import LABELS, PROBES, Job, scenario_data
-from examples.demo import one_thread
 from examples.in_process import federate_in_process
 from gobelin.shared.data.fashion_mnist import fetch_fashion_mnist
 from gobelin.shared.evaluation import evaluate_model
@@ -66,8 +63,7 @@ def main() -> None:
         for scenario in options.scenarios
         for model in MODELS
     ]
-    with ProcessPoolExecutor(options.workers, get_context("spawn"), one_thread) as pool:
-        found = dict(zip(jobs, pool.map(run_job, jobs), strict=True))
+    found = run_all(run_job, jobs, options.workers)
     values: dict[str, Any] = {
         "seeds": options.seeds,
         "rounds": options.rounds,

@@ -16,12 +16,9 @@ import argparse
 import os
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
-from bench.measure import write_result
-from examples.demo import one_thread
+from bench.measure import run_all, write_result
 from tests.simulator.audit import Violation
 from tests.simulator.history import Told, run_history
 
@@ -49,8 +46,7 @@ def main() -> None:
         return
     started = time.perf_counter()
     seeds = range(options.first, options.first + options.count)
-    with ProcessPoolExecutor(options.workers, get_context("spawn"), one_thread) as pool:
-        found = list(pool.map(live, seeds, chunksize=20))
+    found = list(run_all(live, seeds, options.workers, chunk=20).values())
     told = [one for one in found if isinstance(one, Told)]
     broken = [one for one in found if isinstance(one, str)]
     faults: Counter[str] = sum((one.faults for one in told), Counter())

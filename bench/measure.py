@@ -22,10 +22,12 @@ Job = TypeVar("Job")
 Found = TypeVar("Found")
 
 
-def run_all(run: Callable[[Job], Found], jobs: Sequence[Job], workers: int) -> dict[Job, Found]:
-    """What each job found; `workers` processes of one thread each."""
+def run_all(
+    run: Callable[[Job], Found], jobs: Sequence[Job], workers: int | None, chunk: int = 1
+) -> dict[Job, Found]:
+    """What each job found; `workers` processes of one thread each take `chunk` jobs at a time."""
     with ProcessPoolExecutor(workers, get_context("spawn"), one_thread) as pool:
-        return dict(zip(jobs, pool.map(run, jobs), strict=True))
+        return dict(zip(jobs, pool.map(run, jobs, chunksize=chunk), strict=True))
 
 
 def machine() -> str:

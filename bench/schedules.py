@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.measure import spread, write_result
+from bench.measure import run_all, spread, write_result
 from bench.premium_images import read
-from examples.demo import one_thread
 from examples.in_process import federate_in_process
 from gobelin.server.geometry import Deltas
 from gobelin.server.merge import Counted, Merged, Merger
@@ -155,8 +152,7 @@ def main() -> None:
         for seed in options.seeds
         for schedule in options.schedules
     ]
-    with ProcessPoolExecutor(options.workers, get_context("spawn"), one_thread) as pool:
-        found = dict(zip(jobs, pool.map(run_job, jobs), strict=True))
+    found = run_all(run_job, jobs, options.workers)
     values: dict[str, Any] = {**common, "seeds": options.seeds, "slow_share_of_steps": SLOW}
     for schedule in options.schedules:
         runs = [figures for job, figures in found.items() if job.schedule == schedule]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.sketch import Sketch
 from bench.two_rooms import (
     DIM,
     KNOTS,
@@ -30,7 +31,7 @@ from bench.two_rooms import (
 from gobelin.server.aggregation import InMemory
 from gobelin.server.merge import Counted, Merger
 from gobelin.server.outer import OuterOptimizer, OuterState, Sgd
-from gobelin.shared.objective import Moments, Offset, Sketch
+from gobelin.shared.objective import Moments, Offset
 from gobelin.shared.objective.sigreg import directions
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterSchema, ParameterVector

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gobelin.shared.objective import Sketch
+from bench.sketch import Sketch
 from gobelin.shared.objective.sigreg import collapse_score, sigreg
 from gobelin.shared.seeds import derive_seed, generator_of
 from gobelin.shared.worlds import WORLD, Box, Episodes, TwoRoom

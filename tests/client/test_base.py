@@ -95,7 +95,7 @@ def spoil_bit(file: Path) -> None:
 )
 def test_a_base_that_is_gone_or_another_is_said_to_be_missing(file: Path, spoil: object) -> None:
     KeptBase(file).keep(BASES[2])
-    spoil(file)  # type: ignore[operator]
+    spoil(file)
     with pytest.raises(BaseMissingError, match="no base") as error:
         KeptBase(file).reach(SCHEMA, STEPS[2:], BASES[3].digest)
     assert error.value.code == "contribution.base_missing"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import grpc
 import pytest
 
@@ -12,26 +10,18 @@ from gobelin.client.home import NodeStatus
 from gobelin.shared.errors import UnknownNodeError
 
 
-class Broken(grpc.RpcError, grpc.Call):
-    """A request that failed with a status."""
-
-    def __init__(self, status: grpc.StatusCode) -> None:
-        self._status = status
-
-    def code(self) -> grpc.StatusCode:
-        return self._status
-
-    def __getattr__(self, name: str) -> Any:
-        raise NotImplementedError(name)
-
-
-Broken.__abstractmethods__ = frozenset()
+def broken(status: grpc.StatusCode) -> grpc.RpcError:
+    """A request that failed with a status, and has nothing else to say."""
+    silent = dict.fromkeys(grpc.Call.__abstractmethods__, lambda self: None)
+    answers = {**silent, "code": lambda self: status}
+    error: grpc.RpcError = type("Broken", (grpc.RpcError, grpc.Call), answers)()
+    return error
 
 
 def connection(status: grpc.StatusCode, said: list[NodeStatus]) -> FleetConnection:
     class Stub:
         def PullMessages(self, request: object) -> None:
-            raise Broken(status)
+            raise broken(status)
 
     link = object.__new__(FleetConnection)
     link._stub, link._node, link._say = Stub(), None, said.append

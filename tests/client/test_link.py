@@ -5,12 +5,29 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from flwr.app import Error, Message, MessageType, Metadata, RecordDict
+from flwr.app import (
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MessageType,
+    Metadata,
+    RecordDict,
+)
 from flwr.app.message import make_message
 
 from gobelin.client import link
 from gobelin.client.fleet import Mail
-from gobelin.protocols.messages import RECALL, SUPERSEDED
+from gobelin.client.home import NodeStatus
+from gobelin.protocols.messages import (
+    HEADER,
+    NOT_SPOOLED,
+    PAYLOAD,
+    RECALL,
+    SUPERSEDED,
+    RoundPlan,
+)
+from gobelin.shared.errors import StateError
 
 TRAIN, QUERY = MessageType.TRAIN, MessageType.QUERY
 
@@ -43,7 +60,7 @@ def mail(name: str, kind: str) -> Mail:
 
 def answered(box: Box, count: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(link.time, "sleep", lambda _: None)
-    messages = itertools.islice(link._messages(box), count)  # type: ignore[arg-type]
+    messages = itertools.islice(link._messages(box), count)
     return [message.metadata.group_id for message in messages]
 
 
@@ -69,3 +86,22 @@ def test_a_farewell_is_heard_before_any_plan(monkeypatch: pytest.MonkeyPatch) ->
 def test_mail_of_a_run_that_has_ended_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     box = Box([("ended", TRAIN)], [("2", TRAIN)])
     assert answered(box, 1, monkeypatch) == ["2"]
+
+
+def test_a_recall_that_a_damaged_spool_cannot_answer_is_told_to_the_operator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Torn:
+        def finished(self, plan: RoundPlan) -> None:
+            raise StateError("round-00001 is damaged", "remove it")
+
+    plan = RoundPlan("fed", 1, 2, "{}", "s", "b", 3, 0, 60.0)
+    said: list[NodeStatus] = []
+    monkeypatch.setattr(link, "_contributor", lambda home: Torn())
+    monkeypatch.setitem(link._watchers, "here", said.append)
+    content = RecordDict({HEADER: ConfigRecord({PAYLOAD: plan.to_bytes()})})
+    asked = make_message(Metadata(1, "m", 0, 7, "", "", 0.0, 60.0, RECALL), content)
+    context = Context(1, 7, {link.HOME_KEY: "here"}, RecordDict(), {})
+    reply = link.app(asked, context)
+    assert reply.error.reason == NOT_SPOOLED
+    assert ["round-00001 is damaged" in status.note for status in said] == [True]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from gobelin.server.admission import Admitted, Refusal, WireArray, admit
 from gobelin.server.aggregation import LIMIT
 from gobelin.shared import vector as vector_module
 from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector
+from tests.answers import wired
 
 SCHEMA = ParameterSchema.of_shapes({"a": (2, 3), "b": (4,), "c": ()})
 BASE = ParameterVector.zeros(SCHEMA)
@@ -40,10 +41,6 @@ def delta_of(values: list[float] | None = None) -> ParameterVector:
     return ParameterVector(SCHEMA, torch.tensor(values or [0.5 * i for i in range(SCHEMA.size)]))
 
 
-def wire(segments: Mapping[str, bytes]) -> Arrays:
-    return {k: WireArray(DTYPE, (len(d) // 4,), ENCODING, d) for k, d in segments.items()}
-
-
 def header_of(delta: ParameterVector, **changes: object) -> Contribution:
     made = Contribution("fed", 2, PLAN.digest, BASE.digest, delta.digest, 5, 80, 1.0, {"loss": 1.0})
     return dataclasses.replace(made, **changes)
@@ -62,7 +59,7 @@ def reason(outcome: Admitted | Refusal) -> str:
 def test_a_reply_to_the_plan_is_admitted() -> None:
     delta = delta_of()
     header = header_of(delta)
-    outcome = judged(header.to_bytes(), wire(delta.segments()))
+    outcome = judged(header.to_bytes(), wired(delta.segments()))
     assert isinstance(outcome, Admitted)
     assert outcome.contribution == header
     assert torch.equal(outcome.delta.values, delta.values)
@@ -71,14 +68,14 @@ def test_a_reply_to_the_plan_is_admitted() -> None:
 def test_segments_may_arrive_in_any_order() -> None:
     delta = delta_of()
     assert len(delta.segments()) == 3
-    arrays = dict(reversed(wire(delta.segments()).items()))
+    arrays = dict(reversed(wired(delta.segments()).items()))
     assert isinstance(judged(header_of(delta).to_bytes(), arrays), Admitted)
 
 
 def test_what_a_member_says_of_itself_does_not_matter() -> None:
     delta = delta_of()
     header = header_of(delta, images=1 << 62, seconds=-1e300, metrics={"weight": 1e9})
-    assert isinstance(judged(header.to_bytes(), wire(delta.segments())), Admitted)
+    assert isinstance(judged(header.to_bytes(), wired(delta.segments())), Admitted)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +97,7 @@ def test_a_header_that_does_not_answer_the_plan_is_refused(
     changes: dict[str, object], code: str
 ) -> None:
     delta = delta_of()
-    outcome = judged(header_of(delta, **changes).to_bytes(), wire(delta.segments()))
+    outcome = judged(header_of(delta, **changes).to_bytes(), wired(delta.segments()))
     assert reason(outcome) == code
 
 
@@ -108,17 +105,17 @@ def test_a_header_that_does_not_answer_the_plan_is_refused(
 def test_a_node_short_of_time_may_have_taken_fewer_steps(steps: int) -> None:
     delta = delta_of()
     header = header_of(delta, local_steps=steps)
-    assert isinstance(judged(header.to_bytes(), wire(delta.segments())), Admitted)
+    assert isinstance(judged(header.to_bytes(), wired(delta.segments())), Admitted)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"null", b"\xff" * 40, PLAN.to_bytes()])
 def test_a_malformed_header_is_refused(data: bytes) -> None:
-    assert reason(judged(data, wire(delta_of().segments()))) == "malformed"
+    assert reason(judged(data, wired(delta_of().segments()))) == "malformed"
 
 
 def test_a_header_with_a_number_that_is_not_finite_is_malformed() -> None:
     values = {**json.loads(header_of(delta_of()).to_bytes()), "metrics": {"loss": float("nan")}}
-    outcome = judged(json.dumps(values).encode(), wire(delta_of().segments()))
+    outcome = judged(json.dumps(values).encode(), wired(delta_of().segments()))
     assert reason(outcome) == "malformed"
 
 
@@ -134,7 +131,7 @@ def poisoned(value: float, place: int) -> tuple[bytes, Arrays]:
     data = values.tobytes()
     segments = {k: data[4 * s : 4 * e] for k, (s, e) in SCHEMA.segments.items()}
     header = header_of(delta_of(), delta_digest=hashlib.sha256(data).hexdigest())
-    return header.to_bytes(), wire(segments)
+    return header.to_bytes(), wired(segments)
 
 
 BEYOND = float(np.nextafter(np.float32(LIMIT), np.float32(np.inf)))
@@ -208,7 +205,7 @@ def test_arrays_that_are_not_the_schemas_segments_are_refused(
     change: Callable[[Arrays], None], code: str
 ) -> None:
     delta = delta_of()
-    arrays = wire(delta.segments())
+    arrays = wired(delta.segments())
     change(arrays)
     outcome = judged(header_of(delta).to_bytes(), arrays)
     assert reason(outcome) == code
@@ -218,7 +215,7 @@ def test_arrays_that_are_not_the_schemas_segments_are_refused(
 
 def test_one_flipped_bit_on_the_wire_is_refused() -> None:
     delta = delta_of()
-    arrays = wire(delta.segments())
+    arrays = wired(delta.segments())
     name = first(arrays)
     data = bytearray(arrays[name].data)
     data[5] ^= 1
@@ -228,7 +225,7 @@ def test_one_flipped_bit_on_the_wire_is_refused() -> None:
 
 def test_the_swap_of_two_segments_is_refused() -> None:
     delta = delta_of()
-    arrays = wire(delta.segments())
+    arrays = wired(delta.segments())
     one, two, _ = arrays
     arrays[one], arrays[two] = arrays[two], arrays[one]
     assert reason(judged(header_of(delta).to_bytes(), arrays)) == "delta_digest"

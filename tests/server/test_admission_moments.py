@@ -16,6 +16,7 @@ from gobelin.server.admission import Admitted, Refusal, WireArray, admit
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of, size_of
 from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector
+from tests.answers import wired
 
 DIM = 3
 SCHEMA = ParameterSchema.of_shapes({"a": (2, 3)})
@@ -36,10 +37,7 @@ def judged(
     header = Contribution(
         *("fed", 2, plan.digest, plan.base_digest, DELTA.digest, 5, 80, 1.0), moments_digest=named
     )
-    arrays = {
-        name: WireArray(DTYPE, (len(data) // 4,), ENCODING, data)
-        for name, data in DELTA.segments().items()
-    }
+    arrays = wired(DELTA.segments())
     return admit(plan, SCHEMA, DIM, header.to_bytes(), arrays, moments)
 
 
@@ -92,7 +90,7 @@ def test_moments_the_header_names_must_be_there() -> None:
     ids=str,
 )
 def test_another_kind_of_array_is_refused(change: dict[str, object]) -> None:
-    assert reason(judged(wire(SEEN.to_bytes())._replace(**change), SEEN.digest)) == "moments"  # type: ignore[arg-type]
+    assert reason(judged(wire(SEEN.to_bytes())._replace(**change), SEEN.digest)) == "moments"
 
 
 def test_moments_of_another_projector_are_refused() -> None:

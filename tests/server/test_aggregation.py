@@ -11,8 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gobelin.server import scratch
 from gobelin.server.aggregation import LIMIT, InMemory, aggregate, weighted_mean
 from gobelin.server.deltas import RoundDeltas
+from gobelin.server.merge import Counted, Merger
 from gobelin.server.rules import RULES, make_rule
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
@@ -157,3 +159,16 @@ def test_a_delta_of_another_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="5 parameters, not 6"):
         deltas.add("a", ParameterVector(SCHEMA, torch.ones(WIDTH)))
     assert len(deltas) == 0
+
+
+def test_buffers_are_the_same_ones_in_every_round() -> None:
+    """A name made of anything that changes would keep a buffer more each round, for months."""
+    deltas = InMemory([torch.ones(WIDTH) * k for k in range(1, 5)])
+    counted = [Counted(f"m{k % 3}", steps=1 + k) for k in range(4)]
+    merger = Merger(make_rule("clipped_mean"), cap=0.5)
+    merger.merge(deltas, counted, {})
+    before = set(vars(scratch._own))
+    kept = [merger.merge(deltas, counted, {}) for _ in range(20)]
+    assert len(kept) == 20
+    assert set(vars(scratch._own)) == before
+    assert {name.rpartition(" ")[0] for name in before if "normalised" in name} == {"normalised"}

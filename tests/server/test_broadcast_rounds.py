@@ -260,6 +260,7 @@ def test_a_damaged_step_is_never_sent(tmp_path: Path, north: Node, south: Node) 
         patch.setattr(type(fed.home), "latest", lambda home: (1, checkpoint))
         fed.run()
     assert sent(fed, north)[-1] == (2, WHOLE)
+    assert [STEP in event["what"] for event in fed.events("damaged")] == [True]
 
 
 def test_the_event_log_says_what_each_node_was_sent(

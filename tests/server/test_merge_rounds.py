@@ -12,8 +12,7 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from gobelin.protocols.messages import ENCODING, Contribution, Farewell, RoundPlan
-from gobelin.server.admission import WireArray
+from gobelin.protocols.messages import Farewell, RoundPlan
 from gobelin.server.aggregation import InMemory
 from gobelin.server.courier import NodeState, Parcel, Reply
 from gobelin.server.deltas import RoundDeltas
@@ -29,7 +28,8 @@ from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
 from gobelin.shared.errors import ConfigError, RoundError
 from gobelin.shared.keys import public_pem
 from gobelin.shared.seeds import generator_of
-from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector
+from gobelin.shared.vector import ParameterSchema, ParameterVector
+from tests.answers import contribution, wired
 from tests.server.counting import counted
 from tests.server.world import Killed, kill_at
 
@@ -81,21 +81,8 @@ def delta_of(name: str, number: int, base: ParameterVector) -> ParameterVector:
 
 def reply(node: str, name: str, plan: RoundPlan, base: ParameterVector) -> Reply:
     delta = delta_of(name, plan.round, base)
-    header = Contribution(
-        federation=plan.federation,
-        round=plan.round,
-        plan_digest=plan.digest,
-        base_digest=plan.base_digest,
-        delta_digest=delta.digest,
-        local_steps=plan.local_steps,
-        images=8,
-        seconds=0.5,
-    )
-    arrays = {
-        key: WireArray(DTYPE, (len(data) // 4,), ENCODING, data)
-        for key, data in delta.segments().items()
-    }
-    return Reply(node, header.to_bytes(), arrays)
+    header = contribution(plan, delta.digest)
+    return Reply(node, header.to_bytes(), wired(delta.segments()))
 
 
 def home_of(folder: Path, rounds: int = 3, **charter: Any) -> AggregatorHome:

@@ -326,7 +326,7 @@ def test_a_round_sealed_by_an_older_version_cannot_be_answered(
     facts = type(fed.home).facts
 
     def without_plan(home: object, number: int) -> dict[str, object]:
-        return {k: v for k, v in facts(home, number).items() if k != "plan"}  # type: ignore[arg-type]
+        return {k: v for k, v in facts(home, number).items() if k != "plan"}
 
     monkeypatch.setattr(type(fed.home), "facts", without_plan)
     fed.run()

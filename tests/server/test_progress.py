@@ -53,6 +53,10 @@ EVENTS: list[tuple[dict[str, Any], str]] = [
         "round 2/9: resumed with what is in from nobody yet",
     ),
     (
+        {"event": "damaged", "what": "step is torn", "remedy": "", "error": "checkpoint"},
+        "damaged: step is torn; nodes are sent the whole base instead",
+    ),
+    (
         {"event": "lost", "round": 2, "node": "north-1"},
         "round 2/9: what north-1 contributed is damaged here; it is asked again",
     ),

@@ -40,7 +40,8 @@ from gobelin.server.round_events import (
     Undelivered,
     Voided,
 )
-from gobelin.server.round_state import Phase, Round, Terms, fold, screen, step
+from gobelin.server.round_state import Phase, Round, Terms, screen
+from gobelin.server.round_steps import fold, step
 
 TERMS = Terms(
     quorum=Fraction(1, 2),

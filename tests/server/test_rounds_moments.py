@@ -105,7 +105,7 @@ def test_one_members_moments_go_to_nobody(tmp_path: Path) -> None:
 
 def test_moments_nobody_asked_for_are_refused_with_their_contribution(tmp_path: Path) -> None:
     eager = Node("east")
-    eager.moments = lambda plan: Node.moments(eager, replace(plan, cross_node=True))  # type: ignore[method-assign]
+    eager.moments = lambda plan: Node.moments(eager, replace(plan, cross_node=True))
     fed = across(tmp_path, *three(), eager, cross_node=False, rounds=1)
     fed.run()
     assert fed.counted(1) == ["north", "south-1", "south-2"]
@@ -118,7 +118,7 @@ def test_the_order_of_arrival_does_not_change_the_pool(tmp_path: Path) -> None:
     for i, delays in enumerate(itertools.permutations([0.5, 3.0, 9.0])):
         nodes = three()
         for node, delay in zip(nodes, delays, strict=True):
-            node.answer = lambda plan, base, n=node, d=delay: [(d, n.reply(plan, base))]  # type: ignore[misc]
+            node.answer = lambda plan, base, n=node, d=delay: [(d, n.reply(plan, base))]
         fed = across(tmp_path / str(i), *nodes, rounds=2)
         fed.run()
         digests.add(pooled(fed, 1).digest)
@@ -150,7 +150,7 @@ def test_a_killed_aggregator_still_knows_the_moments_it_has(
 def test_moments_damaged_in_the_journal_are_asked_for_again(tmp_path: Path) -> None:
     nodes = three()
     for node in nodes[1:]:
-        node.answer = lambda plan, base, n=node: [(3.0, n.reply(plan, base))]  # type: ignore[misc]
+        node.answer = lambda plan, base, n=node: [(3.0, n.reply(plan, base))]
     undisturbed = across(tmp_path / "a", *nodes, rounds=2)
     undisturbed.run()
     fed = across(tmp_path / "b", *nodes, rounds=2)

@@ -56,7 +56,7 @@ def teaching(name: str, lesson: torch.Tensor, share: float) -> Node:
     def delta(number: int, base: ParameterVector) -> ParameterVector:
         return ParameterVector(base.schema, share * lesson + 0.01 * own(number, base).values)
 
-    node.delta = delta  # type: ignore[method-assign]
+    node.delta = delta
     return node
 
 

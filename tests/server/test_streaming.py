@@ -112,7 +112,7 @@ def federate(rounds: int = 4, **options: object) -> tuple[ParameterVector, list[
         2,
         seed=3,
         on_round=lambda number, deltas: sizes.append(deltas[0].schema.size),
-        **options,  # type: ignore[arg-type]
+        **options,
     )
     return vector, sizes
 

@@ -15,10 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from gobelin.protocols.messages import (
     BYTES,
-    ENCODING,
     ENCODING_MOMENTS,
     NOT_SPOOLED,
-    Contribution,
     Farewell,
     RoundPlan,
 )
@@ -36,7 +34,8 @@ from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import generator_of
 from gobelin.shared.step import follow
-from gobelin.shared.vector import DTYPE, ParameterVector
+from gobelin.shared.vector import ParameterVector
+from tests.answers import contribution, wired
 
 DEADLINE = 60.0
 PATIENCE = 600.0  # wait_for_members_s
@@ -115,25 +114,16 @@ class Node:
         fragment = fragment_of_round(base.schema, plan.fragments, plan.round)
         delta = fragment.of(self.delta(plan.round, base))
         moments = self.moments(plan)
-        header = Contribution(
-            federation=plan.federation,
-            round=plan.round,
-            plan_digest=plan.digest,
-            base_digest=plan.base_digest,
-            delta_digest=delta.digest,
-            local_steps=plan.local_steps,
+        header = contribution(
+            plan,
+            delta.digest,
             images=80,
-            seconds=0.5,
             metrics={"loss": 1.0},
             moments_digest=digest_of(moments),
         )
         header = dataclasses.replace(header, **changes)
-        arrays = {
-            name: WireArray(DTYPE, (len(data) // 4,), ENCODING, data)
-            for name, data in delta.segments().items()
-        }
         beside = WireArray(BYTES, (len(moments),), ENCODING_MOMENTS, moments) if moments else None
-        return Reply(self.id, header.to_bytes(), arrays, moments=beside)
+        return Reply(self.id, header.to_bytes(), wired(delta.segments()), moments=beside)
 
 
 class World:

@@ -12,16 +12,15 @@ import numpy as np
 import torch
 
 from gobelin.protocols.messages import (
-    ENCODING,
     NOT_SPOOLED,
     SUPERSEDED,
     Contribution,
     RoundPlan,
 )
-from gobelin.server.admission import WireArray
 from gobelin.server.courier import NodeState, Reply
 from gobelin.server.roster import NodeEntry
-from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector
+from gobelin.shared.vector import ParameterSchema, ParameterVector
+from tests.answers import contribution, wired
 
 if TYPE_CHECKING:
     from tests.simulator.world import World
@@ -59,24 +58,12 @@ def delta_of(node: str, plan_digest: str) -> ParameterVector:
 def honest(node: str, plan: RoundPlan) -> Reply:
     """The contribution of a node to a plan."""
     delta = delta_of(node, plan.digest)
-    header = Contribution(
-        federation=plan.federation,
-        round=plan.round,
-        plan_digest=plan.digest,
-        base_digest=plan.base_digest,
-        delta_digest=delta.digest,
-        local_steps=plan.local_steps,
-        images=8,
-        seconds=1.0,
-    )
+    header = contribution(plan, delta.digest)
     return reply_of(node, plan, header, delta.segments())
 
 
 def reply_of(node: str, plan: RoundPlan, header: Contribution, segments: dict[str, bytes]) -> Reply:
-    arrays = {
-        name: WireArray(DTYPE, (len(data) // 4,), ENCODING, data) for name, data in segments.items()
-    }
-    return Reply(node, header.to_bytes(), arrays, plan=plan.digest)
+    return Reply(node, header.to_bytes(), wired(segments), plan=plan.digest)
 
 
 def spoiled(node: str, plan: RoundPlan, how: str) -> Reply:

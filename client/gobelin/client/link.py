@@ -12,7 +12,6 @@ import os
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported: it reads them once
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
-import contextlib
 import functools
 import math
 import resource
@@ -101,11 +100,11 @@ def train(message: Message, context: Context) -> Message:
 @app.query("recall")
 def recall(message: Message, context: Context) -> Message:
     """Answer a plan that came alone from the spool, or say that nothing is there."""
+    home, spooled = str(context.node_config[HOME_KEY]), None
     try:
-        plan = RoundPlan.from_bytes(message.content[HEADER][PAYLOAD])
-        spooled = _contributor(str(context.node_config[HOME_KEY])).finished(plan)
-    except (GobelinError, MalformedMessageError, KeyError, TypeError):
-        spooled = None
+        spooled = _contributor(home).finished(_read_plan(message.content))
+    except GobelinError as error:
+        _say_of(home, f"could not look for what it asks for: {error}")
     if spooled is None:
         return Message(Error(OUR_ERROR, NOT_SPOOLED), reply_to=message)
     return Message(contribution_record(spooled), reply_to=message)
@@ -114,10 +113,12 @@ def recall(message: Message, context: Context) -> Message:
 @app.query()
 def hear_farewell(message: Message, context: Context) -> Message:
     """Take the last receipts, and acknowledge that the federation has finished."""
-    with contextlib.suppress(GobelinError):
+    home = str(context.node_config[HOME_KEY])
+    try:
         farewell, receipts = _read_farewell(message.content), _read_receipts(message.content)
-        contributor = _contributor(str(context.node_config[HOME_KEY]))
-        contributor.hear(farewell.federation, farewell.rounds + 1, receipts)
+        _contributor(home).hear(farewell.federation, farewell.rounds + 1, receipts)
+    except GobelinError as error:
+        _say_of(home, f"could not keep the last receipts: {error}")
     return Message(RecordDict(), reply_to=message)
 
 
@@ -125,6 +126,11 @@ def hear_farewell(message: Message, context: Context) -> Message:
 def _contributor(home: str) -> Contributor:
     """The one contributor of a home in this process, kept warm between rounds."""
     return Contributor(NodeHome(Path(home)), lambda status: _watchers.get(home, _ignore)(status))
+
+
+def _say_of(home: str, note: str) -> None:
+    """Tell who watches a home of something that no reply tells."""
+    _watchers.get(home, _ignore)(NodeStatus("idle", note=note))
 
 
 def _ignore(status: NodeStatus) -> None:
@@ -142,10 +148,18 @@ class Offer:
     receipts: list[Receipt]
 
 
+def _read_plan(content: RecordDict) -> RoundPlan:
+    """The plan of a message; raises ContributionError when it is malformed."""
+    try:
+        return RoundPlan.from_bytes(content[HEADER][PAYLOAD])
+    except (MalformedMessageError, KeyError, TypeError):
+        raise _malformed() from None
+
+
 def _read_offer(content: RecordDict) -> Offer:
     """The offer that a message is; raises ContributionError when it is malformed."""
+    plan = _read_plan(content)
     try:
-        plan = RoundPlan.from_bytes(content[HEADER][PAYLOAD])
         segments = _read_arrays(content[BASE], DTYPE, ENCODING) if BASE in content else None
         steps = [_read_step(content, data) for data in content[STEPS][PAYLOAD]]
         moments = content[MOMENTS][MOMENTS].data if MOMENTS in content else b""

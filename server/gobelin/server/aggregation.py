@@ -78,6 +78,7 @@ class Scaled:
 
     whole: Deltas
     factors: Sequence[float]
+    why: str  # names the buffers: scaled deltas may be scaled again for another reason
 
     @property
     def size(self) -> int:
@@ -97,8 +98,8 @@ class Scaled:
         if factor == 1:
             return piece
         exact = scratch("scaled", (end - start,), torch.float64).copy_(piece)
-        name = f"scaled {id(self)} {index}"  # scaled deltas may be scaled again
-        return scratch(name, (end - start,), torch.float32).copy_(exact.mul_(factor))
+        own = scratch(f"{self.why} {index}", (end - start,), torch.float32)
+        return own.copy_(exact.mul_(factor))
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def aggregate(
     if rule.clips or capped or clipped:
         clip = clip_norm(sent)
         factors = [clip / norm if norm > clip else 1.0 for norm in sent]
-        deltas, lengths = Scaled(deltas, factors), [min(norm, clip) for norm in sent]
+        deltas, lengths = Scaled(deltas, factors, "clipped"), [min(n, clip) for n in sent]
     seen: Deltas = deltas
     if rule.remembers:
         seen = Extended(deltas, torch.zeros(deltas.size) if previous is None else previous)

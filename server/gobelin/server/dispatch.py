@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from typing import Any
 
 from gobelin.protocols.messages import Farewell, RoundPlan, Step
 from gobelin.server.broadcast import STEP, rounds_to_send
@@ -21,9 +21,16 @@ from gobelin.shared.step import CodedStep
 class Dispatch:
     """Packs parcels for nodes, from where the federation stands."""
 
-    def __init__(self, home: AggregatorHome, standing: Standing) -> None:
+    def __init__(
+        self,
+        home: AggregatorHome,
+        standing: Standing,
+        tell: Callable[[str, Mapping[str, Any]], None],
+    ) -> None:
+        """`tell` takes an event for the log, with its facts."""
         self._home = home
         self._standing = standing
+        self._tell = tell
         self._sizes: dict[int, int] | None = None
 
     def offers(
@@ -54,9 +61,11 @@ class Dispatch:
     def _enclose(self, way: tuple[int, ...] | None) -> Enclosure:
         """The steps of these rounds; the whole base for None, and where a step is damaged."""
         if way is not None:
-            with contextlib.suppress(CheckpointError):
+            try:
                 steps = tuple(self._step(number) for number in way)
                 return Enclosure(None, steps, self._standing.moments)
+            except CheckpointError as error:
+                self._tell("damaged", error.facts())
         return Enclosure(self._standing.base, moments=self._standing.moments)
 
     def _record(self, node: str) -> NodeRecord:

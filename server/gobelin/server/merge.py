@@ -80,7 +80,7 @@ class Merger:
         weights = member_weights(voices, self.cap)
         shares = [weights[name] for name in names]
         made = aggregate(
-            ByMember(Scaled(deltas, factors) if uneven else deltas, groups, fresh),
+            ByMember(Scaled(deltas, factors, "normalised") if uneven else deltas, groups, fresh),
             shares,
             self.rule,
             cap=self.cap,

@@ -49,7 +49,8 @@ from gobelin.server.round_events import (
     Ticked,
     Undelivered,
 )
-from gobelin.server.round_state import Phase, Round, Terms, fold, screen, step
+from gobelin.server.round_state import Phase, Round, Terms, screen
+from gobelin.server.round_steps import fold, step
 from gobelin.server.seal import Outcome, Sealer, Standing
 from gobelin.shared.errors import RoundError
 from gobelin.shared.fragments import fragment_of_round
@@ -93,7 +94,7 @@ class OpenRound:
         self._plans = {**{number: of.plan for number, of in past.items()}, plan.round: plan}
         self._numbers = {of.digest: number for number, of in self._plans.items()}
         self._standing = standing
-        self._dispatch = Dispatch(rim.home, standing)
+        self._dispatch = Dispatch(rim.home, standing, rim.tell)
         self._state = Round(
             plan.round,
             plan.digest,
@@ -276,7 +277,7 @@ class OpenRound:
         )
         sealer = self._rim.sealer
         outcome = sealer.aggregate(self._standing, self._fragment, self._deltas, rows, pooled)
-        last = self._rim.home.settings().rounds.max_staleness
+        last = self._state.terms.max_staleness
         pending = answerable(self._plan, range(1, self._plan.round + 1), last)
         records = settle(self._standing.records, self._plan, self._state, outcome.rows, pending)
         self._outcome = replace(outcome, standing=replace(outcome.standing, records=records))

@@ -14,7 +14,8 @@ from gobelin.server.broadcast import STEP
 from gobelin.server.home import AggregatorHome, FederationSettings
 from gobelin.server.journal import Journal
 from gobelin.server.round_events import Convened
-from gobelin.server.round_state import Round, fold
+from gobelin.server.round_state import Round
+from gobelin.server.round_steps import fold
 from gobelin.server.rounds import terms_of
 from gobelin.shared.address import format_address
 from gobelin.shared.codec import describe_codec
@@ -80,6 +81,8 @@ def describe(event: dict[str, Any], rounds: int) -> str:
         return f"{number}: void, base unchanged: {event['reason']}"
     if kind == "release":
         return f"{number}: released {event['folder']}"
+    if kind == "damaged":
+        return f"damaged: {event['what']}; nodes are sent the whole base instead"
     if kind == "waiting":
         return str(event["reason"])
     if kind == "finished":

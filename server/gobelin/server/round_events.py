@@ -1,4 +1,4 @@
-"""What happens to a round, and what it asks for: the events and effects of `round_state`.
+"""What happens to a round, and what it asks for: the events and effects of `round_steps`.
 
 The durable events are what the journal holds; folded in order they give the round back.
 """

@@ -116,7 +116,8 @@ class RoundEngine:
         rim = self._rim
         known = rim.home.roster().by_id()
         waiting = {s.id for s in rim.courier.nodes() if s.online and s.id in known}
-        rim.courier.send(Dispatch(rim.home, standing).farewells(farewell, sorted(waiting)))
+        dispatch = Dispatch(rim.home, standing, self._tell)
+        rim.courier.send(dispatch.farewells(farewell, sorted(waiting)))
         give_up = rim.clock() + FAREWELL_S
         while waiting and rim.clock() < give_up:
             waiting -= {reply.node for reply in rim.courier.replies()}
@@ -138,6 +139,7 @@ def terms_of(settings: FederationSettings, scores: Sequence[float] = ()) -> Term
         wait_s=rounds.wait_for_members_s,
         attempts=rounds.attempts,
         rejoin_s=REJOIN_S,
+        max_staleness=rounds.max_staleness,
         quality_floor=settings.policy.quality_floor,
         history=scores,
     )

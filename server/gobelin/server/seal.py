@@ -48,15 +48,17 @@ class Standing:
     def of(cls, checkpoint: Checkpoint) -> Standing:
         """What a sealed round left."""
         moments = checkpoint.extra.get(CROSS_NODE)
+        members = checkpoint.facts.get("members", {})
+        nodes = checkpoint.facts.get("nodes", {})
         return cls(
-            checkpoint.vector,
-            checkpoint.extra.get("outer", {}),
-            checkpoint.extra.get("merge", {}),
-            {k: row["influence_total"] for k, row in checkpoint.facts.get("members", {}).items()},
-            of_tensors(moments) if moments else None,
-            checkpoint.facts.get("scores", ()),
-            checkpoint.extra.get("owed", {}).get("residual"),
-            {k: NodeRecord.of(row) for k, row in checkpoint.facts.get("nodes", {}).items()},
+            base=checkpoint.vector,
+            outer=checkpoint.extra.get("outer", {}),
+            merge=checkpoint.extra.get("merge", {}),
+            influence={name: row["influence_total"] for name, row in members.items()},
+            moments=of_tensors(moments) if moments else None,
+            scores=checkpoint.facts.get("scores", ()),
+            owed=checkpoint.extra.get("owed", {}).get("residual"),
+            records={node: NodeRecord.of(row) for node, row in nodes.items()},
         )
 
 
@@ -126,14 +128,14 @@ class Sealer:
         ]
         scores = of_members([(row.member, row.score) for row in counted if row.score is not None])
         after = Standing(
-            told.consensus,
-            outer,
-            with_state(fragment, standing.merge, merged.state),
-            accumulate(standing.influence, merged.members),
-            moments,
-            remember(standing.scores, scores),
-            told.owed,
-            standing.records,
+            base=told.consensus,
+            outer=outer,
+            merge=with_state(fragment, standing.merge, merged.state),
+            influence=accumulate(standing.influence, merged.members),
+            moments=moments,
+            scores=remember(standing.scores, scores),
+            owed=told.owed,
+            records=standing.records,
         )
         facts = {
             **merged.facts,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from gobelin.shared.objective.lejepa import LeJepa, LossParts
 from gobelin.shared.objective.moments import MomentOffset, Moments
-from gobelin.shared.objective.sketch import Offset, Sketch, SketchOffset
+from gobelin.shared.objective.offset import Offset
 from gobelin.shared.recipe import ObjectiveRecipe
 
 
@@ -35,7 +35,5 @@ __all__ = [
     "Moments",
     "Objective",
     "Offset",
-    "Sketch",
-    "SketchOffset",
     "build_objective",
 ]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gobelin.shared.objective.offset import Offset
 from gobelin.shared.objective.sigreg import collapse_score, directions, sigreg
-from gobelin.shared.objective.sketch import Offset
 from gobelin.shared.recipe import ObjectiveRecipe
 
 

@@ -1,10 +1,10 @@
 """Moments: mean and covariance of a node's embeddings, from which any slice's offset follows.
 
-What `sketch` corrects under the few slices it was taken on, moments correct under every slice, to
-the order of a Gaussian: the offset is the characteristic function of the Gaussian with all nodes'
-moments less that of the one with the node's own. Slices can be fresh every step, the egress is
-D + D (D + 1) / 2 numbers, and the mean of nodes' moments is the moments of their data together
-(exactly, unlike their covariances): they add up like a parameter vector does.
+They correct the test under every slice, to the order of a Gaussian: the offset (see `offset`) is
+the characteristic function of the Gaussian with all nodes' moments less that of the one with the
+node's own. Slices can be fresh every step, the egress is D + D (D + 1) / 2 numbers, and the mean
+of nodes' moments is the moments of their data together (exactly, unlike their covariances): they
+add up like a parameter vector does.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
-from gobelin.shared.errors import MomentsError
+from gobelin.shared.errors import MomentsError, ShapeError
 from gobelin.shared.objective.sigreg import directions
-from gobelin.shared.objective.sketch import exact_mean
 from gobelin.shared.vector import bytes_of_tensor, tensor_of_bytes
 
 RADII = 3.0  # projections are cut to a length of RADII · √D; a healthy one has about √D
@@ -162,6 +161,20 @@ class MomentOffset:
         cosine, sine = self.pooled.characteristic(drawn, knots, t_max)
         own_cosine, own_sine = self.own.characteristic(drawn, knots, t_max)
         return drawn, (cosine - own_cosine, sine - own_sine)
+
+
+def exact_mean(weighted: Sequence[tuple[Tensor, Fraction]]) -> Tensor:
+    """Σ wᵢ xᵢ / Σ wᵢ in fixed point (2⁻⁴⁰): the same bits in any order; fp32.
+
+    Raises ShapeError when there is nothing to average.
+    """
+    total = sum((weight for _, weight in weighted), Fraction(0))
+    if not total:
+        raise ShapeError("the mean of nothing", "let at least one node weigh something")
+    whole = torch.zeros_like(weighted[0][0], dtype=torch.int64)
+    for values, weight in weighted:
+        whole += torch.round(values.double() * (float(weight / total) * 2.0**40)).long()
+    return (whole.double() / 2.0**40).float()
 
 
 def size_of(dim: int) -> int:

@@ -36,7 +36,7 @@ def sigreg(
     `collapse_score`). The maths is fp32 (fp64 for fp64 input), under autocast too.
     An `offset` (dC, dS), each (M, K) or (V, M, K), is added to the mean cosines and sines of z
     and is a constant to the gradient: with a control variate it makes the test one of the data
-    of all nodes (see `sketch`).
+    of all nodes (see `offset`).
     """
     with torch.autocast(z.device.type, enabled=False):
         wide = z if z.dtype == torch.float64 else z.float()

@@ -10,21 +10,21 @@ common base on its data, under slices all nodes share; training, it tests
 a control variate: at the base its expectation is the global C, and away from it C follows the
 node's own move. (SCAFFOLD, arXiv:1910.06378, corrects gradients in the same way.)
 
-Rounds exchange `moments`, which need fewer numbers and any slices; sketches are what studies
-compare them with.
+Rounds exchange moments (`gobelin.shared.objective.moments`), which need fewer numbers and any
+slices; sketches are what studies compare them with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gobelin.shared.errors import NotFiniteError, ShapeError
+from gobelin.shared.objective.moments import exact_mean
 from gobelin.shared.objective.sigreg import characteristic, directions
 from gobelin.shared.seeds import generator_of
 
@@ -95,20 +95,6 @@ class Sketch:
         return SketchOffset(self.cosine - own.cosine, self.sine - own.sine, self.seed, self.t_max)
 
 
-def exact_mean(weighted: Sequence[tuple[Tensor, Fraction]]) -> Tensor:
-    """Σ wᵢ xᵢ / Σ wᵢ in fixed point (2⁻⁴⁰): the same bits in any order; fp32.
-
-    Raises ShapeError when there is nothing to average.
-    """
-    total = sum((weight for _, weight in weighted), Fraction(0))
-    if not total:
-        raise ShapeError("the mean of no sketches", "let at least one node sketch")
-    whole = torch.zeros_like(weighted[0][0], dtype=torch.int64)
-    for values, weight in weighted:
-        whole += torch.round(values.double() * (float(weight / total) * 2.0**40)).long()
-    return (whole.double() / 2.0**40).float()
-
-
 @dataclass(frozen=True, eq=False)
 class SketchOffset:
     """Global − own: what `sigreg` adds to a live batch's mean cosines and sines, as a constant."""
@@ -138,19 +124,3 @@ class SketchOffset:
         order = torch.randperm(count, generator=generator_of(seed, "pick"))[:slices]
         drawn = directions(self.seed, dim, count)[:, order].to(device)
         return drawn, (self.cosine[order].to(device), self.sine[order].to(device))
-
-
-class Offset(Protocol):
-    """Global − own: draws a step's slices (dim, M) with what is added to (C, S) under them."""
-
-    def draw(
-        self,
-        seed: int,
-        dim: int,
-        slices: int,
-        knots: int,
-        t_max: float,
-        device: torch.device | str = "cpu",
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Directions (dim, M), and their offsets, each (M, K)."""
-        ...

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bench.sketch import Sketch
 from gobelin.shared.errors import ShapeError
-from gobelin.shared.objective import Sketch, build_objective
+from gobelin.shared.objective import build_objective
 from gobelin.shared.objective.sigreg import characteristic, directions, quadrature, sigreg
 from gobelin.shared.recipe import ObjectiveRecipe
 
