@@ -1,10 +1,10 @@
 """Eight members, each with other kinds of clothes: does the consensus harm nobody?
 
 Fashion-MNIST is split by Dirichlet(0.1) over labels. Every member trains alone and in the
-consensus, plain FedAvg and with cross-node SIGReg; `pooled` has all images and the same number of
-steps. The linear probe on tokens is tested on all test images, and class by class: weighted by a
-member's own mix of classes that is the accuracy on data like the member's. A member's premium is
-what the consensus gains there over the member alone.
+consensus: plain FedAvg, with cross-node SIGReg, with outer momentum as well. `pooled` has all
+images and the same number of steps. The linear probe on tokens is tested on all test images, and
+class by class: weighted by a member's own mix of classes that is the accuracy on data like the
+member's. A member's premium is what the consensus gains there over the member alone.
 
 Writes bench/results/noniid.json.
 """
@@ -24,6 +24,7 @@ import torch
 from bench.measure import run_all, spread, write_result
 from bench.premium_images import LABELS, model_of, pooled, read
 from examples.in_process import federate_in_process
+from gobelin.server.outer import Nesterov, OuterOptimizer, Sgd
 from gobelin.shared.data import MemorySource, Subset
 from gobelin.shared.data.fashion_mnist import TEST, TRAIN, fetch_fashion_mnist
 from gobelin.shared.data.partition import dirichlet
@@ -31,8 +32,12 @@ from gobelin.shared.evaluation import evaluate_model
 from gobelin.shared.recipe import load_recipe
 
 MINIMUM = 200  # images the smallest member has
-CONSENSUS = {"fedavg": False, "moments": True}  # whether moments are exchanged
-BEST = "moments"  # the consensus that stands for the federation in the result's plain keys
+CONSENSUS: dict[str, tuple[bool, OuterOptimizer]] = {  # whether moments are exchanged
+    "fedavg": (False, Sgd()),
+    "moments": (True, Sgd()),
+    "momentum": (True, Nesterov(1.0, 0.5)),
+}
+BEST = "momentum"  # the consensus that stands for the federation in the result's plain keys
 PROBES = ("tokens", "pooled", "knn", "few_shot")
 
 
@@ -92,20 +97,13 @@ def run_job(job: Job) -> Found:
     parts = job.world.shares(labels, job.seed)
     members = {f"{k:03d}": MemorySource(images[part]) for k, part in enumerate(parts)}
     recipe = load_recipe(job.recipe)
-    if job.model in CONSENSUS:
-        vector = federate_in_process(
-            recipe,
-            members,
-            job.rounds,
-            job.local_steps,
-            job.seed,
-            cross_node=CONSENSUS[job.model],
-        )
-    else:
+    cross_node, outer = CONSENSUS.get(job.model, (False, None))
+    if job.model not in CONSENSUS:
         mine = pooled(members) if job.model == "pooled" else members[job.model]
-        vector = federate_in_process(
-            recipe, {job.model: mine}, job.rounds, job.local_steps, job.seed
-        )
+        members = {job.model: mine}
+    vector = federate_in_process(
+        recipe, members, job.rounds, job.local_steps, job.seed, outer, cross_node=cross_node
+    )
     test = MemorySource(*read(job.data / TEST, job.tests, job.seed))
     kinds = {str(c): Subset(test, np.flatnonzero(test.labels == c)) for c in range(10)}
     found = evaluate_model(

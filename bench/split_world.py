@@ -5,7 +5,8 @@ right one, `door` the strip on both sides of the wall. Each trains the same smal
 alone and federated; `pooled` has all their episodes and the same number of steps. The consensus
 is plain FedAvg, or has cross-node SIGReg by characteristic-function sketches or by moments and the
 mean of the members' AdamW moments (three vectors a round instead of one); `momentum` adds outer
-Nesterov, `momentum_often` halves H as well. What else was tried: bench.remedies.
+Nesterov, `momentum_often` halves H as well. Moments are of the round's own base here; the real
+round has them one round late. What else was tried: bench.remedies.
 
 Writes bench/results/split_world.json.
 """

@@ -88,6 +88,7 @@ def noniid_table(values: Mapping[str, Any]) -> str:
         "pooled": "all data pooled",
         "fedavg": "consensus, plain FedAvg",
         "moments": "consensus, cross-node SIGReg",
+        "momentum": "the same with outer Nesterov, lr 1, μ = 0.5",
     }
     probes = [[t, *(figure(values[f"{m}.{p}"]) for p in PROBES)] for m, t in models.items()]
     figures = {
@@ -97,9 +98,13 @@ def noniid_table(values: Mapping[str, Any]) -> str:
         "over_best_solo": "consensus over the best solo, all test images",
     }
     worth = [
-        [title, *(figure(values[f"{prefix}{key}"], 2, True) for prefix in ("fedavg.", ""))]
+        [
+            title,
+            *(figure(values[f"{prefix}{key}"], 2, True) for prefix in ("fedavg.", "moments.", "")),
+        ]
         for key, title in figures.items()
     ]
+    forms = ("plain FedAvg", "cross-node SIGReg", "with outer Nesterov")
     heading = (
         f"## {values['members']} members, Dirichlet({values['alpha']})\n\n"
         f"`make bench-noniid`: recipe {values['recipe']}, {values['rounds']} rounds of "
@@ -107,7 +112,7 @@ def noniid_table(values: Mapping[str, Any]) -> str:
         f"{values['machine']}. Percent on the test images, and points by the probe on tokens.\n"
     )
     parts = [heading, table(["model", *PROBES.values()], probes)]
-    return "\n".join([*parts, table(["points", "plain FedAvg", "cross-node SIGReg"], worth)])
+    return "\n".join([*parts, table(["points", *forms], worth)])
 
 
 def remedies_table(values: Mapping[str, Any]) -> str:
