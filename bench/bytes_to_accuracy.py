@@ -25,7 +25,7 @@ import numpy as np
 
 from bench.codec import contribution_bytes
 from bench.measure import run_all, spread, write_result
-from bench.premium_images import model_of, pooled, read
+from bench.premium_images import pooled, read
 from examples.in_process import federate_in_process
 from gobelin.server.merge import Merged
 from gobelin.server.outer import Sgd
@@ -34,7 +34,7 @@ from gobelin.shared.data import MemorySource
 from gobelin.shared.data.fashion_mnist import TEST, TRAIN, fetch_fashion_mnist
 from gobelin.shared.evaluation import embed
 from gobelin.shared.evaluation.probes import few_shot
-from gobelin.shared.model import build_jepa
+from gobelin.shared.model import build_jepa, encoder_of
 from gobelin.shared.recipe import load_recipe
 from gobelin.shared.vector import ParameterVector
 
@@ -120,7 +120,7 @@ class Probe:
 
     def accuracy(self, vector: ParameterVector) -> float:
         """Percent on the test images."""
-        model = model_of(load_recipe(RECIPE), vector)
+        model = encoder_of(load_recipe(RECIPE), vector)
         known, unseen = embed(model, self.labelled), embed(model, self.test)
         sets = (known.pooled, known.labels, unseen.pooled, unseen.labels)
         return few_shot(*sets, 10, shots=SHOTS, seed=self.seed)

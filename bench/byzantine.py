@@ -40,7 +40,7 @@ from gobelin.shared.data import MemorySource
 from gobelin.shared.data.fashion_mnist import TEST, TRAIN, fetch_fashion_mnist
 from gobelin.shared.data.partition import dirichlet
 from gobelin.shared.evaluation import evaluate_model
-from gobelin.shared.model import build_jepa
+from gobelin.shared.model import encoder_of
 from gobelin.shared.recipe import Recipe, load_recipe
 from gobelin.shared.vector import DTYPE, ParameterVector
 
@@ -130,8 +130,7 @@ def run_job(job: Job) -> dict[str, Any]:
         tamper=tamper,
         on_merge=on_merge,
     )
-    model = build_jepa(recipe, job.seed)
-    vector.load_into(model)
+    model = encoder_of(recipe, vector)
     found = evaluate_model(model, train, test, label_budget=job.labels, seed=job.seed)
     return {
         "tokens": found.tokens,

@@ -28,7 +28,7 @@ from gobelin.server.broadcast import Broadcast
 from gobelin.shared.codec import CODECS, codec_named, compress, distortion
 from gobelin.shared.data.fashion_mnist import fetch_fashion_mnist
 from gobelin.shared.evaluation import evaluate_model
-from gobelin.shared.model import build_jepa
+from gobelin.shared.model import build_jepa, encoder_of
 from gobelin.shared.recipe import Recipe, load_recipe
 from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import SEGMENT, ParameterVector
@@ -91,8 +91,7 @@ def run_job(job: Job) -> Found:
         broadcast=job.broadcast,
         on_broadcast=weigh_offer,
     )
-    model = build_jepa(recipe, job.seed)
-    vector.load_into(model)
+    model = encoder_of(recipe, vector)
     found = evaluate_model(model, labelled, test, label_budget=premium_images.LABELS, seed=job.seed)
     return Found(found.tokens, sum(sizes), len(sizes), tuple(offers))
 

@@ -18,7 +18,7 @@ from bench.premium_images import LABELS, PROBES, Job, scenario_data
 from examples.in_process import federate_in_process
 from gobelin.shared.data.fashion_mnist import fetch_fashion_mnist
 from gobelin.shared.evaluation import evaluate_model
-from gobelin.shared.model import build_jepa
+from gobelin.shared.model import encoder_of
 from gobelin.shared.recipe import load_recipe
 
 SCENARIOS = ("classes", "even")
@@ -39,8 +39,7 @@ def run_job(job: Job) -> dict[str, float]:
         cross_node=job.model == "cross_node",
         on_merge=lambda _, merged: cosines.append(merged.facts["cosine"]),
     )
-    model = build_jepa(recipe, job.seed)
-    vector.load_into(model)
+    model = encoder_of(recipe, vector)
     found = evaluate_model(model, labelled, test, label_budget=LABELS, seed=job.seed)
     return {probe: getattr(found, probe) for probe in PROBES} | {"cosine": cosines[-1]}
 

@@ -22,13 +22,14 @@ import numpy as np
 import torch
 
 from bench.measure import run_all, spread, write_result
-from bench.premium_images import LABELS, model_of, pooled, read
+from bench.premium_images import LABELS, pooled, read
 from examples.in_process import federate_in_process
 from gobelin.server.outer import Nesterov, OuterOptimizer, Sgd
 from gobelin.shared.data import MemorySource, Subset
 from gobelin.shared.data.fashion_mnist import TEST, TRAIN, fetch_fashion_mnist
 from gobelin.shared.data.partition import dirichlet
 from gobelin.shared.evaluation import evaluate_model
+from gobelin.shared.model import encoder_of
 from gobelin.shared.recipe import load_recipe
 
 MINIMUM = 200  # images the smallest member has
@@ -107,7 +108,7 @@ def run_job(job: Job) -> Found:
     test = MemorySource(*read(job.data / TEST, job.tests, job.seed))
     kinds = {str(c): Subset(test, np.flatnonzero(test.labels == c)) for c in range(10)}
     found = evaluate_model(
-        model_of(recipe, vector),
+        encoder_of(recipe, vector),
         MemorySource(images, labels),
         test,
         label_budget=job.labels,

@@ -21,13 +21,12 @@ from torch import Tensor
 
 from bench.measure import run_all, spread, write_result
 from examples.in_process import federate_in_process
-from gobelin.shared.data import MemorySource, open_source
+from gobelin.shared.data import MemorySource
 from gobelin.shared.data.fashion_mnist import TEST, TRAIN, fetch_fashion_mnist
 from gobelin.shared.evaluation import evaluate_model
-from gobelin.shared.model import Jepa, build_jepa
-from gobelin.shared.recipe import Recipe, load_recipe
+from gobelin.shared.model import encoder_of
+from gobelin.shared.recipe import load_recipe
 from gobelin.shared.seeds import derive_seed
-from gobelin.shared.vector import ParameterVector
 
 MEMBERS = ("a", "b", "c")
 KINDS = {"a": (0, 2, 4, 6), "b": (5, 7, 9), "c": (1, 3, 8)}  # tops; footwear; the rest
@@ -64,16 +63,9 @@ def run_job(job: Job) -> dict[str, float]:
         mine = pooled(members) if job.model == "pooled" else members[job.model]
         steps = job.rounds * job.local_steps
         vector = federate_in_process(recipe, {job.model: mine}, 1, steps, job.seed)
-    model = model_of(recipe, vector)
+    model = encoder_of(recipe, vector)
     found = evaluate_model(model, labelled, test, label_budget=LABELS, seed=job.seed)
     return {probe: getattr(found, probe) for probe in PROBES}
-
-
-def model_of(recipe: Recipe, vector: ParameterVector) -> Jepa:
-    """The model with these parameters."""
-    model = build_jepa(recipe, seed=0)
-    vector.load_into(model)
-    return model
 
 
 def scenario_data(job: Job) -> tuple[dict[str, MemorySource], MemorySource, MemorySource]:
@@ -96,7 +88,7 @@ def scenario_data(job: Job) -> tuple[dict[str, MemorySource], MemorySource, Memo
 
 def read(path: Path, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """`count` images and labels in a seeded order."""
-    source = open_source(path, image_size=28, channels=1)
+    source = load_recipe("tiny").modality().open(path)
     order = np.random.default_rng(derive_seed(seed, "order")).permutation(len(source))[:count]
     assert source.labels is not None
     return source.read(order), source.labels[torch.from_numpy(order)]

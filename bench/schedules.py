@@ -31,7 +31,7 @@ from gobelin.shared.data import MemorySource
 from gobelin.shared.data.fashion_mnist import TEST, TRAIN, fetch_fashion_mnist
 from gobelin.shared.data.partition import dirichlet
 from gobelin.shared.evaluation import evaluate_model
-from gobelin.shared.model import build_jepa
+from gobelin.shared.model import encoder_of
 from gobelin.shared.recipe import load_recipe
 from gobelin.shared.vector import ParameterVector
 
@@ -117,8 +117,7 @@ def run_job(job: Job) -> dict[str, float]:
         merger=Merger() if schedule.normalise else AsTheyCome(),
         tamper=leave_out,
     )
-    model = build_jepa(recipe, job.seed)
-    vector.load_into(model)
+    model = encoder_of(recipe, vector)
     found = evaluate_model(
         model,
         MemorySource(train, labels),

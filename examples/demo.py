@@ -26,7 +26,7 @@ from rich.console import Console
 from examples.loopback import CommandFailed, Loopback
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.shared.checkpoint import read_checkpoint, write_checkpoint
-from gobelin.shared.data import BatchStream, ImageSource, Subset, open_source
+from gobelin.shared.data import BatchStream, Source, Subset
 from gobelin.shared.data.export import write_idx, write_image_folder, write_parquet
 from gobelin.shared.data.fashion_mnist import CLASS_NAMES, TEST, TRAIN, fetch_fashion_mnist
 from gobelin.shared.data.partition import dirichlet, hold_out
@@ -38,14 +38,14 @@ from gobelin.shared.evaluation import (
     Row,
     embed,
     evaluate_model,
-    evaluate_pixels,
+    evaluate_raw,
     print_results,
 )
 from gobelin.shared.evaluation.charts import Cloud, Curve
 from gobelin.shared.evaluation.held_out_loss import held_out_loss
 from gobelin.shared.evaluation.html import write_report
 from gobelin.shared.files import write_json
-from gobelin.shared.model import build_jepa
+from gobelin.shared.model import build_jepa, encoder_of
 from gobelin.shared.recipe import Recipe, load_recipe
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterVector
@@ -72,12 +72,9 @@ class Plan:
         """Steps of every model, so that all have seen the same number of samples."""
         return self.rounds * self.local_steps
 
-    def source(self, file: str) -> ImageSource:
+    def source(self, file: str) -> Source:
         """The training or the test images."""
-        tokenizer = load_recipe(self.recipe).tokenizer
-        return open_source(
-            self.images / file, image_size=tokenizer.image_size, channels=tokenizer.channels
-        )
+        return load_recipe(self.recipe).modality().open(self.images / file)
 
     def shares(self) -> dict[str, tuple[Indices, Indices]]:
         """Each member's images: those it trains on, and those it holds out."""
@@ -149,12 +146,11 @@ def run_job(job: Job) -> Evaluation:
     plan = job.plan
     train, test = plan.source(TRAIN), plan.source(TEST)
     if job.name == "pixels":
-        return evaluate_pixels(train, test, seed=plan.seed)
+        return evaluate_raw(load_recipe(plan.recipe).modality(), train, test, seed=plan.seed)
     recipe, vector = model_of(job)
-    model = build_jepa(recipe, plan.seed)
-    vector.load_into(model)
+    model = encoder_of(recipe, vector)
     held_out = {name: Subset(train, held) for name, (_, held) in plan.shares().items()}
-    loss = held_out_loss(model, recipe, test, seed=plan.seed)
+    loss = held_out_loss(model, recipe.objective_of(), test, seed=plan.seed)
     return evaluate_model(model, train, test, seed=plan.seed, also=held_out, loss=loss)
 
 
@@ -261,10 +257,8 @@ def report(plan: Plan, results: Results, cost: dict[str, Any]) -> Path:
     digest = ""
     for name in ("random", "consensus"):
         recipe, vector = model_of(Job(plan, name))
-        model = build_jepa(recipe, plan.seed)
-        vector.load_into(model)
         digest = vector.digest  # the consensus comes last
-        seen = embed(model, test, np.arange(2000))
+        seen = embed(encoder_of(recipe, vector), test, np.arange(2000))
         clouds.append(Cloud(name, seen.pooled, seen.labels, CLASS_NAMES))
     page = plan.folder / "report.html"
     facts = {"consensus": digest, "seed": str(plan.seed), "recipe": plan.recipe}

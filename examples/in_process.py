@@ -23,7 +23,7 @@ from gobelin.server.outer import (
 )
 from gobelin.server.pooling import pool_members
 from gobelin.shared.codec import compress
-from gobelin.shared.data import BatchStream, ImageSource
+from gobelin.shared.data import BatchStream, Source
 from gobelin.shared.fragments import fragment_of_round, start_of_round
 from gobelin.shared.model import build_jepa
 from gobelin.shared.objective import Moments
@@ -38,7 +38,7 @@ Tamper = Callable[
 
 def federate_in_process(
     recipe: Recipe,
-    members: Mapping[str, ImageSource],
+    members: Mapping[str, Source],
     rounds: int,
     local_steps: int,
     seed: int,

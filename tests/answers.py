@@ -12,7 +12,7 @@ from gobelin.shared.vector import DTYPE
 
 def contribution(plan: RoundPlan, delta_digest: str, **more: Any) -> Contribution:
     """The header of an fp32 delta for a plan; `more` replaces what is said of the training."""
-    said = {"local_steps": plan.local_steps, "images": 8, "seconds": 0.5, **more}
+    said = {"local_steps": plan.local_steps, "samples": 8, "seconds": 0.5, **more}
     return Contribution(
         federation=plan.federation,
         round=plan.round,

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from bench.sketch import Sketch
 from gobelin.shared.errors import ShapeError
-from gobelin.shared.objective import build_objective
+from gobelin.shared.objective.lejepa import LeJepa
+from gobelin.shared.objective.objective import LeJepaRecipe
 from gobelin.shared.objective.sigreg import characteristic, directions, quadrature, sigreg
-from gobelin.shared.recipe import ObjectiveRecipe
 
 SEED, SLICES, KNOTS, T_MAX = 5, 24, 9, 3.0
 DIM = 6
@@ -164,12 +164,12 @@ def test_a_step_picks_slices_with_their_own_offsets() -> None:
 
 def test_lejepa_tests_all_nodes_data_with_an_offset() -> None:
     own = nodes()
-    recipe = ObjectiveRecipe(slices=SLICES, knots=KNOTS, t_max=T_MAX, reference_batch=40)
-    objective = build_objective(recipe)
+    recipe = LeJepaRecipe(slices=SLICES, knots=KNOTS, t_max=T_MAX, reference_batch=40)
+    objective = LeJepa(recipe)
     offset = global_sketch(own).offset_from(sketch_of(own[0]))
-    found = objective(own[0][None], 1, seed=0, offset=offset).collapse
+    found = objective.loss(own[0][None], 1, seed=0, offset=offset).collapse
     of_all = sigreg(torch.cat(own), directions(SEED, DIM, SLICES), KNOTS, T_MAX) / 120
     torch.testing.assert_close(found, of_all, rtol=1e-4, atol=0)
     zero = replace(offset, cosine=0 * offset.cosine, sine=0 * offset.sine)
-    alone = objective(own[0][None], 1, seed=0, offset=zero).collapse
+    alone = objective.loss(own[0][None], 1, seed=0, offset=zero).collapse
     assert abs(alone - of_all) > 0.01

@@ -110,7 +110,7 @@ def test_a_contribution_answers_its_plan(home: NodeHome) -> None:
     assert (header.federation, header.round, header.local_steps) == ("fed", 1, STEPS)
     assert (header.plan_digest, header.base_digest) == (asked.digest, BASE.digest)
     assert header.delta_digest == done.delta.digest
-    assert header.images == STEPS * RECIPE.inner.batch_size
+    assert header.samples == STEPS * RECIPE.inner.batch_size
     assert set(header.metrics) == {
         *("loss", "prediction", "anti_collapse", "effective_rank"),
         *("sent_bytes", "distortion"),

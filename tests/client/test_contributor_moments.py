@@ -22,7 +22,7 @@ from gobelin.client.progress import print_status
 from gobelin.client.spool import MOMENTS, Spooled
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.protocols.messages import RoundPlan
-from gobelin.shared.data import BatchStream, open_source
+from gobelin.shared.data import BatchStream
 from gobelin.shared.data.export import write_idx
 from gobelin.shared.errors import ContributionError, StateError
 from gobelin.shared.model import build_jepa
@@ -79,7 +79,7 @@ def contribute(home: NodeHome, plan: RoundPlan, moments: bytes = b"") -> Spooled
 
 def trainer_of(images: Path) -> tuple[LocalTrainer, LocalSteps]:
     seed = derive_seed(PLAN.seed, "node", "north")
-    source = open_source(images, image_size=28, channels=1)
+    source = RECIPE.modality().open(images)
     trainer = LocalTrainer(RECIPE, BatchStream(source, RECIPE.inner.batch_size, seed).batch)
     return trainer, LocalSteps(0, STEPS, 4 * STEPS, PLAN.seed, seed)
 

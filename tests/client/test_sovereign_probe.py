@@ -127,7 +127,7 @@ def test_the_evaluate_command_gives_a_table_or_json(tmp_path, release):
         arguments += ["--data" if option == "train" else "--test", str(tmp_path / option)]
     table = CliRunner().invoke(evaluate_app, arguments)
     assert table.exit_code == 0, table.output
-    assert "pixels" in table.stdout
+    assert "raw samples" in table.stdout
     printed = json.loads(CliRunner().invoke(evaluate_app, [*arguments, "--json"]).stdout)
     assert printed["vector_digest"] == release.vector.digest
     assert printed["model"]["tokens"] > 90

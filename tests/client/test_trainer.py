@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gobelin.client.trainer import (
-    MOMENTS_IMAGES,
+    MOMENTS_SAMPLES,
     DivergedError,
     LocalSteps,
     LocalTrainer,
@@ -29,6 +29,7 @@ from gobelin.shared.seeds import generator_of
 from gobelin.shared.vector import ParameterVector
 
 H = 4
+VIEWS = 2  # of a sample, in the toy recipe
 FIRST = LocalSteps(first_step=0, steps=H, total_steps=4 * H, seed=1, node_seed=2)
 SECOND = replace(FIRST, first_step=H)
 
@@ -117,7 +118,7 @@ def test_training_lowers_the_loss_and_keeps_the_model_alive(
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
     assert report.health.collapse < 0.2
     assert report.health.effective_rank > 2
-    assert report.images == 60 * 16
+    assert report.samples == 60 * 16
 
 
 def test_steps_are_reported_as_they_happen(toy: Recipe, base: ParameterVector) -> None:
@@ -125,7 +126,7 @@ def test_steps_are_reported_as_they_happen(toy: Recipe, base: ParameterVector) -
     _, total = LocalTrainer(toy, batches).train(base, SECOND, reports.append)
     assert [r.step for r in reports] == [4, 5, 6, 7]
     assert [r.done for r in reports] == [1, 2, 3, 4]
-    assert all(r.effective_rank > 0 and r.images_per_second > 0 for r in reports)
+    assert all(r.effective_rank > 0 and r.samples_per_second > 0 for r in reports)
     assert reports[-1].seconds_left == 0
     assert total.loss == pytest.approx(sum(r.loss for r in reports) / H)
 
@@ -235,14 +236,14 @@ def test_moments_repeat_to_the_byte_and_leave_the_trainer_as_it_was(
     first, second = (trainer.moments(base, FIRST) for _ in range(2))
     assert first.digest == second.digest
     assert first.mean.shape == (toy.projector.out,)
-    assert first.samples == FIRST.steps * toy.inner.batch_size * toy.views.global_views
+    assert first.samples == FIRST.steps * toy.inner.batch_size * VIEWS
     assert trainer.train(base, FIRST)[0].digest == undisturbed
 
 
 def test_moments_are_of_no_more_batches_than_they_need(toy: Recipe, base: ParameterVector) -> None:
     local = replace(FIRST, steps=1000, total_steps=1000)
     made = LocalTrainer(toy, batches).moments(base, local)
-    assert made.samples == MOMENTS_IMAGES * toy.views.global_views
+    assert made.samples == MOMENTS_SAMPLES * VIEWS
 
 
 def test_moments_are_of_the_nodes_own_views(toy: Recipe, base: ParameterVector) -> None:
@@ -286,7 +287,7 @@ def test_steps_end_before_the_time_is_over_and_one_is_always_taken(
     short = LocalTrainer(toy, batches, clock=Clock(1.0))
     trained, report = short.train(base, replace(FIRST, seconds=seconds))
     assert report.steps == taken
-    assert report.images == 16 * taken
+    assert report.samples == 16 * taken
     whole, expected = LocalTrainer(toy, batches).train(base, replace(FIRST, steps=taken))
     assert trained.digest == whole.digest  # the first of the same steps, at the same rate
     assert report.loss == expected.loss

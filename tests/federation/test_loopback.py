@@ -15,7 +15,6 @@ from examples.in_process import federate_in_process
 from examples.loopback import GOBELIN, Loopback, gobelin
 from gobelin.server.outer import make_outer
 from gobelin.shared.checkpoint import read_checkpoint
-from gobelin.shared.data import open_source
 from gobelin.shared.data.export import write_idx
 from gobelin.shared.recipe import load_recipe
 
@@ -52,7 +51,7 @@ def computed_here(members: dict[str, Path], rounds: int, codec: str, **how: Any)
     """Digest of the consensus after the same rounds, computed in this process."""
     torch.set_num_threads(1)
     sources = {
-        name: open_source(path, image_size=28, channels=1)
+        name: load_recipe("toy").modality().open(path)
         for name, path in sorted(members.items(), reverse=True)  # any order gives the same sum
     }
     outer = make_outer("nesterov", 0.7, 0.9)

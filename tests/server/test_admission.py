@@ -74,7 +74,7 @@ def test_segments_may_arrive_in_any_order() -> None:
 
 def test_what_a_member_says_of_itself_does_not_matter() -> None:
     delta = delta_of()
-    header = header_of(delta, images=1 << 62, seconds=-1e300, metrics={"weight": 1e9})
+    header = header_of(delta, samples=1 << 62, seconds=-1e300, metrics={"weight": 1e9})
     assert isinstance(judged(header.to_bytes(), wired(delta.segments())), Admitted)
 
 

@@ -198,7 +198,9 @@ def test_an_address_that_cannot_be_used_is_a_config_error(address: str, tmp_path
 
 def test_a_recipe_file_with_an_unknown_key_leaves_nothing_behind(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
-    recipe.write_text('name = "mine"\n[tokenizer]\npatch_sise = 7\n[trunk]\n')
+    recipe.write_text(
+        'name = "mine"\n[modalities.image]\nkind = "image"\npatch_sise = 7\n[trunk]\n'
+    )
     with pytest.raises(ConfigError, match="did you mean 'patch_size'"):
         found(tmp_path / "home", charter(recipe=str(recipe)))
     assert everything(tmp_path) == {"mine.toml"}

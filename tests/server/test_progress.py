@@ -24,7 +24,7 @@ CONTRIBUTION: dict[str, Any] = {
     "event": "contribution",
     "round": 2,
     "node": "north-1",
-    "images": 12345,
+    "samples": 12345,
     "seconds": 6.78,
     "metrics": {"loss": 0.1234, "effective_rank": 17.36},
 }
@@ -62,16 +62,16 @@ EVENTS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         CONTRIBUTION,
-        "round 2/9: north-1 contributed 12,345 images in 6.8 s (loss 0.123, effective rank 17.4)",
+        "round 2/9: north-1 contributed 12,345 samples in 6.8 s (loss 0.123, effective rank 17.4)",
     ),
     (
         {**CONTRIBUTION, "event": "late", "staleness": 2},
-        "round 2/9: north-1 contributed 12,345 images in 6.8 s, 2 rounds late "
+        "round 2/9: north-1 contributed 12,345 samples in 6.8 s, 2 rounds late "
         "(loss 0.123, effective rank 17.4)",
     ),
     (
         {**CONTRIBUTION, "metrics": {}},
-        "round 2/9: north-1 contributed 12,345 images in 6.8 s (loss nan, effective rank nan)",
+        "round 2/9: north-1 contributed 12,345 samples in 6.8 s (loss nan, effective rank nan)",
     ),
     (
         {

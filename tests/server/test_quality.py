@@ -7,7 +7,7 @@ import torch
 
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.server.admission import Refusal
-from gobelin.server.quality import IMAGES, CollapseGate, Look, made_up_images
+from gobelin.server.quality import SAMPLES, CollapseGate, Look, made_up
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import load_recipe
 from gobelin.shared.seeds import generator_of
@@ -67,14 +67,14 @@ def test_a_base_that_has_collapsed_itself_refuses_nobody(base: ParameterVector) 
 
 
 def test_the_images_come_from_the_seed_alone() -> None:
-    images = made_up_images(RECIPE, 5)
-    assert (images.shape, images.dtype) == ((IMAGES, 1, 28, 28), torch.uint8)
-    assert torch.equal(images, made_up_images(RECIPE, 5))
-    assert not torch.equal(images, made_up_images(RECIPE, 6))
+    images = made_up(RECIPE, 5)
+    assert (images.shape, images.dtype) == ((SAMPLES, 1, 28, 28), torch.uint8)
+    assert torch.equal(images, made_up(RECIPE, 5))
+    assert not torch.equal(images, made_up(RECIPE, 6))
 
 
-def test_a_probe_takes_the_place_of_the_made_up_images(base: ParameterVector) -> None:
-    images = made_up_images(RECIPE, 8)
+def test_a_probe_takes_the_place_of_the_made_up(base: ParameterVector) -> None:
+    images = made_up(RECIPE, 8)
     gate, other = CollapseGate(RECIPE, 3, images), CollapseGate(RECIPE, 3)
     assert gate.look(base, base) != other.look(base, base)
     assert gate.look(base, base) == CollapseGate(RECIPE, 9, images).look(base, base)

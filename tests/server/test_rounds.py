@@ -126,11 +126,11 @@ def test_what_nodes_report_is_kept_and_weighs_nothing(
 ) -> None:
     honest = federation(tmp_path / "a", north, south, rounds=1)
     honest.run()
-    south.answer = lambda plan, base: [(0.5, south.reply(plan, base, images=10**15))]
+    south.answer = lambda plan, base: [(0.5, south.reply(plan, base, samples=10**15))]
     boasting = federation(tmp_path / "b", north, south, rounds=1)
     boasting.run()
     assert boasting.digest() == honest.digest()
-    assert [row["images"] for row in boasting.sealed(1).facts["contributions"]] == [80, 10**15]
+    assert [row["samples"] for row in boasting.sealed(1).facts["contributions"]] == [80, 10**15]
 
 
 def test_the_retained_norm_says_how_far_members_agree(

@@ -117,7 +117,7 @@ class Node:
         header = contribution(
             plan,
             delta.digest,
-            images=80,
+            samples=80,
             metrics={"loss": 1.0},
             moments_digest=digest_of(moments),
         )

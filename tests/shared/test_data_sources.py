@@ -179,9 +179,9 @@ def test_unreadable_images_are_skipped_when_the_setting_says_so(tmp_path, caplog
     images, labels = some_images()
     write_image_folder(tmp_path / "data", images, labels, NAMES)
     (tmp_path / "data" / "bee" / "0000025.png").write_bytes(b"")
-    kept = opened(tmp_path / "data", on_bad_image="skip")
+    kept = opened(tmp_path / "data", on_bad="skip")
     assert len(kept) == len(kept.labels) == 59
-    streamed = opened(tmp_path / "data", on_bad_image="skip", memory=TINY)
+    streamed = opened(tmp_path / "data", on_bad="skip", memory=TINY)
     assert len(streamed) == 60  # the order of batches must not change under way
     assert torch.equal(streamed.read(np.array([25]))[0], images[26])
     assert streamed.skipped == 1
@@ -192,7 +192,7 @@ def test_a_folder_without_one_readable_image_is_refused_even_when_skipping(tmp_p
     (tmp_path / "a.png").write_bytes(b"")
     for memory in (0, 2**28):
         with pytest.raises(DataError, match="no readable image"):
-            opened(tmp_path, on_bad_image="skip", memory=memory).read(np.array([0]))
+            opened(tmp_path, on_bad="skip", memory=memory).read(np.array([0]))
 
 
 def test_a_truncated_idx_file_is_refused_compressed_or_not(tmp_path):

@@ -18,7 +18,7 @@ from gobelin.shared.evaluation import (
     Row,
     embed,
     evaluate_model,
-    evaluate_pixels,
+    evaluate_raw,
     print_results,
 )
 from gobelin.shared.evaluation.charts import Cloud, Curve, principal_plane
@@ -43,7 +43,7 @@ def squares(count, seed, size=28, classes=3):
 
 @pytest.fixture(scope="module")
 def toy():
-    return build_jepa(load_recipe("toy"), seed=0)
+    return build_jepa(load_recipe("toy"), seed=0).encoder()
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_a_model_and_the_pixels_are_measured_alike(evaluation):
     assert evaluation.train_images == 200
     assert evaluation.test_images == 90
     assert 1 <= evaluation.effective_rank <= 16
-    pixels = evaluate_pixels(squares(200, 0), squares(90, 1))
+    pixels = evaluate_raw(load_recipe("toy").modality(), squares(200, 0), squares(90, 1))
     assert pixels.tokens > 90
     assert pixels.pooled is None
 
@@ -83,9 +83,9 @@ def test_embedding_leaves_the_model_as_it_was_and_keeps_the_order(toy):
 
 
 def test_the_held_out_loss_is_the_same_each_time(toy):
-    recipe = load_recipe("toy")
-    first = held_out_loss(toy, recipe, squares(40, 1), batches=2)
-    assert first == held_out_loss(toy, recipe, squares(40, 1), batches=2) > 0
+    objective = load_recipe("toy").objective_of()
+    first = held_out_loss(toy, objective, squares(40, 1), batches=2)
+    assert first == held_out_loss(toy, objective, squares(40, 1), batches=2) > 0
 
 
 def test_images_without_labels_and_models_that_diverged_are_refused(toy):
@@ -94,8 +94,11 @@ def test_images_without_labels_and_models_that_diverged_are_refused(toy):
         evaluate_model(toy, unlabelled, unlabelled)
 
     class Diverged(nn.Module):
-        def tokens(self, images):
-            return torch.full((len(images), 4, 8), torch.nan)
+        def prepare(self, batch):
+            return batch
+
+        def tokens(self, prepared):
+            return torch.full((len(prepared), 4, 8), torch.nan)
 
     with pytest.raises(DataError, match="NaN or infinity"):
         evaluate_model(Diverged(), squares(20, 0), squares(20, 1))

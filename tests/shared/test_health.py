@@ -15,7 +15,7 @@ from gobelin.shared.health import (
     measure_health,
     rankme,
 )
-from gobelin.shared.recipe import ObjectiveRecipe
+from gobelin.shared.objective.objective import LeJepaRecipe
 
 
 def gaussian(samples: int = 4000, dim: int = 16) -> Tensor:
@@ -64,7 +64,7 @@ def test_deviations_are_per_dimension() -> None:
 
 
 def test_health_tells_a_gaussian_from_a_collapsed_model() -> None:
-    objective = ObjectiveRecipe(slices=64)
+    objective = LeJepaRecipe(slices=64)
     alive = measure_health(gaussian(256), gaussian(256, 8), objective, seed=0)
     dead = measure_health(torch.zeros(256, 16), torch.zeros(256, 8), objective, seed=0)
     assert alive.collapse < 0.02

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from gobelin.shared.modality.image_tokenizer import ImageTokenizer, positions, stem_strides
 from gobelin.shared.model import Jepa, build_jepa
 from gobelin.shared.model.projector import Projector
-from gobelin.shared.model.tokenizer import ImageTokenizer, positions, stem_strides
-from gobelin.shared.recipe import ProjectorRecipe, Recipe, TokenizerRecipe, load_recipe
+from gobelin.shared.recipe import ProjectorRecipe, Recipe, load_recipe
 from gobelin.shared.vector import ParameterVector
 
 
@@ -20,18 +20,18 @@ def toy() -> Recipe:
 
 def test_the_groups_of_the_vector_are_tokenizer_trunk_and_projector(toy: Recipe) -> None:
     schema = ParameterVector.of(build_jepa(toy, seed=0)).schema
-    assert {spec.role for spec in schema.tensors} == {"tokenizer", "trunk", "projector"}
+    assert {spec.role for spec in schema.tensors} == {"tokenizers", "trunk", "projector"}
 
 
 def test_images_become_tokens_features_and_projections(toy: Recipe) -> None:
-    model, images = build_jepa(toy, seed=0), torch.randn(3, 1, 28, 28)
+    model, images = build_jepa(toy, seed=0).encoder(), torch.randn(3, 1, 28, 28)
     assert model.tokens(images).shape == (3, 16, 16)
     assert torch.equal(model.features(images), model.tokens(images).mean(dim=1))
     assert model(images).shape == (3, 8)
 
 
 def test_views_pass_the_projector_as_one_batch(toy: Recipe) -> None:
-    model, images = build_jepa(toy, seed=0), torch.randn(2, 3, 1, 28, 28)
+    model, images = build_jepa(toy, seed=0).encoder(), torch.randn(2, 3, 1, 28, 28)
     small = torch.randn(4, 3, 1, 14, 14)
     features, projections = model.embed_views([images, small])
     assert features.shape == (6, 3, 16)
@@ -52,13 +52,13 @@ def test_the_same_seed_gives_the_same_bytes_and_leaves_the_callers_random_state(
 @pytest.mark.parametrize(("name", "millions"), [("small", 22), ("base", 86), ("large", 303)])
 def test_recipes_have_the_sizes_of_their_vits(name: str, millions: int) -> None:
     with torch.device("meta"):
-        model = Jepa(load_recipe(name))
+        model = Jepa(load_recipe(name)).encoder("image")
     encoder = [*model.tokenizer.parameters(), *model.trunk.parameters()]
     assert sum(p.numel() for p in encoder) / 1e6 == pytest.approx(millions, rel=0.02)
 
 
 def test_a_new_trunk_is_near_the_identity() -> None:
-    model = build_jepa(load_recipe("tiny"), seed=0)
+    model = build_jepa(load_recipe("tiny"), seed=0).encoder()
     tokens = model.tokenizer(torch.randn(4, 1, 28, 28))
     encoded, plain = model.trunk(tokens), model.trunk.norm(tokens)
     cosine = torch.nn.functional.cosine_similarity(encoded, plain, dim=-1)
@@ -85,8 +85,9 @@ def test_the_stem_leaves_as_many_tokens_as_patches_would(
     image_size: int, patch_size: int, strides: tuple[int, int, int]
 ) -> None:
     assert stem_strides(image_size, patch_size) == strides
-    recipe = TokenizerRecipe(kind="conv", image_size=image_size, channels=1, patch_size=patch_size)
-    tokens = ImageTokenizer(recipe, dim=16)(torch.zeros(1, 1, image_size, image_size))
+    tokens = ImageTokenizer("conv", 1, image_size, patch_size, dim=16)(
+        torch.zeros(1, 1, image_size, image_size)
+    )
     assert tokens.shape == (1, (image_size // patch_size) ** 2, 16)
 
 

@@ -26,7 +26,7 @@ from gobelin.protocols.messages import (
     RoundPlan,
 )
 from gobelin.shared.codec import LOSSLESS, Compressed, compress, pick_rung
-from gobelin.shared.data import BatchStream, open_source
+from gobelin.shared.data import BatchStream
 from gobelin.shared.errors import ConfigError, ContributionError, MomentsError
 from gobelin.shared.fragments import fragment_of_round, fragments_of, start_of_round
 from gobelin.shared.model import Jepa
@@ -109,7 +109,7 @@ class Contributor:
             base_digest=plan.base_digest,
             delta_digest=made.payload.digest,
             local_steps=report.steps,
-            images=report.images,
+            samples=report.samples,
             seconds=seconds,
             metrics=_metrics(report, made),
             codec=codec,
@@ -211,17 +211,18 @@ class Contributor:
         compute, data = self._settings.compute, self._settings.data
         if compute.threads:
             torch.set_num_threads(compute.threads)
-        source = open_source(
-            data.path,
-            image_size=recipe.tokenizer.image_size,
-            channels=recipe.tokenizer.channels,
-            on_bad_image=data.on_bad_image,
-            memory=data.cache_mb * 2**20,
+        source = recipe.modality(data.modality).open(
+            data.path, memory=data.cache_mb * 2**20, on_bad=data.on_bad
         )
         stream = BatchStream(source, recipe.inner.batch_size, self._node_seed(plan))
         device = pick_device(compute)
         return LocalTrainer(
-            recipe, stream.batch, device, pick_precision(compute, device), compute.compile
+            recipe,
+            stream.batch,
+            device,
+            pick_precision(compute, device),
+            compute.compile,
+            modality=data.modality,
         )
 
     def _budget(self, plan: RoundPlan) -> float:
@@ -241,7 +242,7 @@ class Contributor:
                 rounds=plan.rounds,
                 step=step.done,
                 steps=plan.local_steps,
-                images_per_second=step.images_per_second,
+                samples_per_second=step.samples_per_second,
                 loss=step.loss,
                 effective_rank=step.effective_rank,
                 time_left_s=step.seconds_left,

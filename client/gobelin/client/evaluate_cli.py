@@ -21,41 +21,38 @@ def evaluate(
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Linear probe, kNN, 10-shot, JEPA loss and health of a checkpoint, beside the raw pixels."""
+    """Linear probe, kNN, 10-shot, JEPA loss and health of a checkpoint, beside the raw samples."""
     # Late, so that --help need not wait for torch.
     from gobelin.shared.checkpoint import read_checkpoint
-    from gobelin.shared.data import open_source
     from gobelin.shared.evaluation import (
         Results,
         Row,
         evaluate_model,
-        evaluate_pixels,
+        evaluate_raw,
         print_results,
     )
     from gobelin.shared.evaluation.embed import require_device
     from gobelin.shared.evaluation.held_out_loss import held_out_loss
-    from gobelin.shared.model import build_jepa
+    from gobelin.shared.model import encoder_of
 
     found = read_checkpoint(checkpoint)
     require_device(device)
-    form = found.recipe.tokenizer
-    train_source = open_source(data, image_size=form.image_size, channels=form.channels)
-    test_source = open_source(test, image_size=form.image_size, channels=form.channels)
-    model = build_jepa(found.recipe, seed=0)
-    found.vector.load_into(model)
-    model.to(device)
-    loss = held_out_loss(model, found.recipe, test_source, seed=seed, device=device)
+    modality = found.recipe.modality()
+    train_source, test_source = modality.open(data), modality.open(test)
+    model = encoder_of(found.recipe, found.vector).to(device)
+    objective = found.recipe.objective_of()
+    loss = held_out_loss(model, objective, test_source, seed=seed, device=device)
     evaluation = evaluate_model(
         model, train_source, test_source, label_budget=labels, seed=seed, loss=loss, device=device
     )
-    pixels = evaluate_pixels(
-        train_source, test_source, label_budget=labels, seed=seed, device=device
+    raw = evaluate_raw(
+        modality, train_source, test_source, label_budget=labels, seed=seed, device=device
     )
     if as_json:
-        facts = {"model": evaluation.facts(), "pixels": pixels.facts()}
+        facts = {"model": evaluation.facts(), "raw": raw.facts()}
         print(json.dumps({"vector_digest": found.vector.digest, "seed": seed, **facts}, indent=2))
         return
-    rows = [Row("pixels", pixels), Row(checkpoint.name, evaluation, highlight=True)]
+    rows = [Row("raw samples", raw), Row(checkpoint.name, evaluation, highlight=True)]
     note = (
         f"{evaluation.train_images:,} labels, {evaluation.test_images:,} test images, seed {seed}"
     )

@@ -26,8 +26,9 @@ class DataSettings(Settings):
     """Where the private data lie; they never leave this machine."""
 
     path: Path
-    on_bad_image: Literal["refuse", "skip"] = "refuse"
-    cache_mb: Annotated[int, Field(gt=0)] = 256  # decoded images kept in memory, at most
+    modality: str | None = None  # of the recipe's; need not be said where it has only one
+    on_bad: Literal["refuse", "skip"] = "refuse"  # a sample that cannot be read
+    cache_mb: Annotated[int, Field(gt=0)] = 256  # decoded samples kept in memory, at most
 
 
 class ComputeSettings(Settings):
@@ -137,7 +138,7 @@ class NodeStatus:
     rounds: int = 0
     step: int = 0
     steps: int = 0
-    images_per_second: float = 0.0
+    samples_per_second: float = 0.0
     loss: float = 0.0
     effective_rank: float = 0.0
     time_left_s: float = 0.0

@@ -46,7 +46,7 @@ def describe(status: NodeStatus) -> str:
         return f"{status.state}: {status.note}" if status.note else status.state
     return (
         f"round {status.round}/{status.rounds}, step {status.step}/{status.steps}, "
-        f"{status.images_per_second:,.0f} images/s, loss {status.loss:.3f}, "
+        f"{status.samples_per_second:,.0f} samples/s, loss {status.loss:.3f}, "
         f"effective rank {status.effective_rank:.1f}, {status.time_left_s:.0f} s left"
     )
 

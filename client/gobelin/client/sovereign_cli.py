@@ -33,16 +33,13 @@ def probe(
     # Late, so that --help need not wait for torch.
     from gobelin.client.sovereign.probe import build_head, save_head
     from gobelin.shared.checkpoint import read_checkpoint
-    from gobelin.shared.data import open_source
     from gobelin.shared.evaluation.embed import require_device
 
     found = read_checkpoint(release)
     require_device(device)
-    form = found.recipe.tokenizer
-    known = open_source(data, image_size=form.image_size, channels=form.channels)
-    unseen = None
-    if test is not None:
-        unseen = open_source(test, image_size=form.image_size, channels=form.channels)
+    modality = found.recipe.modality()
+    known = modality.open(data)
+    unseen = None if test is None else modality.open(test)
     head = build_head(found, known, unseen, label_budget=labels, seed=seed, device=device)
     save_head(out, head)
     if as_json:

@@ -18,21 +18,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gobelin.shared.augment import MultiCrop, normalise
 from gobelin.shared.errors import DataError, GobelinError, NamesError, ShapeError
 from gobelin.shared.health import Health, effective_rank, measure_health
 from gobelin.shared.model import build_jepa
-from gobelin.shared.objective import Moments, Offset, build_objective
+from gobelin.shared.objective import Draw, Moments, Offset
 from gobelin.shared.recipe import InnerRecipe, Recipe
 from gobelin.shared.seeds import derive_seed, generator_of
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's two, as PyTorch names them
 RANK_EVERY = 20  # steps between two measurements of the effective rank
-MOMENTS_IMAGES = 512  # images that a node's moments are taken of, at least
-HEALTH_SAMPLES = 256  # images the closing health check looks at
+MOMENTS_SAMPLES = 512  # that a node's moments are taken of, at least
+HEALTH_SAMPLES = 256  # that the closing health check looks at
 
-Batches = Callable[[int], Tensor]  # global step → uint8 images (B, C, H, W)
+Batches = Callable[[int], Tensor]  # global step → raw samples (B, ...) of one modality
 
 
 class DivergedError(GobelinError):
@@ -63,7 +62,7 @@ class StepReport:
     steps: int
     loss: float
     effective_rank: float  # of the features of the latest batch it was measured on
-    images_per_second: float
+    samples_per_second: float
     seconds_left: float
 
 
@@ -78,15 +77,16 @@ class TrainingReport:
     collapse: float
     gradient_norm: float  # before clipping
     health: Health  # of the trained model on some of the batches, without augmentation
-    images: int
+    samples: int
     seconds: float
 
 
 class LocalTrainer:
-    """Trains a recipe; model, compiled graph and inner optimizer stay warm between calls.
+    """Trains a recipe on samples of one of its modalities; model, compiled graph and inner
+    optimizer stay warm between calls.
 
-    `batches` gives the images of a global step and must be a pure function of it; it is called
-    from another thread, one step ahead.
+    `batches` gives the samples of a global step and must be a pure function of it; it is called
+    from another thread, one step ahead. `modality` may be None where the recipe has only one.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class LocalTrainer:
         precision: Literal["fp32", "bf16"] = "fp32",
         compile: bool = False,
         clock: Callable[[], float] = time.perf_counter,
+        modality: str | None = None,
     ) -> None:
         self.recipe = recipe
         self._clock = clock
@@ -111,11 +112,11 @@ class LocalTrainer:
             if parameter.ndim == 4:  # convolutions are faster so
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.schema = ParameterSchema.of(self.model)
-        self.objective = build_objective(recipe.objective)
-        self.multi_crop = MultiCrop(recipe.views, recipe.tokenizer.image_size)
+        self.encoder = self.model.encoder(modality)
+        self.objective = recipe.objective_of(modality)
         self.optimizer = _adamw(self.model, recipe.inner)
-        embed = self.model.embed_views
-        self._embed = torch.compile(embed) if compile else embed
+        if compile:
+            self.encoder.embed_views = torch.compile(self.encoder.embed_views)  # type: ignore[method-assign]
 
     def train(
         self,
@@ -144,23 +145,22 @@ class LocalTrainer:
     def moments(self, base: ParameterVector, local: LocalSteps) -> Moments:
         """The moments of the base's projections of this node's data, before it trains.
 
-        Of the first batches the local steps will see, MOMENTS_IMAGES images or all, in views as
-        training makes them: what the objective tests is what the moments describe. The inner
+        Of the first batches the local steps will see, MOMENTS_SAMPLES samples or all. The inner
         optimizer stays as it is.
         """
         base.load_into(self.model)
         self.model.train()
-        projections, images = [], 0
+        projections, samples = [], 0
         with _deterministic():
             for step in range(local.first_step, local.first_step + local.steps):
-                if images >= MOMENTS_IMAGES:
+                if samples >= MOMENTS_SAMPLES:
                     break
-                batch = self._images(self.batches(step))
+                batch = self._on_device(self.batches(step))
                 random = generator_of(local.node_seed, "moments views", step)
                 with self._autocast():
-                    embedded = self._embed(self.multi_crop(batch, random))[1]
-                projections.append(embedded.float().flatten(0, 1))  # (V B, D)
-                images += len(batch)
+                    seen = self.objective.projections(self.encoder, batch, random)
+                projections.append(seen.float())
+                samples += len(batch)
         return Moments.of(torch.cat(projections))
 
     def state(self) -> dict[str, Tensor]:
@@ -198,19 +198,20 @@ class LocalTrainer:
         self, local: LocalSteps, on_step: Callable[[StepReport], None] | None
     ) -> tuple[ParameterVector, TrainingReport]:
         self.model.train()
+        self.objective.begin(self.encoder)
         started = now = self._clock()
         sums = torch.zeros(5, dtype=torch.float64)
-        images, taken, rank = 0, 0, float("nan")
+        samples, taken, rank = 0, 0, float("nan")
         for taken, (step, batch) in enumerate(_ahead(self.batches, local), start=1):
-            features, numbers = self._step(step, self._images(batch), local)
+            features, numbers = self._step(step, self._on_device(batch), local)
             sums += torch.tensor(numbers, dtype=torch.float64)
-            images += len(batch)
+            samples += len(batch)
             before, now = now, self._clock()
             if on_step is not None:
                 if taken % RANK_EVERY == 1:
                     rank = effective_rank(features)
-                rate = images / (now - started)
-                left = (local.steps - taken) * images / taken / rate
+                rate = samples / (now - started)
+                left = (local.steps - taken) * samples / taken / rate
                 left = min(left, started + local.seconds - now)
                 on_step(StepReport(step, taken, local.steps, numbers[0], rank, rate, left))
             if now + (now - before) > started + local.seconds:
@@ -226,21 +227,21 @@ class LocalTrainer:
             collapse=collapse,
             gradient_norm=norm,
             health=health,
-            images=images,
+            samples=samples,
             seconds=self._clock() - started,
         )
 
-    def _step(self, step: int, images: Tensor, local: LocalSteps) -> tuple[Tensor, list[float]]:
-        """One update; features (B, D) of the first view, and loss parts with the gradient norm."""
+    def _step(self, step: int, batch: Tensor, local: LocalSteps) -> tuple[Tensor, list[float]]:
+        """One update; features (B, D) of the batch, and loss parts with the gradient norm."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, local.total_steps, self.recipe.inner)
-        views = self.multi_crop(images, generator_of(local.node_seed, "views", step))
-        with self._autocast():
-            features, projections = self._embed(views)
-        slices_seed = derive_seed(local.seed, "slices", step)
-        parts = self.objective(
-            projections, self.recipe.views.global_views, slices_seed, local.offset
+        draw = Draw(
+            views=generator_of(local.node_seed, "views", step),
+            slices=derive_seed(local.seed, "slices", step),
+            offset=local.offset,
         )
+        with self._autocast():
+            parts, features = self.objective(self.encoder, batch, draw)
         self.optimizer.zero_grad(set_to_none=True)
         parts.total.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.inner.clip_norm)
@@ -254,33 +255,31 @@ class LocalTrainer:
                 "lower inner.lr in the recipe",
             )
         self.optimizer.step()
-        return features[0].detach(), numbers
+        self.objective.stepped(self.encoder)
+        return features, numbers
 
     @torch.no_grad()
     def _health(self, local: LocalSteps) -> Health:
         """Health of the model as it is now, on the first batches of these local steps."""
-        features, projections, images = [], [], 0
+        features, projections, samples = [], [], 0
         for step in range(local.first_step, local.first_step + local.steps):
-            if images >= HEALTH_SAMPLES:
+            if samples >= HEALTH_SAMPLES:
                 break
-            batch = self._images(self.batches(step))
+            batch = self._on_device(self.batches(step))
             with self._autocast():
-                features.append(self.model.features(normalise(batch)).float())
+                features.append(self.encoder.features(self.encoder.prepare(batch)).float())
                 projections.append(self.model.projector(features[-1]).float())
-            images += len(batch)
+            samples += len(batch)
         seed = derive_seed(local.seed, "health", local.first_step)
         return measure_health(
             torch.cat(features), torch.cat(projections), self.recipe.objective, seed
         )
 
-    def _images(self, batch: Tensor) -> Tensor:
-        """A batch on the device; raises DataError unless it is uint8 (B, C, H, W), B ≥ 2."""
-        channels = self.recipe.tokenizer.channels
-        if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[1] != channels:
-            found = f"{batch.dtype} {tuple(batch.shape)}"
-            raise DataError(f"a batch is {found}, the recipe needs uint8 (B, {channels}, H, W)")
+    def _on_device(self, batch: Tensor) -> Tensor:
+        """A batch on the device; raises DataError unless it is the modality's, B ≥ 2."""
+        self.encoder.modality.check(batch)
         if len(batch) < 2:
-            raise DataError("a batch of one image has no batch statistics", "use larger batches")
+            raise DataError("a batch of one sample has no batch statistics", "use larger batches")
         return batch.to(self.device, non_blocking=True)
 
     def _autocast(self) -> torch.autocast:

@@ -115,7 +115,7 @@ class Contribution(Message):
     base_digest: str
     delta_digest: str  # over the encoded segments in order; at fp32 that of the delta itself
     local_steps: int
-    images: int
+    samples: int
     seconds: float
     metrics: Mapping[str, float] = field(default_factory=dict)  # declared scalars, never a weight
     codec: str = "fp32"  # what the delta is encoded by

@@ -307,7 +307,7 @@ def row_of(
         "bytes": admitted.payload_bytes,
         "moments_digest": made.moments_digest,
         "local_steps": made.local_steps,
-        "images": made.images,
+        "samples": made.samples,
         "seconds": made.seconds,
         "measured": dict(measured),
         "metrics": dict(made.metrics),

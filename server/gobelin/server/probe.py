@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gobelin.server.evidence import on_grid
-from gobelin.shared.data import ImageSource, MemorySource, open_source
+from gobelin.shared.data import MemorySource, Source
 from gobelin.shared.errors import DataError
 from gobelin.shared.evaluation.embed import draw
 from gobelin.shared.evaluation.held_out_loss import held_out_loss
@@ -17,8 +17,7 @@ from gobelin.shared.vector import ParameterVector
 
 def open_probe(path: Path, recipe: Recipe, seed: int, images: int) -> MemorySource:
     """At most so many images at `path`, drawn by the seed, in memory; raises DataError."""
-    form = recipe.tokenizer
-    source = open_source(path, image_size=form.image_size, channels=form.channels)
+    source = recipe.modality().open(path)
     least = recipe.objective.reference_batch
     if len(source) < least:
         raise DataError(
@@ -36,7 +35,7 @@ class ProbeLoss:
     base's is taken once a round.
     """
 
-    def __init__(self, recipe: Recipe, seed: int, images: ImageSource) -> None:
+    def __init__(self, recipe: Recipe, seed: int, images: Source) -> None:
         self._recipe, self._images = recipe, images
         self._seed = derive_seed(seed, "probe loss")
         self._model = build_jepa(recipe, seed)
@@ -52,5 +51,9 @@ class ProbeLoss:
         vector.load_into(self._model)
         batches = len(self._images) // self._recipe.objective.reference_batch
         return held_out_loss(
-            self._model, self._recipe, self._images, seed=self._seed, batches=batches
+            self._model.encoder(),
+            self._recipe.objective_of(),
+            self._images,
+            seed=self._seed,
+            batches=batches,
         )

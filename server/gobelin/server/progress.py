@@ -94,7 +94,7 @@ def _work(row: dict[str, Any]) -> str:
     """What a contribution took; the steps are not in older logs."""
     steps = f"{row['local_steps']:,} steps, " if "local_steps" in row else ""
     late = f", {row['staleness']} rounds late" if row.get("staleness") else ""
-    return f"{steps}{row['images']:,} images in {row['seconds']:.1f} s{late}"
+    return f"{steps}{row['samples']:,} samples in {row['seconds']:.1f} s{late}"
 
 
 def _turned(event: dict[str, Any]) -> str:

@@ -16,14 +16,13 @@ from torch import Tensor
 from gobelin.server.admission import Refusal
 from gobelin.server.evidence import Evidence
 from gobelin.server.reasons import RefusalCode
-from gobelin.shared.augment import normalise
 from gobelin.shared.health import deviations, effective_rank, frame_rotation
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import generator_of
 from gobelin.shared.vector import ParameterVector
 
-IMAGES = 16  # a ViT-S takes about 2 s for them on one core, at every contribution
+SAMPLES = 16  # a ViT-S takes about 2 s for them on one core, at every contribution
 LEAST_RANK = 0.1  # of the base's effective rank
 LEAST_DEVIATION = 0.01  # of the base's mean standard deviation
 
@@ -40,12 +39,13 @@ class Look:
 class CollapseGate:
     """Compares a contributed model's features with the base's on the same few images.
 
-    `images` are uint8 (B, C, H, W), made up where None.
+    `samples` is a raw batch (B, ...) of the recipe's modality, made up where None.
     """
 
-    def __init__(self, recipe: Recipe, seed: int, images: Tensor | None = None) -> None:
+    def __init__(self, recipe: Recipe, seed: int, samples: Tensor | None = None) -> None:
         self._model = build_jepa(recipe, seed).eval()
-        self._images = made_up_images(recipe, seed) if images is None else images
+        self._encoder = self._model.encoder()
+        self._samples = made_up(recipe, seed) if samples is None else samples
         self._base: tuple[str, Tensor] = ("", torch.empty(0))  # digest, features
 
     def judge(self, base: ParameterVector, delta: ParameterVector) -> Refusal | Look:
@@ -76,9 +76,9 @@ class CollapseGate:
 
     @torch.no_grad()
     def _features(self, vector: ParameterVector) -> Tensor:
-        """Pooled features (B, D) of the gate's images, fp32."""
+        """Pooled features (B, D) of the gate's samples, fp32."""
         vector.load_into(self._model)
-        return self._model.features(normalise(self._images)).float()
+        return self._encoder.features(self._encoder.prepare(self._samples)).float()
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,9 @@ class Examiner:
         return None if self.gate is None else self.gate.look(base, consensus).frame_rotation
 
 
-def made_up_images(recipe: Recipe, seed: int) -> Tensor:
-    """Smooth random patterns, uint8 (IMAGES, C, S, S): coarse noise, enlarged."""
-    size, channels = recipe.tokenizer.image_size, recipe.tokenizer.channels
-    coarse = torch.rand(IMAGES, channels, 5, 5, generator=generator_of(seed, "collapse gate"))
-    fine = torch.nn.functional.interpolate(coarse, (size, size), mode="bilinear")
-    return (255 * fine).to(torch.uint8)
+def made_up(recipe: Recipe, seed: int) -> Tensor:
+    """A raw batch of the recipe's modality that nobody owns, from a seed."""
+    return recipe.modality().made_up(SAMPLES, generator_of(seed, "collapse gate"))
 
 
 def _short(value: float) -> float:

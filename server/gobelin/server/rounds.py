@@ -23,7 +23,7 @@ from gobelin.server.home import AggregatorHome, FederationSettings
 from gobelin.server.journal import Journal
 from gobelin.server.open_round import POLL_S, OpenRound, Rim
 from gobelin.server.probe import ProbeLoss, open_probe
-from gobelin.server.quality import IMAGES, CollapseGate, Examiner
+from gobelin.server.quality import SAMPLES, CollapseGate, Examiner
 from gobelin.server.round_events import Asked
 from gobelin.server.round_state import Terms
 from gobelin.server.seal import Sealer, Standing
@@ -34,13 +34,13 @@ FAREWELL_S = 10.0  # for nodes to hear that the federation has finished
 
 
 def make_examiner(recipe: Recipe, settings: FederationSettings) -> Examiner:
-    """What contributions are looked at with: the public probe's images, or made-up ones."""
+    """What contributions are looked at with: the public probe's samples, or made-up ones."""
     policy, seed = settings.policy, settings.seed
-    evidence, images = None, None
+    evidence, samples = None, None
     if policy.probe is not None:
         probe = open_probe(policy.probe, recipe, seed, policy.probe_images)
-        evidence, images = ProbeLoss(recipe, seed, probe), probe.read(np.arange(IMAGES))
-    gate = CollapseGate(recipe, seed, images) if policy.collapse_gate else None
+        evidence, samples = ProbeLoss(recipe, seed, probe), probe.read(np.arange(SAMPLES))
+    gate = CollapseGate(recipe, seed, samples) if policy.collapse_gate else None
     return Examiner(gate, evidence)
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gobelin.shared.objective.objective import ObjectiveRecipe
 from gobelin.shared.objective.sigreg import collapse_score, directions, sigreg
-from gobelin.shared.recipe import ObjectiveRecipe
 
 POINT = 1e-12  # variance below this share of the mean square is rounding: all embeddings are equal
 

@@ -11,23 +11,21 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from gobelin.shared.errors import ConfigError
-from gobelin.shared.settings import Settings, parse_settings, read_settings
+from gobelin.shared.modality import MODALITIES, Modality, ModalityRecipe
+from gobelin.shared.objective.objective import (
+    OBJECTIVES,
+    LeJepaRecipe,
+    Objective,
+    ObjectiveRecipe,
+    ObjectiveTable,
+)
+from gobelin.shared.settings import Fraction, Positive, Settings, parse_settings, read_settings
 
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Range = tuple[float, float]
-
-
-class TokenizerRecipe(Settings):
-    """How an image becomes tokens (B, N, D)."""
-
-    kind: Literal["patch", "conv"] = "patch"  # linear patches, or three convolutions with GroupNorm
-    image_size: Positive = 224
-    channels: Literal[1, 3] = 3
-    patch_size: Positive = 16  # pixels per token side (of `conv`, too: its strides multiply to it)
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]  # part of parameters' names
+ModalityTable = Annotated[SerializeAsAny[ModalityRecipe], MODALITIES.table()]
 
 
 class TrunkRecipe(Settings):
@@ -55,50 +53,6 @@ class ProjectorRecipe(Settings):
     norm: Literal["batch", "layer"] = "batch"  # of the hidden layers; never of the output
 
 
-class ViewsRecipe(Settings):
-    """Multi-crop views and their photometric augmentation (LeJEPA, arXiv:2511.08544)."""
-
-    global_views: Positive = 2
-    local_views: Annotated[int, Field(ge=0)] = 0
-    local_size: Positive = 96  # side of a local view in pixels; global views have image_size
-    global_scale: Range = (0.3, 1.0)  # share of the image's area
-    local_scale: Range = (0.05, 0.3)
-    flip: Fraction = 0.5
-    jitter: Fraction = 0.8  # probability; strengths below
-    brightness: Fraction = 0.4
-    contrast: Fraction = 0.4
-    saturation: Fraction = 0.2
-    hue: Fraction = 0.1
-    grey: Fraction = 0.2
-    blur: Fraction = 0.5
-    solarize: Fraction = 0.2
-
-    @model_validator(mode="after")
-    def _ranges_rise(self) -> ViewsRecipe:
-        for name in ("global_scale", "local_scale"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high <= 1:
-                raise ValueError(f"{name} = [{low}, {high}] is not a range within (0, 1]")
-        return self
-
-
-class ObjectiveRecipe(Settings):
-    """LeJEPA: (1 − λ) · view invariance + λ · SIGReg."""
-
-    kind: Literal["lejepa"] = "lejepa"
-    weight: Fraction = 0.05  # λ
-    slices: Positive = 256  # M random directions a step
-    knots: Positive = 17  # K quadrature nodes on [0, t_max]
-    t_max: Annotated[float, Field(gt=0)] = 3.0
-    reference_batch: Positive = 64  # N the statistic is normalised to, so λ means one thing
-
-    @model_validator(mode="after")
-    def _knots_odd(self) -> ObjectiveRecipe:
-        if self.knots % 2 == 0 or self.knots < 3:
-            raise ValueError(f"knots = {self.knots} must be odd and at least 3")
-        return self
-
-
 class InnerRecipe(Settings):
     """The inner optimizer: AdamW with warm-up and cosine over the federation's whole schedule."""
 
@@ -115,27 +69,40 @@ class Recipe(Settings):
     """A complete recipe."""
 
     name: str
-    tokenizer: TokenizerRecipe
+    modalities: Annotated[dict[Name, ModalityTable], Field(min_length=1)]
     trunk: TrunkRecipe
     projector: ProjectorRecipe = ProjectorRecipe()
-    views: ViewsRecipe = ViewsRecipe()
-    objective: ObjectiveRecipe = ObjectiveRecipe()
+    objective: ObjectiveTable = LeJepaRecipe()
     inner: InnerRecipe = InnerRecipe()
 
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> Recipe:
-        patch = self.tokenizer.patch_size
-        sizes = {"tokenizer.image_size": self.tokenizer.image_size}
-        if self.views.local_views:
-            sizes["views.local_size"] = self.views.local_size
-        for key, size in sizes.items():
-            if size % patch:
-                raise ValueError(f"{key} = {size} is no multiple of patch_size = {patch}")
-        return self
+    def pick(self, modality: str | None) -> str:
+        """The name of a modality of this recipe, of its only one if None; raises ConfigError."""
+        names = ", ".join(sorted(self.modalities))
+        if modality is None:
+            if len(self.modalities) > 1:
+                what = f"the recipe has several modalities: {names}"
+                raise ConfigError(what, "say which one the data are of")
+            return next(iter(self.modalities))
+        if modality not in self.modalities:
+            raise ConfigError(f"the recipe has no modality {modality!r}", f"it has {names}")
+        return modality
+
+    def modality(self, name: str | None = None) -> Modality[ModalityRecipe]:
+        """One of its modalities, by name; the only one if None. Raises ConfigError."""
+        table = self.modalities[self.pick(name)]
+        return MODALITIES.load(table.kind)(table)
+
+    def objective_of(self, modality: str | None = None) -> Objective[ObjectiveRecipe]:
+        """The objective of a modality's local steps. Raises ConfigError."""
+        table = self.modalities[self.pick(modality)].objective or self.objective
+        return OBJECTIVES.load(table.kind)(table)
 
     def canonical(self) -> str:
         """Canonical JSON: what travels, and what the digest is over."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def __hash__(self) -> int:
+        return hash(self.canonical())
 
     @property
     def digest(self) -> str:

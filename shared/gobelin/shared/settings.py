@@ -6,13 +6,17 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gobelin.shared.errors import ConfigError
 from gobelin.shared.files import write_atomic
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Range = tuple[float, float]
 
 
 class Settings(BaseModel):
@@ -22,6 +26,7 @@ class Settings(BaseModel):
 
 
 S = TypeVar("S", bound=Settings)
+TABLE = "plugged_table"  # type of an error in a table whose keys a plug-in decides
 
 
 def read_settings(kind: type[S], path: Path) -> S:
@@ -49,7 +54,7 @@ def check_settings(kind: type[S], values: Mapping[str, Any], where: str) -> S:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_explain(kind, error)}") from None
+        raise ConfigError(f"{where}: {explain(kind, error)}") from None
 
 
 def write_settings(path: Path, settings: Settings) -> None:
@@ -62,12 +67,14 @@ def to_toml(settings: Settings) -> str:
     return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))
 
 
-def _explain(kind: type[BaseModel], error: ValidationError) -> str:
+def explain(kind: type[BaseModel], error: ValidationError) -> str:
     """The first problem of a validation error in one line, with a did-you-mean."""
     problems = error.errors()
     # A misspelt key is the cause of a missing one, so it is told first.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     key = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+    if problem["type"] == TABLE:
+        return f"{key}.{problem['msg']}"
     if problem["type"] != "extra_forbidden":
         return f"{key}: {problem['msg']} (found {problem['input']!r})"
     known = _keys_beside(kind, problem["loc"])

@@ -11,16 +11,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gobelin.shared.augment import normalise
 from gobelin.shared.checkpoint import Checkpoint, file_digest
-from gobelin.shared.data import ImageSource, Subset
+from gobelin.shared.data import Source, Subset
 from gobelin.shared.data.partition import hold_out
 from gobelin.shared.errors import CheckpointError, DataError, StateError
 from gobelin.shared.evaluation.embed import at_rest, draw, embed
 from gobelin.shared.evaluation.evaluate import count_classes
 from gobelin.shared.evaluation.probes import LinearHead, linear_probe
 from gobelin.shared.files import folder_atomic, read_json, write_json
-from gobelin.shared.model import Jepa, build_jepa
+from gobelin.shared.model import encoder_of
 
 FORMAT = "gobelin.head.v1"
 WEIGHTS = "head.safetensors"
@@ -56,8 +55,8 @@ class Head:
 
 def build_head(
     release: Checkpoint,
-    data: ImageSource,
-    test: ImageSource | None = None,
+    data: Source,
+    test: Source | None = None,
     *,
     label_budget: int = LABELS,
     seed: int = 0,
@@ -75,7 +74,7 @@ def build_head(
             what = f"{len(data)} labelled images leave none to measure the head on"
             raise DataError(what, "give more images, or a test set")
         test = Subset(data, held)
-    model = model_of(release).to(device)
+    model = encoder_of(release.recipe, release.vector).to(device)
     known = embed(model, data, chosen, device=device)
     unseen = embed(model, test, device=device)
     accuracy, linear = linear_probe(
@@ -128,8 +127,8 @@ def load_head(folder: Path) -> Head:
         raise CheckpointError(f"{folder} is damaged ({kind})", REMEDY) from None
 
 
-def predict(head: Head, release: Checkpoint, images: Tensor) -> Tensor:
-    """Class probabilities (B, K) of uint8 images (B, C, H, W).
+def predict(head: Head, release: Checkpoint, samples: Tensor) -> Tensor:
+    """Class probabilities (B, K) of raw samples (B, ...).
 
     Raises CheckpointError when the head was built on another release.
     """
@@ -139,14 +138,7 @@ def predict(head: Head, release: Checkpoint, images: Tensor) -> Tensor:
             f"this is {release.vector.digest[:12]}",
             "use its own release, or build the head again on this one",
         )
-    model = model_of(release)
+    model = encoder_of(release.recipe, release.vector)
     with at_rest(model), torch.no_grad():
-        tokens = model.tokens(normalise(images)).flatten(1)
+        tokens = model.tokens(model.prepare(samples)).flatten(1)
     return head.linear.logits(tokens).softmax(dim=1)
-
-
-def model_of(release: Checkpoint) -> Jepa:
-    """The model a release holds."""
-    model = build_jepa(release.recipe, seed=0)
-    release.vector.load_into(model)
-    return model

@@ -18,7 +18,7 @@ from gobelin.shared.errors import DataError
 
 log = logging.getLogger(__name__)
 
-REMEDY = 'mend or remove it, or set on_bad_image = "skip"'
+REMEDY = 'mend or remove it, or set on_bad = "skip"'
 CHUNK = 1024  # images decoded at once while a store is brought into memory
 
 Indices = npt.NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""An image source: where a member's private images are read from, whatever they are stored as."""
+"""A source: where a member's private samples are read from, whatever they are stored as."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Indices = npt.NDArray[np.int64]
 MEMORY = 256 * 2**20  # bytes a source may keep of its images unless told otherwise
 
 
-class ImageSource(Protocol):
-    """A fixed, ordered set of images, all of the recipe's size."""
+class Source(Protocol):
+    """A fixed, ordered set of samples, all of one size."""
 
     @property
     def labels(self) -> Tensor | None:
@@ -45,7 +45,7 @@ class Reader:
     """One way to store images: how to know it, and how to open it."""
 
     finds: Callable[[Path], bool]
-    opens: Callable[[Path, ImageFormat, int, bool], ImageSource]  # path, format, memory, skip bad
+    opens: Callable[[Path, ImageFormat, int, bool], Source]  # path, format, memory, skip bad
 
 
 READERS: dict[str, Reader] = {
@@ -61,15 +61,15 @@ def open_source(
     image_size: int,
     channels: int,
     memory: int = MEMORY,
-    on_bad_image: Literal["refuse", "skip"] = "refuse",
-) -> ImageSource:
+    on_bad: Literal["refuse", "skip"] = "refuse",
+) -> Source:
     """Open what lies at `path`: IDX files, Parquet/Arrow files or a folder of images.
 
     Encoded images are converted to `image_size` and `channels`; raw ones of another shape are
     refused. A source keeps at most about `memory` bytes of images. Raises DataError.
     """
     form = ImageFormat(image_size, channels)
-    return READERS[kind_of(path)].opens(path, form, memory, on_bad_image == "skip")
+    return READERS[kind_of(path)].opens(path, form, memory, on_bad == "skip")
 
 
 def kind_of(path: Path) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from gobelin.shared.data.source import ImageSource
+from gobelin.shared.data.source import Source
 from gobelin.shared.errors import DataError
 
 WINDOW = 4  # blocks among which images are shuffled
@@ -21,9 +21,7 @@ class BatchStream:
     within windows of a few blocks: each block is read about once an epoch.
     """
 
-    def __init__(
-        self, source: ImageSource, batch_size: int, seed: int, window: int = WINDOW
-    ) -> None:
+    def __init__(self, source: Source, batch_size: int, seed: int, window: int = WINDOW) -> None:
         if len(source) == 0:
             raise DataError("the data source holds no images", "point at one with images")
         if batch_size < 1:

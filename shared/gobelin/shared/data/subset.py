@@ -7,13 +7,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gobelin.shared.data.source import ImageSource
+from gobelin.shared.data.source import Source
 
 
 class Subset:
     """The images of `source` at `indices`, in that order."""
 
-    def __init__(self, source: ImageSource, indices: npt.NDArray[np.int64]) -> None:
+    def __init__(self, source: Source, indices: npt.NDArray[np.int64]) -> None:
         self._source = source
         self._indices = np.asarray(indices, dtype=np.int64)
         labels = source.labels

@@ -12,18 +12,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from gobelin.shared.augment import normalise
-from gobelin.shared.data import ImageSource
+from gobelin.shared.data import Source
 from gobelin.shared.errors import ConfigError, DataError
+from gobelin.shared.modality import Modality, ModalityRecipe
 from gobelin.shared.seeds import derive_seed
 
 BATCH = 256
 
 
 class Encoder(Protocol):
-    """What can be embedded with: float images (B, C, H, W) → tokens (B, T, D)."""
+    """What can be embedded with: raw samples (B, ...) → prepared ones → tokens (B, T, D)."""
 
-    def tokens(self, images: Tensor) -> Tensor: ...
+    def prepare(self, batch: Tensor) -> Tensor: ...
+
+    def tokens(self, prepared: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Embedding:
 
 def embed(
     model: Encoder,
-    source: ImageSource,
+    source: Source,
     indices: npt.NDArray[np.int64] | None = None,
     *,
     device: torch.device | str = "cpu",
@@ -54,34 +56,35 @@ def embed(
     tokens, pooled = [], []
     with at_rest(model), torch.no_grad():
         for start in range(0, len(chosen), batch):
-            images = source.read(chosen[start : start + batch]).to(device)
-            out = model.tokens(normalise(images)).float()  # (b, T, D)
+            samples = source.read(chosen[start : start + batch]).to(device)
+            out = model.tokens(model.prepare(samples)).float()  # (b, T, D)
             tokens.append(out.flatten(1))
             pooled.append(out.mean(dim=1))
     of_chosen = labels[torch.from_numpy(chosen)].to(device)
     return Embedding(torch.cat(tokens), torch.cat(pooled), of_chosen)
 
 
-def pixels(
-    source: ImageSource,
+def raw(
+    modality: Modality[ModalityRecipe],
+    source: Source,
     indices: npt.NDArray[np.int64] | None = None,
     *,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:
-    """The images themselves as features (N, C * H * W) in [-1, 1], and their labels (N,)."""
+    """The prepared samples themselves, flattened, as features (N, F), and their labels (N,)."""
     labels = require_labels(source)
     chosen = np.arange(len(source)) if indices is None else indices
-    flat = normalise(source.read(chosen).to(device)).flatten(1)
+    flat = modality.prepare(source.read(chosen).to(device)).flatten(1)
     return flat, labels[torch.from_numpy(chosen)].to(device)
 
 
-def draw(source: ImageSource, count: int, seed: int, purpose: str) -> npt.NDArray[np.int64]:
+def draw(source: Source, count: int, seed: int, purpose: str) -> npt.NDArray[np.int64]:
     """`count` random images of a source (all if it has fewer), sorted to be cheap to read."""
     rng = np.random.default_rng(derive_seed(seed, purpose))
     return np.sort(rng.permutation(len(source))[:count])
 
 
-def require_labels(source: ImageSource) -> Tensor:
+def require_labels(source: Source) -> Tensor:
     """The labels (N,) of a source; raises DataError where it has none."""
     if source.labels is None:
         raise DataError(

@@ -8,17 +8,18 @@ from typing import Any
 
 import torch
 
-from gobelin.shared.data import ImageSource
+from gobelin.shared.data import Source
 from gobelin.shared.evaluation.embed import (
     BATCH,
     Encoder,
     draw,
     embed,
-    pixels,
+    raw,
     require_labels,
 )
 from gobelin.shared.evaluation.probes import accuracy, few_shot, knn, linear_probe, require_labelled
 from gobelin.shared.health import deviations, effective_rank
+from gobelin.shared.modality import Modality, ModalityRecipe
 
 LABELS = 20_000  # labelled training images a probe gets
 
@@ -28,7 +29,7 @@ class Evaluation:
     """Accuracies in percent on the test images, and the health of the features."""
 
     tokens: float  # linear probe on flattened tokens: the figure Gobelin compares by
-    pooled: float | None  # linear probe on mean-pooled tokens; None for pixels
+    pooled: float | None  # linear probe on mean-pooled tokens; None for raw samples
     knn: float  # 20 nearest neighbours, mean-pooled
     few_shot: float  # linear probe on 10 labels a class, mean-pooled
     effective_rank: float  # of the mean-pooled test features
@@ -45,12 +46,12 @@ class Evaluation:
 
 def evaluate_model(
     model: Encoder,
-    train: ImageSource,
-    test: ImageSource,
+    train: Source,
+    test: Source,
     *,
     label_budget: int = LABELS,
     seed: int = 0,
-    also: Mapping[str, ImageSource] | None = None,
+    also: Mapping[str, Source] | None = None,
     loss: float | None = None,
     device: torch.device | str = "cpu",
     batch: int = BATCH,
@@ -85,18 +86,22 @@ def evaluate_model(
     )
 
 
-def evaluate_pixels(
-    train: ImageSource,
-    test: ImageSource,
+def evaluate_raw(
+    modality: Modality[ModalityRecipe],
+    train: Source,
+    test: Source,
     *,
     label_budget: int = LABELS,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Evaluation:
-    """The same probes on the pixels themselves: what any model must beat."""
+    """The same probes on the raw samples themselves: what any model must beat."""
     classes = count_classes(train)
     chosen = draw(train, label_budget, seed, "probe labels")
-    features = (*pixels(train, chosen, device=device), *pixels(test, device=device))
+    features = (
+        *raw(modality, train, chosen, device=device),
+        *raw(modality, test, device=device),
+    )
     return Evaluation(
         tokens=linear_probe(*features, classes)[0],
         pooled=None,
@@ -109,7 +114,7 @@ def evaluate_pixels(
     )
 
 
-def count_classes(source: ImageSource) -> int:
+def count_classes(source: Source) -> int:
     """How many classes a labelled source has: by its class names, or its highest label."""
     labels = require_labels(source)
     return max(int(labels.max()) + 1, len(source.class_names or ()))

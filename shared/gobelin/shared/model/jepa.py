@@ -1,51 +1,50 @@
-"""The JEPA: tokenizer, trunk and projector, which are also the groups of the parameter vector."""
+"""The JEPA: the tokenizers of all modalities, the trunk, the projector and what predicts.
+
+These are also the groups of the parameter vector. What lies under the name of a modality belongs
+to the members who have its data; the rest is everybody's.
+"""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from gobelin.shared.model.encoder import Encoder
 from gobelin.shared.model.projector import Projector
-from gobelin.shared.model.tokenizer import ImageTokenizer
 from gobelin.shared.model.trunk import Block, Trunk
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
+from gobelin.shared.vector import ParameterVector
 
 
 class Jepa(nn.Module):
-    """An encoder (tokenizer and trunk) with the projector the objective looks through."""
+    """All that a federation trains; `encoder` is the way of one modality through it."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self.tokenizer = ImageTokenizer(recipe.tokenizer, recipe.trunk.dim)
+        self.recipe = recipe
+        modalities = {name: recipe.modality(name) for name in sorted(recipe.modalities)}
+        self.tokenizers = nn.ModuleDict(
+            {name: modality.tokenizer(recipe.trunk.dim) for name, modality in modalities.items()}
+        )
         self.trunk = Trunk(recipe.trunk)
         self.projector = Projector(recipe.projector, recipe.trunk.dim)
+        predictors = {
+            name: recipe.objective_of(name).predictor(recipe, modality)
+            for name, modality in modalities.items()
+        }
+        self.predictors = nn.ModuleDict({n: p for n, p in predictors.items() if p is not None})
+        self._modalities = modalities
 
-    def tokens(self, images: Tensor) -> Tensor:
-        """Encoded tokens (B, N, D) of float images (B, C, H, W) in [-1, 1]."""
-        encoded: Tensor = self.trunk(self.tokenizer(images))
-        return encoded
-
-    def features(self, images: Tensor) -> Tensor:
-        """Mean-pooled features (B, D) of float images (B, C, H, W)."""
-        return self.tokens(images).mean(dim=1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Projections (B, out) of float images (B, C, H, W)."""
-        projections: Tensor = self.projector(self.features(images))
-        return projections
-
-    def embed_views(self, stacks: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Features (V, B, D) and projections (V, B, out) of stacks of views (V_i, B, C, H_i, W_i).
-
-        All views pass the projector together, so that its BatchNorm sees one batch of V · B.
-        """
-        features = torch.cat([self.features(stack.flatten(0, 1)) for stack in stacks])
-        projections: Tensor = self.projector(features)
-        views, batch = len(features) // stacks[0].shape[1], stacks[0].shape[1]
-        return features.view(views, batch, -1), projections.view(views, batch, -1)
+    def encoder(self, modality: str | None = None) -> Encoder:
+        """One modality's way through the model, the only one's if None; raises ConfigError."""
+        name = self.recipe.pick(modality)
+        predictor = dict(self.predictors.items()).get(name)
+        return Encoder(
+            self._modalities[name], self.tokenizers[name], self.trunk, self.projector, predictor
+        )
 
 
 def build_jepa(recipe: Recipe, seed: int) -> Jepa:
@@ -60,17 +59,25 @@ def build_jepa(recipe: Recipe, seed: int) -> Jepa:
     return model
 
 
+def encoder_of(recipe: Recipe, vector: ParameterVector, modality: str | None = None) -> Encoder:
+    """One modality's way through the model that a vector is; raises ConfigError."""
+    model = build_jepa(recipe, seed=0)
+    vector.load_into(model)
+    return model.encoder(modality)
+
+
 def _initialise(model: Jepa) -> None:
     """Xavier for linear maps, as ViTs use; convolutions and norms keep PyTorch's own.
 
     What each residual branch adds is shrunk by √(2 · depth), so that the trunk starts near the
     identity (GPT-2 §2.3): worth a point of probe after a few hundred steps.
     """
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    for module in (model.tokenizers, model.trunk, model.projector):
+        for layer in module.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
     blocks = [block for block in model.trunk.blocks if isinstance(block, Block)]
     with torch.no_grad():
         for block in blocks:

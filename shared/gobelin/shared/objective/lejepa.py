@@ -1,42 +1,45 @@
-"""The LeJEPA objective: views of one image agree, and all embeddings together are Gaussian."""
+"""The LeJEPA objective: views of one sample agree, and all embeddings together are Gaussian."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from torch import Tensor
 
+from gobelin.shared.objective.objective import Draw, LeJepaRecipe, LossParts, Objective
 from gobelin.shared.objective.offset import Offset
 from gobelin.shared.objective.sigreg import collapse_score, directions, sigreg
-from gobelin.shared.recipe import ObjectiveRecipe
+
+if TYPE_CHECKING:
+    from gobelin.shared.model.encoder import Encoder
 
 
-@dataclass(frozen=True)
-class LossParts:
-    """What a step minimises and what it is made of; scalars (), `total` with its graph."""
-
-    total: Tensor
-    prediction: Tensor  # how far views are from their centre
-    anti_collapse: Tensor  # the SIGReg statistic at the recipe's reference batch
-    collapse: Tensor  # T / N, see `collapse_score`
-
-
-class LeJepa:
+class LeJepa(Objective[LeJepaRecipe]):
     """L = (1 − λ) · invariance + λ · mean over views of SIGReg (arXiv:2511.08544, Alg. 2)."""
 
-    def __init__(self, recipe: ObjectiveRecipe) -> None:
-        self.recipe = recipe
+    Table: ClassVar[type[LeJepaRecipe]] = LeJepaRecipe
 
-    def __call__(
-        self, z: Tensor, global_views: int, seed: int, offset: Offset | None = None
-    ) -> LossParts:
-        """Loss parts of projections z (V, N, D), whose first `global_views` views are global.
+    def __call__(self, encoder: Encoder, batch: Tensor, draw: Draw) -> tuple[LossParts, Tensor]:
+        """Of augmented views of the batch; features are those of the first view."""
+        views = encoder.modality.views(batch, draw.views)
+        features, projections = encoder.embed_views(views.stacks)
+        parts = self.loss(projections, views.leading, draw.slices, draw.offset)
+        return parts, features[0].detach()
+
+    def projections(self, encoder: Encoder, batch: Tensor, generator: torch.Generator) -> Tensor:
+        """Of views as training makes them: what the objective tests is what is described."""
+        views = encoder.modality.views(batch, generator)
+        return encoder.embed_views(views.stacks)[1].flatten(0, 1)  # (V B, D)
+
+    def loss(self, z: Tensor, leading: int, seed: int, offset: Offset | None = None) -> LossParts:
+        """Loss parts of projections z (V, N, D), whose first `leading` views make the centre.
 
         `seed` picks the slices; nodes that share it test along the same directions. With an
         `offset` the test is one of all nodes' data.
         """
         z = z.float()
-        centre = z[:global_views].mean(dim=0)  # (N, D); gradient flows through it
+        centre = z[:leading].mean(dim=0)  # (N, D); gradient flows through it
         prediction = (centre - z).square().mean()
         recipe = self.recipe
         if offset is None:

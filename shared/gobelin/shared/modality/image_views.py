@@ -7,17 +7,46 @@ random numbers come from one CPU generator and are moved, so every device sees t
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from gobelin.shared.recipe import Range, ViewsRecipe
+from gobelin.shared.settings import Fraction, Positive, Range, Settings
 
 ASPECT = (3 / 4, 4 / 3)  # width / height of a crop
 BLUR_SIGMA = (0.1, 2.0)  # pixels
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+
+
+class ViewsRecipe(Settings):
+    """Multi-crop views and their photometric augmentation (LeJEPA, arXiv:2511.08544)."""
+
+    global_views: Positive = 2
+    local_views: Annotated[int, Field(ge=0)] = 0
+    local_size: Positive = 96  # side of a local view in pixels; global views have image_size
+    global_scale: Range = (0.3, 1.0)  # share of the image's area
+    local_scale: Range = (0.05, 0.3)
+    flip: Fraction = 0.5
+    jitter: Fraction = 0.8  # probability; strengths below
+    brightness: Fraction = 0.4
+    contrast: Fraction = 0.4
+    saturation: Fraction = 0.2
+    hue: Fraction = 0.1
+    grey: Fraction = 0.2
+    blur: Fraction = 0.5
+    solarize: Fraction = 0.2
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> ViewsRecipe:
+        for name in ("global_scale", "local_scale"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= 1:
+                raise ValueError(f"{name} = [{low}, {high}] is not a range within (0, 1]")
+        return self
 
 
 def normalise(images: Tensor) -> Tensor:

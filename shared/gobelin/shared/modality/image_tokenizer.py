@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-
-from gobelin.shared.recipe import TokenizerRecipe
 
 WAVELENGTH = 10_000.0  # of the slowest position channel (arXiv:1706.03762 §3.5)
 
 
 class ImageTokenizer(nn.Module):
-    """Float images (B, C, H, W) to tokens (B, N, D); H and W may differ from the recipe's size."""
+    """Float images (B, C, H, W) to tokens (B, N, D); H and W may differ from the full size."""
 
-    def __init__(self, recipe: TokenizerRecipe, dim: int) -> None:
+    def __init__(
+        self,
+        stem: Literal["patch", "conv"],
+        channels: int,
+        image_size: int,  # pixels a side
+        patch_size: int,
+        dim: int,  # D
+    ) -> None:
         super().__init__()
-        self.grid = recipe.image_size // recipe.patch_size  # tokens per side of a full-size image
-        build = {"patch": _patches, "conv": _stem}[recipe.kind]
-        self.embed = build(recipe, dim)
+        self.grid = image_size // patch_size  # tokens per side of a full-size image
+        if stem == "patch":  # linear patches (arXiv:2010.11929)
+            self.embed: nn.Module = nn.Conv2d(channels, dim, patch_size, stride=patch_size)
+        else:
+            self.embed = convolutions(channels, stem_strides(image_size, patch_size), dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """Tokens (B, N, D) of images (B, C, H, W), row by row."""
@@ -63,17 +71,10 @@ def stem_strides(image_size: int, patch_size: int) -> tuple[int, int, int]:
     return min(fitting, key=lambda s: (max(s), sum(s)))  # (patch_size, 1, 1) always fits
 
 
-def _patches(recipe: TokenizerRecipe, dim: int) -> nn.Module:
-    """Linear patches (arXiv:2010.11929)."""
-    return nn.Conv2d(recipe.channels, dim, recipe.patch_size, stride=recipe.patch_size)
-
-
-def _stem(recipe: TokenizerRecipe, dim: int) -> nn.Module:
+def convolutions(channels: int, strides: tuple[int, int, int], dim: int) -> nn.Module:
     """Three convolutions with GroupNorm and GELU: early convolutions learn faster on small budgets
     (arXiv:2106.14881)."""
     layers: list[nn.Module] = []
-    channels: int = recipe.channels
-    strides = stem_strides(recipe.image_size, recipe.patch_size)
     for width, stride in zip((dim // 4, dim // 2, dim), strides, strict=True):
         kernel = max(3, stride | 1)  # odd and no smaller than the stride: no pixel is skipped
         layers += [

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from gobelin.shared.augment import (
+from gobelin.shared.modality.image_views import (
     Draw,
     MultiCrop,
+    ViewsRecipe,
     blur,
     jitter_colour,
     luma,
@@ -18,7 +19,6 @@ from gobelin.shared.augment import (
     random_resized_crop,
     solarize,
 )
-from gobelin.shared.recipe import ViewsRecipe
 
 STILL = ViewsRecipe(
     global_views=1, global_scale=(1.0, 1.0), flip=0, jitter=0, grey=0, blur=0, solarize=0

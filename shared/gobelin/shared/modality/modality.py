@@ -1,0 +1,74 @@
+"""A modality: a kind of private data, and all that the model and the objective ask of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from gobelin.shared.objective.objective import ObjectiveTable
+from gobelin.shared.settings import Settings
+
+if TYPE_CHECKING:
+    from gobelin.shared.data.source import Source
+
+MEMORY = 256 * 2**20  # bytes a source may keep of its samples unless told otherwise
+
+
+class ModalityRecipe(Settings):
+    """A table `[modalities.NAME]` of a recipe; each kind adds its own keys."""
+
+    kind: str
+    objective: ObjectiveTable | None = None  # of this modality's local steps; None: the recipe's
+
+
+R = TypeVar("R", bound=ModalityRecipe)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Views of a batch of B samples: stacks (V_i, B, ...), each of samples of one shape."""
+
+    stacks: Sequence[Tensor]
+    leading: int  # the first so many are views of whole samples, and their mean is the centre
+
+
+class Modality(ABC, Generic[R]):
+    """One modality as a recipe wants it. A *batch* holds raw samples as a source reads them; a
+    *prepared* one is what the tokenizer takes."""
+
+    Table: ClassVar[type[Any]]
+
+    def __init__(self, recipe: R) -> None:
+        self.recipe = recipe
+
+    @abstractmethod
+    def tokenizer(self, dim: int) -> nn.Module:
+        """A module from prepared samples (B, ...) to tokens (B, N, dim)."""
+
+    @abstractmethod
+    def check(self, batch: Tensor) -> None:
+        """Raise DataError unless `batch` is one of this modality, of the recipe's sizes."""
+
+    @abstractmethod
+    def prepare(self, batch: Tensor) -> Tensor:
+        """Raw samples as the tokenizer takes them, unaugmented."""
+
+    @abstractmethod
+    def views(self, batch: Tensor, generator: torch.Generator) -> Views:
+        """Augmented views of raw samples, prepared; the same on every device."""
+
+    @abstractmethod
+    def made_up(self, count: int, generator: torch.Generator) -> Tensor:
+        """A raw batch out of nothing, smooth enough to tell a model from a collapsed one."""
+
+    @abstractmethod
+    def open(
+        self, path: Path, *, memory: int = MEMORY, on_bad: Literal["refuse", "skip"] = "refuse"
+    ) -> Source:
+        """The samples that lie at `path`; raises DataError."""

@@ -1,0 +1,57 @@
+"""An encoder: how one modality goes through the model. It shares the model's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gobelin.shared.modality import Modality, ModalityRecipe
+from gobelin.shared.model.projector import Projector
+from gobelin.shared.model.trunk import Trunk
+
+
+class Encoder(nn.Module):
+    """Tokenizer and trunk, with the projector and predictor the objective looks through."""
+
+    def __init__(
+        self,
+        modality: Modality[ModalityRecipe],
+        tokenizer: nn.Module,
+        trunk: Trunk,
+        projector: Projector,
+        predictor: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.modality = modality
+        self.tokenizer, self.trunk, self.projector = tokenizer, trunk, projector
+        self.predictor = predictor
+
+    def prepare(self, batch: Tensor) -> Tensor:
+        """Raw samples as `tokens` takes them."""
+        return self.modality.prepare(batch)
+
+    def tokens(self, prepared: Tensor) -> Tensor:
+        """Encoded tokens (B, N, D) of prepared samples (B, ...)."""
+        encoded: Tensor = self.trunk(self.tokenizer(prepared))
+        return encoded
+
+    def features(self, prepared: Tensor) -> Tensor:
+        """Mean-pooled features (B, D) of prepared samples (B, ...)."""
+        return self.tokens(prepared).mean(dim=1)
+
+    def forward(self, prepared: Tensor) -> Tensor:
+        """Projections (B, out) of prepared samples (B, ...)."""
+        projections: Tensor = self.projector(self.features(prepared))
+        return projections
+
+    def embed_views(self, stacks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Features (V, B, D) and projections (V, B, out) of stacks of views (V_i, B, ...).
+
+        All views pass the projector together, so that its BatchNorm sees one batch of V · B.
+        """
+        features = torch.cat([self.features(stack.flatten(0, 1)) for stack in stacks])
+        projections: Tensor = self.projector(features)
+        views, batch = len(features) // stacks[0].shape[1], stacks[0].shape[1]
+        return features.view(views, batch, -1), projections.view(views, batch, -1)

@@ -1,0 +1,101 @@
+"""An objective: what local steps minimise, prediction plus λ · anti-collapse."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
+
+import torch
+from pydantic import Field, SerializeAsAny, model_validator
+from torch import Tensor, nn
+
+from gobelin.shared.objective.offset import Offset
+from gobelin.shared.plugins import Registry
+from gobelin.shared.settings import Fraction, Positive, Settings
+
+if TYPE_CHECKING:
+    from gobelin.shared.modality import Modality
+    from gobelin.shared.model.encoder import Encoder
+    from gobelin.shared.recipe import Recipe
+
+
+class ObjectiveRecipe(Settings):
+    """A table `[objective]` of a recipe; each kind adds its own keys.
+
+    Those of the test belong to all kinds: whatever is trained, its health is told by SIGReg.
+    """
+
+    kind: str
+    slices: Positive = 256  # M random directions a step
+    knots: Positive = 17  # K quadrature nodes on [0, t_max]
+    t_max: Annotated[float, Field(gt=0)] = 3.0
+    reference_batch: Positive = 64  # N the statistic is normalised to, so λ means one thing
+
+    @model_validator(mode="after")
+    def _knots_odd(self) -> ObjectiveRecipe:
+        if self.knots % 2 == 0 or self.knots < 3:
+            raise ValueError(f"knots = {self.knots} must be odd and at least 3")
+        return self
+
+
+class LeJepaRecipe(ObjectiveRecipe):
+    """LeJEPA: (1 − λ) · view invariance + λ · SIGReg."""
+
+    kind: Literal["lejepa"] = "lejepa"
+    weight: Fraction = 0.05  # λ
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is random in one step."""
+
+    views: torch.Generator  # the node's own
+    slices: int  # seed of the slices, equal on all nodes
+    offset: Offset | None = None  # pooled − own moments: SIGReg then tests all nodes' data
+
+
+@dataclass(frozen=True)
+class LossParts:
+    """What a step minimises and what it is made of; scalars (), `total` with its graph."""
+
+    total: Tensor
+    prediction: Tensor  # how far predictions are from what they predict
+    anti_collapse: Tensor  # the SIGReg statistic at the recipe's reference batch, or a stand-in
+    collapse: Tensor  # T / N, see `collapse_score`
+
+
+R = TypeVar("R", bound=ObjectiveRecipe)
+
+
+class Objective(ABC, Generic[R]):
+    """One objective as a recipe wants it."""
+
+    Table: ClassVar[type[Any]]
+
+    def __init__(self, recipe: R) -> None:
+        self.recipe = recipe
+
+    def predictor(self, recipe: Recipe, modality: Modality[Any]) -> nn.Module | None:
+        """What it trains beside tokenizer, trunk and projector, if anything."""
+        return None
+
+    def begin(self, encoder: Encoder) -> None:
+        """Local steps are about to start from this model."""
+
+    @abstractmethod
+    def __call__(self, encoder: Encoder, batch: Tensor, draw: Draw) -> tuple[LossParts, Tensor]:
+        """Loss parts of a raw batch, and features (B, D) of it without their graph."""
+
+    @abstractmethod
+    def projections(self, encoder: Encoder, batch: Tensor, generator: torch.Generator) -> Tensor:
+        """What the anti-collapse term looks at: (n, D) of a raw batch, samples along n."""
+
+    def stepped(self, encoder: Encoder) -> None:
+        """The optimizer has moved this model."""
+
+
+OBJECTIVES: Registry[Objective[ObjectiveRecipe]] = Registry(
+    "objective", "gobelin.objectives", {"lejepa": "gobelin.shared.objective.lejepa:LeJepa"}
+)
+ObjectiveTable = Annotated[SerializeAsAny[ObjectiveRecipe], OBJECTIVES.table()]
