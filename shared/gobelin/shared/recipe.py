@@ -53,6 +53,26 @@ class ProjectorRecipe(Settings):
     norm: Literal["batch", "layer"] = "batch"  # of the hidden layers; never of the output
 
 
+class PredictorRecipe(Settings):
+    """The causal transformer that foresees latents.
+
+    LeWM's own is heads = 16, head_dim = 64, mlp_ratio = 10.67.
+    """
+
+    dim: Positive = 192
+    depth: Positive = 6
+    heads: Positive = 6
+    head_dim: Positive | None = None  # dim / heads where unset
+    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    history: Positive = 3  # latents it looks back on
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> PredictorRecipe:
+        if self.head_dim is None and self.dim % self.heads:
+            raise ValueError(f"heads = {self.heads} does not divide dim = {self.dim}")
+        return self
+
+
 class InnerRecipe(Settings):
     """The inner optimizer: AdamW with warm-up and cosine over the federation's whole schedule."""
 
