@@ -138,6 +138,12 @@ class BudgetError(GobelinError):
     code, exit_code = "budget", 28
 
 
+class PlanError(GobelinError):
+    """A planning problem that is none, or that has no plan found which keeps its constraints."""
+
+    code, exit_code = "plan", 29
+
+
 class UnreachableError(GobelinError):
     """The aggregator does not answer."""
 
