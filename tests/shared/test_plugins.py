@@ -36,7 +36,8 @@ class Circle:
     Table: ClassVar[type[CircleTable]] = CircleTable
 
 
-SHAPES: Registry[Square] = Registry("shape", "gobelin.test_shapes", {"square": f"{__name__}:Square"})
+BUILTIN = {"square": f"{__name__}:Square"}
+SHAPES: Registry[Square] = Registry("shape", "gobelin.test_shapes", BUILTIN)
 
 
 class Drawing(Settings):
