@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gobelin.shared.data import MemorySource, Subset, open_source
+from gobelin.shared.data import ImageFormat, MemorySource, Subset, open_source
 from gobelin.shared.data.export import write_idx, write_image_folder, write_parquet
 from gobelin.shared.data.row_groups import KEPT
 from gobelin.shared.errors import ConfigError, DataError
@@ -29,7 +29,7 @@ def some_images(count=60, channels=1, size=8, seed=0):
 
 
 def opened(path, channels=1, size=8, **settings):
-    return open_source(path, image_size=size, channels=channels, **settings)
+    return open_source(path, ImageFormat(size, channels), **settings)
 
 
 def png(array):
@@ -184,7 +184,11 @@ def test_unreadable_images_are_skipped_when_the_setting_says_so(tmp_path, caplog
     streamed = opened(tmp_path / "data", on_bad="skip", memory=TINY)
     assert len(streamed) == 60  # the order of batches must not change under way
     assert torch.equal(streamed.read(np.array([25]))[0], images[26])
-    assert streamed.skipped == 1
+    assert streamed.skipped.total == 1
+    assert streamed.skipped.facts() == {
+        "not a readable image": {"count": 1, "first": ["bee/0000025.png"]}
+    }
+    assert kept.skipped.facts() == streamed.skipped.facts()
     assert "bee/0000025.png" in caplog.text
 
 
@@ -273,7 +277,7 @@ def test_raw_pixels_of_another_size_are_refused(tmp_path):
 def test_images_in_memory_must_be_bytes_and_as_many_as_the_labels():
     with pytest.raises(DataError, match="not uint8"):
         MemorySource(torch.zeros(2, 1, 8, 8))
-    with pytest.raises(DataError, match="2 images have 3 labels"):
+    with pytest.raises(DataError, match="2 samples have 3 labels"):
         MemorySource(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.zeros(3))
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gobelin.shared.data import BatchStream, MemorySource
+from gobelin.shared.data import BadInput, BatchStream, MemorySource
 from gobelin.shared.data.stream import WINDOW
 from gobelin.shared.errors import DataError
 
@@ -17,6 +17,7 @@ class Numbers:
     """A source whose image i has the value i, for any `block`."""
 
     labels = class_names = None
+    skipped = BadInput()
 
     def __init__(self, count, block=None):
         self.count, self.block = count, block
@@ -77,7 +78,7 @@ def test_a_source_smaller_than_a_batch_wraps():
 
 def test_an_empty_source_and_an_empty_batch_are_refused():
     empty = MemorySource(torch.zeros(0, 1, 8, 8, dtype=torch.uint8))
-    with pytest.raises(DataError, match="no images"):
+    with pytest.raises(DataError, match="no samples"):
         BatchStream(empty, 8, seed=0)
     with pytest.raises(DataError, match="batch of 0"):
         BatchStream(Numbers(3), 0, seed=0)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from gobelin.shared.data import Batch
 from gobelin.shared.errors import DataError, GobelinError, NamesError, ShapeError
 from gobelin.shared.health import Health, effective_rank, measure_health
 from gobelin.shared.model import build_jepa
@@ -31,7 +32,7 @@ RANK_EVERY = 20  # steps between two measurements of the effective rank
 MOMENTS_SAMPLES = 512  # that a node's moments are taken of, at least
 HEALTH_SAMPLES = 256  # that the closing health check looks at
 
-Batches = Callable[[int], Tensor]  # global step → raw samples (B, ...) of one modality
+Batches = Callable[[int], Batch]  # global step → raw samples (B, ...) of one modality
 
 
 class DivergedError(GobelinError):
@@ -231,7 +232,7 @@ class LocalTrainer:
             seconds=self._clock() - started,
         )
 
-    def _step(self, step: int, batch: Tensor, local: LocalSteps) -> tuple[Tensor, list[float]]:
+    def _step(self, step: int, batch: Batch, local: LocalSteps) -> tuple[Tensor, list[float]]:
         """One update; features (B, D) of the batch, and loss parts with the gradient norm."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, local.total_steps, self.recipe.inner)
@@ -275,7 +276,7 @@ class LocalTrainer:
             torch.cat(features), torch.cat(projections), self.recipe.objective, seed
         )
 
-    def _on_device(self, batch: Tensor) -> Tensor:
+    def _on_device(self, batch: Batch) -> Batch:
         """A batch on the device; raises DataError unless it is the modality's, B ≥ 2."""
         self.encoder.modality.check(batch)
         if len(batch) < 2:
@@ -314,7 +315,7 @@ def _adamw(model: torch.nn.Module, inner: InnerRecipe) -> torch.optim.AdamW:
     return optimizer
 
 
-def _ahead(batches: Batches, local: LocalSteps) -> Iterator[tuple[int, Tensor]]:
+def _ahead(batches: Batches, local: LocalSteps) -> Iterator[tuple[int, Batch]]:
     """Each global step with its batch; the next batch is read while the caller trains."""
     steps = range(local.first_step, local.first_step + local.steps)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as reader:

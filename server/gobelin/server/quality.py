@@ -16,6 +16,7 @@ from torch import Tensor
 from gobelin.server.admission import Refusal
 from gobelin.server.evidence import Evidence
 from gobelin.server.reasons import RefusalCode
+from gobelin.shared.data import Batch
 from gobelin.shared.health import deviations, effective_rank, frame_rotation
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import Recipe
@@ -42,7 +43,7 @@ class CollapseGate:
     `samples` is a raw batch (B, ...) of the recipe's modality, made up where None.
     """
 
-    def __init__(self, recipe: Recipe, seed: int, samples: Tensor | None = None) -> None:
+    def __init__(self, recipe: Recipe, seed: int, samples: Batch | None = None) -> None:
         self._model = build_jepa(recipe, seed).eval()
         self._encoder = self._model.encoder()
         self._samples = made_up(recipe, seed) if samples is None else samples
@@ -108,9 +109,10 @@ class Examiner:
         return None if self.gate is None else self.gate.look(base, consensus).frame_rotation
 
 
-def made_up(recipe: Recipe, seed: int) -> Tensor:
+def made_up(recipe: Recipe, seed: int) -> Batch:
     """A raw batch of the recipe's modality that nobody owns, from a seed."""
-    return recipe.modality().made_up(SAMPLES, generator_of(seed, "collapse gate"))
+    made: Batch = recipe.modality().made_up(SAMPLES, generator_of(seed, "collapse gate"))
+    return made
 
 
 def _short(value: float) -> float:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SerializeAsAny, model_validator
 
 from gobelin.shared.errors import ConfigError
-from gobelin.shared.modality import MODALITIES, Modality, ModalityRecipe
+from gobelin.shared.modality import MODALITIES, AnyModality, ModalityRecipe
 from gobelin.shared.objective.objective import (
     OBJECTIVES,
     LeJepaRecipe,
@@ -107,7 +107,7 @@ class Recipe(Settings):
             raise ConfigError(f"the recipe has no modality {modality!r}", f"it has {names}")
         return modality
 
-    def modality(self, name: str | None = None) -> Modality[ModalityRecipe]:
+    def modality(self, name: str | None = None) -> AnyModality:
         """One of its modalities, by name; the only one if None. Raises ConfigError."""
         table = self.modalities[self.pick(name)]
         return MODALITIES.load(table.kind)(table)

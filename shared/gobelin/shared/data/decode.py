@@ -1,4 +1,4 @@
-"""Encoded images (PNG, JPEG, ...) become arrays of the recipe's size; raw ones are checked."""
+"""Encoded images (PNG, JPEG, ...) become arrays of the recipe's size."""
 
 from __future__ import annotations
 
@@ -6,38 +6,18 @@ import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gobelin.shared.data.formats import ImageFormat
 from gobelin.shared.errors import ConfigError, DataError
 
 Image = npt.NDArray[np.uint8]  # (C, H, W)
+UNREADABLE = "not a readable image"
 THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes without holding the interpreter's lock
-
-
-@dataclass(frozen=True)
-class ImageFormat:
-    """What a recipe expects of every image: square, with this side and these channels."""
-
-    size: int
-    channels: int
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        return (self.channels, self.size, self.size)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of one decoded image."""
-        return self.channels * self.size * self.size
-
-    def __str__(self) -> str:
-        return f"{self.size} x {self.size} x {self.channels}"
 
 
 def decode_image(file: Path | bytes, form: ImageFormat) -> Image:
@@ -47,7 +27,7 @@ def decode_image(file: Path | bytes, form: ImageFormat) -> Image:
     """
     pil = pillow()
     mode = "L" if form.channels == 1 else "RGB"
-    side = (form.size, form.size)
+    side = (form.image_size, form.image_size)
     try:
         with pil.Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
             image.draft(mode, side)  # lets JPEG decode at a fraction of its size

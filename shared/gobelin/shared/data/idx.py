@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gobelin.shared.data.decode import ImageFormat
+from gobelin.shared.data.bad_input import BadInput, OnBad
+from gobelin.shared.data.formats import ImageFormat
 from gobelin.shared.data.memory import MemorySource
 from gobelin.shared.errors import DataError
 
@@ -29,12 +30,12 @@ def finds(path: Path) -> bool:
     return bool(_image_files(path))
 
 
-def open_idx(path: Path, form: ImageFormat, memory: int, skip_bad: bool) -> MemorySource:
+def open_idx(path: Path, form: ImageFormat, memory: int, on_bad: OnBad) -> MemorySource:
     """Open IDX images with the labels beside them: `...images-idx3...` and `...labels-idx1...`.
 
     An uncompressed file is mapped, not read; a .gz is decompressed into memory if it fits into
     `memory` bytes, else into an unnamed temporary file. Raw pixels cannot be partly unreadable,
-    so `skip_bad` changes nothing. Raises DataError.
+    so `on_bad` changes nothing. Raises DataError.
     """
     files = _image_files(path)
     if len(files) > 1:
@@ -56,7 +57,7 @@ def open_idx(path: Path, form: ImageFormat, memory: int, skip_bad: bool) -> Memo
             f"{file} holds {height} x {width} x {channels} images, the recipe expects {form}",
             "use a recipe of that image_size and channels, or an image folder, which is resized",
         )
-    return MemorySource(images, _labels_beside(file, len(images)))
+    return MemorySource(images, _labels_beside(file, len(images)), skipped=BadInput(on_bad))
 
 
 def read_idx(file: Path, memory: int) -> npt.NDArray[np.uint8]:

@@ -10,8 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gobelin.shared.data.decode import ImageFormat
-from gobelin.shared.data.encoded import EncodedImages, open_encoded
+from gobelin.shared.data.bad_input import BadInput, OnBad
+from gobelin.shared.data.decode import UNREADABLE, Image, try_decode_many
+from gobelin.shared.data.encoded import EncodedSource, open_encoded
+from gobelin.shared.data.formats import ImageFormat
 from gobelin.shared.data.memory import MemorySource
 
 SUFFIXES = frozenset(
@@ -21,14 +23,14 @@ SUFFIXES = frozenset(
 
 def finds(path: Path) -> bool:
     """Whether `path` is a folder that holds at least one image, at any depth."""
-    return path.is_dir() and any(_is_image(p) for p in path.rglob("*"))
+    return path.is_dir() and any(is_image(p) for p in path.rglob("*"))
 
 
 def open_image_folder(
-    path: Path, form: ImageFormat, memory: int, skip_bad: bool
-) -> MemorySource | EncodedImages:
+    path: Path, form: ImageFormat, memory: int, on_bad: OnBad
+) -> MemorySource | EncodedSource:
     """Open a folder of images, in the order of their relative names; raises DataError."""
-    return open_encoded(ImageFolder(path), form, memory, skip_bad)
+    return open_encoded(ImageFolder(path, form), memory, BadInput(on_bad))
 
 
 class ImageFolder:
@@ -36,24 +38,26 @@ class ImageFolder:
 
     block: int | None = None
 
-    def __init__(self, root: Path) -> None:
-        self.where = root
-        self._files = sorted(p for p in root.rglob("*") if _is_image(p))
-        self.labels, self.class_names = _classes(root, self._files)
+    fault = UNREADABLE
+
+    def __init__(self, root: Path, form: ImageFormat) -> None:
+        self.where, self._form, self.shape = root, form, form.shape
+        self._files = sorted(p for p in root.rglob("*") if is_image(p))
+        self.labels, self.class_names = classes_of(root, self._files)
 
     def __len__(self) -> int:
         return len(self._files)
 
-    def fetch(self, indices: npt.NDArray[np.int64]) -> Sequence[Path]:
-        """The files at `indices`."""
-        return [self._files[i] for i in indices]
+    def decode(self, indices: npt.NDArray[np.int64]) -> Sequence[Image | None]:
+        """The images at `indices`, each uint8 (C, H, W) or None."""
+        return try_decode_many([self._files[i] for i in indices], self._form)
 
     def name(self, index: int) -> str:
         """The file's name relative to the folder."""
         return self._files[index].relative_to(self.where).as_posix()
 
 
-def _classes(root: Path, files: list[Path]) -> tuple[Tensor | None, tuple[str, ...] | None]:
+def classes_of(root: Path, files: list[Path]) -> tuple[Tensor | None, tuple[str, ...] | None]:
     """Labels (N,) and class names from the first folder under `root`; None without sub-folders."""
     parts = [file.relative_to(root).parts for file in files]
     if any(len(part) == 1 for part in parts):
@@ -63,6 +67,7 @@ def _classes(root: Path, files: list[Path]) -> tuple[Tensor | None, tuple[str, .
     return torch.tensor([number[part[0]] for part in parts]), names
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """Whether a file looks like an image, by its name."""
     hidden = path.name.startswith(".")
     return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()

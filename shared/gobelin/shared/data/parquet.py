@@ -13,8 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gobelin.shared.data.decode import ImageFormat
-from gobelin.shared.data.encoded import EncodedImages, open_encoded
+from gobelin.shared.data.bad_input import BadInput, OnBad
+from gobelin.shared.data.decode import UNREADABLE, Image, try_decode_many
+from gobelin.shared.data.encoded import EncodedSource, open_encoded
+from gobelin.shared.data.formats import ImageFormat
 from gobelin.shared.data.memory import MemorySource
 from gobelin.shared.data.row_groups import SUFFIXES, RowGroups, open_row_groups, pyarrow
 from gobelin.shared.errors import DataError
@@ -33,8 +35,8 @@ def finds(path: Path) -> bool:
 
 
 def open_parquet(
-    path: Path, form: ImageFormat, memory: int, skip_bad: bool
-) -> MemorySource | EncodedImages | RawImages:
+    path: Path, form: ImageFormat, memory: int, on_bad: OnBad
+) -> MemorySource | EncodedSource | RawImages:
     """Open Parquet/Arrow files, in memory when all images decoded fit into `memory` bytes.
 
     The image column holds encoded images (binary, or the {"bytes", "path"} struct of Hugging Face
@@ -46,18 +48,21 @@ def open_parquet(
     if len(splits) > 1:
         what = f"{path} holds the splits {', '.join(splits)}"
         raise DataError(what, "point at a file of one of them, or give each its own folder")
-    table = ImageTable(path, open_row_groups(files, memory))
+    table = ImageTable(path, open_row_groups(files, memory), form)
     if not pa.types.is_fixed_size_list(table.type):
-        return open_encoded(table, form, memory, skip_bad)
-    raw = RawImages(table, form)
+        return open_encoded(table, memory, BadInput(on_bad))
+    raw = RawImages(table, form, BadInput(on_bad))
     return raw.in_memory() if len(raw) * form.bytes <= memory else raw
 
 
 class ImageTable:
     """The rows of the image column, and their labels: a store of encoded images."""
 
-    def __init__(self, path: Path, groups: RowGroups) -> None:
+    fault = UNREADABLE
+
+    def __init__(self, path: Path, groups: RowGroups, form: ImageFormat) -> None:
         self.where, self._groups = path, groups
+        self._form, self.shape = form, form.shape
         self._column = _image_column(path, groups.schema)
         self._starts = np.cumsum([0, *groups.sizes])
         if not self._starts[-1]:
@@ -74,14 +79,14 @@ class ImageTable:
         """File or folder, and row."""
         return f"{self.where.name}, row {index}"
 
-    def fetch(self, indices: Indices) -> Sequence[bytes]:
-        """The encoded images at `indices`; a missing one is empty, hence unreadable."""
-        encoded: list[bytes] = [b""] * len(indices)
+    def decode(self, indices: Indices) -> Sequence[Image | None]:
+        """The images at `indices`, each uint8 (C, H, W) or None."""
+        encoded: list[bytes] = [b""] * len(indices)  # a missing one is empty, hence unreadable
         for rows, column in self.pieces(indices):
             values = column.field("bytes") if _is_struct(column.type) else column
             for row, value in zip(rows, values.to_pylist(), strict=True):
                 encoded[row] = value or b""
-        return encoded
+        return try_decode_many(encoded, self._form)
 
     def pieces(self, indices: Indices) -> Sequence[tuple[Indices, Any]]:
         """(positions in `indices`, their rows as one Arrow array), one pair a row group.
@@ -102,8 +107,8 @@ class ImageTable:
 class RawImages:
     """Images stored as raw pixels in the rows of a table."""
 
-    def __init__(self, table: ImageTable, form: ImageFormat) -> None:
-        self._table, self._form = table, form
+    def __init__(self, table: ImageTable, form: ImageFormat, skipped: BadInput) -> None:
+        self._table, self._form, self.skipped = table, form, skipped
         self.labels, self.class_names, self.block = table.labels, table.class_names, table.block
         if table.type.list_size != form.bytes:
             found = table.type.list_size
@@ -117,7 +122,7 @@ class RawImages:
 
     def read(self, indices: Indices) -> Tensor:
         """The images at `indices` (B,): uint8 (B, C, H, W); raises DataError on a missing one."""
-        size, channels = self._form.size, self._form.channels
+        size, channels = self._form.image_size, self._form.channels
         images = np.empty((len(indices), channels, size, size), dtype=np.uint8)
         for rows, column in self._table.pieces(indices):
             if column.null_count:
@@ -133,7 +138,7 @@ class RawImages:
         for start in range(0, len(self), step):
             indices = np.arange(start, min(start + step, len(self)))
             images[indices] = self.read(indices).numpy()
-        return MemorySource(images, self.labels, self.class_names)
+        return MemorySource(images, self.labels, self.class_names, self.skipped)
 
 
 def _image_column(path: Path, schema: Any) -> str:

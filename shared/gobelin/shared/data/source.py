@@ -5,26 +5,39 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from gobelin.shared.data import idx, image_folder, parquet
-from gobelin.shared.data.decode import ImageFormat
+from gobelin.shared.data.bad_input import BadInput, OnBad
+from gobelin.shared.data.formats import (
+    Format,
+    ImageFormat,
+    SeriesFormat,
+    TextFormat,
+    TrajectoryFormat,
+    VideoFormat,
+)
+from gobelin.shared.data.trajectories import Trajectories
 from gobelin.shared.errors import DataError
 
 Indices = npt.NDArray[np.int64]
-MEMORY = 256 * 2**20  # bytes a source may keep of its images unless told otherwise
+MEMORY = 256 * 2**20  # bytes a source may keep of its samples unless told otherwise
+
+# What a batch is: a tensor for every kind of data but trajectories.
+Samples_co = TypeVar("Samples_co", bound=Tensor | Trajectories, covariant=True, default=Tensor)
 
 
-class Source(Protocol):
-    """A fixed, ordered set of samples, all of one size."""
+class Source(Protocol[Samples_co]):
+    """A fixed, ordered set of samples of one format; in the same order whenever it is opened."""
 
     @property
     def labels(self) -> Tensor | None:
-        """int64 (len,), or None where the images have no labels."""
+        """int64 (len,), or None where the samples have no labels."""
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -32,61 +45,113 @@ class Source(Protocol):
 
     @property
     def block(self) -> int | None:
-        """Reading is cheap within blocks of this many consecutive images; None: in any order."""
+        """Reading is cheap within blocks of this many consecutive samples; None: in any order."""
+
+    @property
+    def skipped(self) -> BadInput:
+        """The bad input met so far."""
 
     def __len__(self) -> int: ...
 
-    def read(self, indices: Indices) -> Tensor:
-        """The images at `indices` (B,): uint8 (B, C, H, W)."""
+    def read(self, indices: Indices) -> Samples_co:
+        """The samples at `indices` (B,).
+
+        Images are uint8 (B, C, H, W), clips uint8 (B, T, C, H, W), series float32 (B, T, C) with
+        NaN for missing values, text uint8 (B, L) of UTF-8 with zeros at the end; see Trajectories.
+        """
 
 
 @dataclass(frozen=True)
 class Reader:
-    """One way to store images: how to know it, and how to open it."""
+    """One way to store samples: how to know it, and how to open it."""
 
     finds: Callable[[Path], bool]
-    opens: Callable[[Path, ImageFormat, int, bool], Source]  # path, format, memory, skip bad
+    opens: Callable[[Path, Any, int, OnBad], Source[Any]]  # path, format, memory, on_bad
 
 
-READERS: dict[str, Reader] = {
-    "Parquet or Arrow files": Reader(parquet.finds, parquet.open_parquet),
-    "IDX files": Reader(idx.finds, idx.open_idx),
-    "an image folder": Reader(image_folder.finds, image_folder.open_image_folder),
+@dataclass(frozen=True)
+class Kind:
+    """One kind of data: what an operator calls it, and the ways to store it."""
+
+    samples: str
+    readers: dict[str, Reader]
+
+
+KINDS: dict[type[Format], Kind] = {
+    ImageFormat: Kind(
+        "images",
+        {
+            "Parquet or Arrow files": Reader(parquet.finds, parquet.open_parquet),
+            "IDX files": Reader(idx.finds, idx.open_idx),
+            "an image folder": Reader(image_folder.finds, image_folder.open_image_folder),
+        },
+    ),
 }
 
 
+@overload
 def open_source(
     path: Path,
+    form: ImageFormat | VideoFormat | SeriesFormat | TextFormat,
     *,
-    image_size: int,
-    channels: int,
     memory: int = MEMORY,
-    on_bad: Literal["refuse", "skip"] = "refuse",
-) -> Source:
-    """Open what lies at `path`: IDX files, Parquet/Arrow files or a folder of images.
+    on_bad: OnBad = "refuse",
+) -> Source: ...
 
-    Encoded images are converted to `image_size` and `channels`; raw ones of another shape are
-    refused. A source keeps at most about `memory` bytes of images. Raises DataError.
+
+@overload
+def open_source(
+    path: Path, form: TrajectoryFormat, *, memory: int = MEMORY, on_bad: OnBad = "refuse"
+) -> Source[Trajectories]: ...
+
+
+@overload
+def open_source(
+    path: Path, form: Format, *, memory: int = MEMORY, on_bad: OnBad = "refuse"
+) -> Source[Tensor | Trajectories]: ...
+
+
+def open_source(
+    path: Path, form: Format, *, memory: int = MEMORY, on_bad: OnBad = "refuse"
+) -> Source[Any]:
+    """Open the samples that lie at `path`, as `form` says.
+
+    A source keeps at most about `memory` bytes of them. Bad input is refused, or skipped, counted
+    and logged. Raises DataError, and ConfigError where a library is missing.
     """
-    form = ImageFormat(image_size, channels)
-    return READERS[kind_of(path)].opens(path, form, memory, on_bad == "skip")
+    kind = KINDS[type(form)]
+    names = _matches(path, kind)
+    if not names:
+        raise DataError(*_why_nothing(path, [kind]))
+    if len(names) > 1:
+        raise DataError(f"{path} holds {' and '.join(names)}", "point at one of them")
+    return kind.readers[names[0]].opens(path, form, memory, on_bad)
 
 
 def kind_of(path: Path) -> str:
-    """The one reader that knows what lies at `path`, by name; raises DataError."""
-    matches = [name for name, reader in READERS.items() if reader.finds(path)]
-    if not matches:
-        raise DataError(*_why_nothing(path))
-    if len(matches) > 1:
-        raise DataError(f"{path} holds {' and '.join(matches)}", "point at one of them")
-    return matches[0]
+    """How the samples at `path` are stored, before it is known what a recipe wants of them.
+
+    Raises DataError where there are none, or several ways for every kind of data.
+    """
+    found = [names for kind in KINDS.values() if (names := _matches(path, kind))]
+    if not found:
+        raise DataError(*_why_nothing(path, list(KINDS.values())))
+    clear = [names[0] for names in found if len(names) == 1]
+    if not clear:
+        raise DataError(f"{path} holds {' and '.join(found[0])}", "point at one of them")
+    return " or ".join(dict.fromkeys(clear))
 
 
-def _why_nothing(path: Path) -> tuple[str, str]:
+def _matches(path: Path, kind: Kind) -> list[str]:
+    return [name for name, reader in kind.readers.items() if reader.finds(path)]
+
+
+def _why_nothing(path: Path, kinds: list[Kind]) -> tuple[str, str]:
     """What is wrong with a path no reader knows, and the remedy."""
-    kinds = "IDX files, Parquet/Arrow files, or images"
+    ways = ", ".join(dict.fromkeys(name for kind in kinds for name in kind.readers))
+    what = " or ".join(kind.samples for kind in kinds)
     if not path.exists():
-        return f"{path} does not exist", f"point at a file or folder with {kinds}"
+        return f"{path} does not exist", f"point at {what}: {ways}"
     if path.is_dir() and not any(path.iterdir()):
-        return f"{path} is an empty folder", f"put {kinds} in it"
-    return f"{path} holds no images Gobelin can read", f"it reads {kinds}"
+        return f"{path} is an empty folder", f"put {what} in it: {ways}"
+    return f"{path} holds no {what} Gobelin can read", f"it reads {ways}"

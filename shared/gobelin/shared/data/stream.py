@@ -3,44 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Generic
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
-from gobelin.shared.data.source import Source
+from gobelin.shared.data.source import Samples_co, Source
 from gobelin.shared.errors import DataError
 
-WINDOW = 4  # blocks among which images are shuffled
+WINDOW = 4  # blocks among which samples are shuffled
 
 
-class BatchStream:
+class BatchStream(Generic[Samples_co]):
     """Shuffled epochs without replacement; the rest of one epoch begins the next one's batch.
 
-    Where a source reads cheaply within blocks only, blocks are shuffled first and images then
+    Where a source reads cheaply within blocks only, blocks are shuffled first and samples then
     within windows of a few blocks: each block is read about once an epoch.
     """
 
-    def __init__(self, source: Source, batch_size: int, seed: int, window: int = WINDOW) -> None:
+    def __init__(
+        self, source: Source[Samples_co], batch_size: int, seed: int, window: int = WINDOW
+    ) -> None:
         if len(source) == 0:
-            raise DataError("the data source holds no images", "point at one with images")
+            raise DataError("the data source holds no samples", "point at one with some")
         if batch_size < 1:
-            raise DataError(f"a batch of {batch_size} images cannot be drawn")
+            raise DataError(f"a batch of {batch_size} samples cannot be drawn")
         self._source, self._batch_size = source, batch_size
         self._seed, self._window = seed, window
         self._epochs: dict[int, EpochOrder] = {}
 
-    def batch(self, step: int) -> Tensor:
-        """The batch of `step` ≥ 0: uint8 (B, C, H, W)."""
+    def batch(self, step: int) -> Samples_co:
+        """The batch of `step` ≥ 0, as the source reads it."""
         return self._source.read(self.indices(step))
 
     def indices(self, step: int) -> npt.NDArray[np.int64]:
-        """Which images make up the batch of `step`: (B,)."""
-        parts, images = [], len(self._source)
+        """Which samples make up the batch of `step`: (B,)."""
+        parts, samples = [], len(self._source)
         start, end = step * self._batch_size, (step + 1) * self._batch_size
         while start < end:
-            epoch, offset = divmod(start, images)
-            stop = min(images, offset + end - start)
+            epoch, offset = divmod(start, samples)
+            stop = min(samples, offset + end - start)
             parts.append(self._epoch(epoch).take(offset, stop))
             start += stop - offset
         return np.concatenate(parts)
@@ -58,9 +60,9 @@ class BatchStream:
 
 @dataclass
 class EpochOrder:
-    """The order of one epoch: every image once. Windows are shuffled when they are needed."""
+    """The order of one epoch: every sample once. Windows are shuffled when they are needed."""
 
-    images: int
+    samples: int
     block: int
     window: int
     seed: tuple[int, ...]
@@ -69,14 +71,14 @@ class EpochOrder:
     _current: tuple[int, npt.NDArray[np.int64]] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        count = -(-self.images // self.block)
+        count = -(-self.samples // self.block)
         self._blocks = np.random.default_rng(self.seed).permutation(count)
-        sizes = np.minimum(self.block, self.images - self._blocks * self.block)
+        sizes = np.minimum(self.block, self.samples - self._blocks * self.block)
         ends = np.concatenate([[0], np.cumsum(sizes)])
-        self._starts = np.append(ends[:-1][:: self.window], self.images)
+        self._starts = np.append(ends[:-1][:: self.window], self.samples)
 
     def take(self, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """The images at positions start ≤ p < stop of this epoch."""
+        """The samples at positions start ≤ p < stop of this epoch."""
         parts = []
         while start < stop:
             number = int(np.searchsorted(self._starts, start, side="right")) - 1
@@ -87,11 +89,11 @@ class EpochOrder:
         return np.concatenate(parts)
 
     def _shuffled(self, number: int) -> npt.NDArray[np.int64]:
-        """The images of one window, shuffled; the last window asked for is kept."""
+        """The samples of one window, shuffled; the last window asked for is kept."""
         if self._current is None or self._current[0] != number:
             chosen = self._blocks[number * self.window : (number + 1) * self.window]
             members = [
-                np.arange(b * self.block, min(self.images, (b + 1) * self.block)) for b in chosen
+                np.arange(b * self.block, min(self.samples, (b + 1) * self.block)) for b in chosen
             ]
             rng = np.random.default_rng((*self.seed, number))
             self._current = (number, rng.permutation(np.concatenate(members)))

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from gobelin.shared.data import Source
+from gobelin.shared.data import Batch, Source
 from gobelin.shared.errors import ConfigError, DataError
-from gobelin.shared.modality import Modality, ModalityRecipe
+from gobelin.shared.modality import AnyModality
 from gobelin.shared.seeds import derive_seed
 
 BATCH = 256
@@ -23,7 +23,7 @@ BATCH = 256
 class Encoder(Protocol):
     """What can be embedded with: raw samples (B, ...) → prepared ones → tokens (B, T, D)."""
 
-    def prepare(self, batch: Tensor) -> Tensor: ...
+    def prepare(self, batch: Batch) -> Tensor: ...
 
     def tokens(self, prepared: Tensor) -> Tensor: ...
 
@@ -65,7 +65,7 @@ def embed(
 
 
 def raw(
-    modality: Modality[ModalityRecipe],
+    modality: AnyModality,
     source: Source,
     indices: npt.NDArray[np.int64] | None = None,
     *,

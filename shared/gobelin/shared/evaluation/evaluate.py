@@ -19,7 +19,7 @@ from gobelin.shared.evaluation.embed import (
 )
 from gobelin.shared.evaluation.probes import accuracy, few_shot, knn, linear_probe, require_labelled
 from gobelin.shared.health import deviations, effective_rank
-from gobelin.shared.modality import Modality, ModalityRecipe
+from gobelin.shared.modality import AnyModality
 
 LABELS = 20_000  # labelled training images a probe gets
 
@@ -87,7 +87,7 @@ def evaluate_model(
 
 
 def evaluate_raw(
-    modality: Modality[ModalityRecipe],
+    modality: AnyModality,
     train: Source,
     test: Source,
     *,

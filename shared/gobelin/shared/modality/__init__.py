@@ -1,10 +1,16 @@
 """Modalities: kinds of data that one trunk learns from, each behind a tokenizer of its own."""
 
-from gobelin.shared.modality.modality import MEMORY, Modality, ModalityRecipe, Views
+from gobelin.shared.modality.modality import AnyModality, Modality, ModalityRecipe, Views
 from gobelin.shared.plugins import Registry
 
-MODALITIES: Registry[Modality[ModalityRecipe]] = Registry(
-    "modality", "gobelin.modalities", {"image": "gobelin.shared.modality.image:Image"}
+MODALITIES: Registry[AnyModality] = Registry(
+    "modality",
+    "gobelin.modalities",
+    {
+        "image": "gobelin.shared.modality.image:Image",
+        "trajectory": "gobelin.shared.modality.trajectory:Trajectory",
+        "vector": "gobelin.shared.modality.vector:Vector",
+    },
 )
 
-__all__ = ["MEMORY", "MODALITIES", "Modality", "ModalityRecipe", "Views"]
+__all__ = ["MODALITIES", "AnyModality", "Modality", "ModalityRecipe", "Views"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -10,11 +9,11 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gobelin.shared.data.source import Source, open_source
+from gobelin.shared.data.formats import ImageFormat
 from gobelin.shared.errors import DataError
 from gobelin.shared.modality.image_tokenizer import ImageTokenizer
 from gobelin.shared.modality.image_views import MultiCrop, ViewsRecipe, normalise
-from gobelin.shared.modality.modality import MEMORY, Modality, ModalityRecipe, Views
+from gobelin.shared.modality.modality import Modality, ModalityRecipe, Views
 from gobelin.shared.settings import Positive
 
 COARSE = 5  # side of the noise that made-up images are enlarged from
@@ -41,7 +40,7 @@ class ImageRecipe(ModalityRecipe):
         return self
 
 
-class Image(Modality[ImageRecipe]):
+class Image(Modality[ImageRecipe, Tensor]):
     """Pictures of one size."""
 
     Table: ClassVar[type[ImageRecipe]] = ImageRecipe
@@ -49,6 +48,11 @@ class Image(Modality[ImageRecipe]):
     def __init__(self, recipe: ImageRecipe) -> None:
         super().__init__(recipe)
         self._multi_crop = MultiCrop(recipe.views, recipe.image_size)
+
+    @property
+    def form(self) -> ImageFormat:
+        """Squares of the recipe's size."""
+        return ImageFormat(self.recipe.image_size, self.recipe.channels)
 
     def tokenizer(self, dim: int) -> nn.Module:
         """Patches or a convolutional stem, with fixed 2-D positions."""
@@ -77,16 +81,3 @@ class Image(Modality[ImageRecipe]):
         size = (self.recipe.image_size, self.recipe.image_size)
         coarse = torch.rand(count, self.recipe.channels, COARSE, COARSE, generator=generator)
         return (255 * F.interpolate(coarse, size, mode="bilinear")).to(torch.uint8)
-
-    def open(
-        self, path: Path, *, memory: int = MEMORY, on_bad: Literal["refuse", "skip"] = "refuse"
-    ) -> Source:
-        """IDX files, Parquet/Arrow files or a folder of images."""
-        recipe = self.recipe
-        return open_source(
-            path,
-            image_size=recipe.image_size,
-            channels=recipe.channels,
-            memory=memory,
-            on_bad=on_bad,
-        )

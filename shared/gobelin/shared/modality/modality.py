@@ -6,18 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from gobelin.shared.data.bad_input import OnBad
+from gobelin.shared.data.formats import Format
+from gobelin.shared.data.source import MEMORY, Source, open_source
+from gobelin.shared.data.trajectories import Trajectories
 from gobelin.shared.objective.objective import ObjectiveTable
 from gobelin.shared.settings import Settings
-
-if TYPE_CHECKING:
-    from gobelin.shared.data.source import Source
-
-MEMORY = 256 * 2**20  # bytes a source may keep of its samples unless told otherwise
 
 
 class ModalityRecipe(Settings):
@@ -28,6 +27,7 @@ class ModalityRecipe(Settings):
 
 
 R = TypeVar("R", bound=ModalityRecipe)
+B = TypeVar("B", bound=Tensor | Trajectories)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Views:
     leading: int  # the first so many are views of whole samples, and their mean is the centre
 
 
-class Modality(ABC, Generic[R]):
+class Modality(ABC, Generic[R, B]):
     """One modality as a recipe wants it. A *batch* holds raw samples as a source reads them; a
     *prepared* one is what the tokenizer takes."""
 
@@ -52,23 +52,30 @@ class Modality(ABC, Generic[R]):
         """A module from prepared samples (B, ...) to tokens (B, N, dim)."""
 
     @abstractmethod
-    def check(self, batch: Tensor) -> None:
+    def check(self, batch: B) -> None:
         """Raise DataError unless `batch` is one of this modality, of the recipe's sizes."""
 
     @abstractmethod
-    def prepare(self, batch: Tensor) -> Tensor:
+    def prepare(self, batch: B) -> Tensor:
         """Raw samples as the tokenizer takes them, unaugmented."""
 
     @abstractmethod
-    def views(self, batch: Tensor, generator: torch.Generator) -> Views:
+    def views(self, batch: B, generator: torch.Generator) -> Views:
         """Augmented views of raw samples, prepared; the same on every device."""
 
     @abstractmethod
-    def made_up(self, count: int, generator: torch.Generator) -> Tensor:
+    def made_up(self, count: int, generator: torch.Generator) -> B:
         """A raw batch out of nothing, smooth enough to tell a model from a collapsed one."""
 
+    @property
     @abstractmethod
-    def open(
-        self, path: Path, *, memory: int = MEMORY, on_bad: Literal["refuse", "skip"] = "refuse"
-    ) -> Source:
-        """The samples that lie at `path`; raises DataError."""
+    def form(self) -> Format:
+        """What is expected of every raw sample."""
+
+    def open(self, path: Path, *, memory: int = MEMORY, on_bad: OnBad = "refuse") -> Source[B]:
+        """The samples that lie at `path`; raises DataError, and ConfigError without a library."""
+        source: Source[Any] = open_source(path, self.form, memory=memory, on_bad=on_bad)
+        return source
+
+
+AnyModality: TypeAlias = Modality[Any, Any]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gobelin.shared.modality import Modality, ModalityRecipe
+from gobelin.shared.data import Batch
+from gobelin.shared.modality import AnyModality
 from gobelin.shared.model.projector import Projector
 from gobelin.shared.model.trunk import Trunk
 
@@ -17,7 +18,7 @@ class Encoder(nn.Module):
 
     def __init__(
         self,
-        modality: Modality[ModalityRecipe],
+        modality: AnyModality,
         tokenizer: nn.Module,
         trunk: Trunk,
         projector: Projector,
@@ -28,9 +29,10 @@ class Encoder(nn.Module):
         self.tokenizer, self.trunk, self.projector = tokenizer, trunk, projector
         self.predictor = predictor
 
-    def prepare(self, batch: Tensor) -> Tensor:
+    def prepare(self, batch: Batch) -> Tensor:
         """Raw samples as `tokens` takes them."""
-        return self.modality.prepare(batch)
+        prepared: Tensor = self.modality.prepare(batch)
+        return prepared
 
     def tokens(self, prepared: Tensor) -> Tensor:
         """Encoded tokens (B, N, D) of prepared samples (B, ...)."""

@@ -12,6 +12,7 @@ from gobelin.shared.objective.offset import Offset
 from gobelin.shared.objective.sigreg import collapse_score, directions, sigreg
 
 if TYPE_CHECKING:
+    from gobelin.shared.data import Batch
     from gobelin.shared.model.encoder import Encoder
 
 
@@ -20,14 +21,14 @@ class LeJepa(Objective[LeJepaRecipe]):
 
     Table: ClassVar[type[LeJepaRecipe]] = LeJepaRecipe
 
-    def __call__(self, encoder: Encoder, batch: Tensor, draw: Draw) -> tuple[LossParts, Tensor]:
+    def __call__(self, encoder: Encoder, batch: Batch, draw: Draw) -> tuple[LossParts, Tensor]:
         """Of augmented views of the batch; features are those of the first view."""
         views = encoder.modality.views(batch, draw.views)
         features, projections = encoder.embed_views(views.stacks)
         parts = self.loss(projections, views.leading, draw.slices, draw.offset)
         return parts, features[0].detach()
 
-    def projections(self, encoder: Encoder, batch: Tensor, generator: torch.Generator) -> Tensor:
+    def projections(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
         """Of views as training makes them: what the objective tests is what is described."""
         views = encoder.modality.views(batch, generator)
         return encoder.embed_views(views.stacks)[1].flatten(0, 1)  # (V B, D)

@@ -15,7 +15,8 @@ from gobelin.shared.plugins import Registry
 from gobelin.shared.settings import Fraction, Positive, Settings
 
 if TYPE_CHECKING:
-    from gobelin.shared.modality import Modality
+    from gobelin.shared.data import Batch
+    from gobelin.shared.modality import AnyModality
     from gobelin.shared.model.encoder import Encoder
     from gobelin.shared.recipe import Recipe
 
@@ -76,7 +77,7 @@ class Objective(ABC, Generic[R]):
     def __init__(self, recipe: R) -> None:
         self.recipe = recipe
 
-    def predictor(self, recipe: Recipe, modality: Modality[Any]) -> nn.Module | None:
+    def predictor(self, recipe: Recipe, modality: AnyModality) -> nn.Module | None:
         """What it trains beside tokenizer, trunk and projector, if anything."""
         return None
 
@@ -84,11 +85,11 @@ class Objective(ABC, Generic[R]):
         """Local steps are about to start from this model."""
 
     @abstractmethod
-    def __call__(self, encoder: Encoder, batch: Tensor, draw: Draw) -> tuple[LossParts, Tensor]:
+    def __call__(self, encoder: Encoder, batch: Batch, draw: Draw) -> tuple[LossParts, Tensor]:
         """Loss parts of a raw batch, and features (B, D) of it without their graph."""
 
     @abstractmethod
-    def projections(self, encoder: Encoder, batch: Tensor, generator: torch.Generator) -> Tensor:
+    def projections(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
         """What the anti-collapse term looks at: (n, D) of a raw batch, samples along n."""
 
     def stepped(self, encoder: Encoder) -> None:
@@ -96,6 +97,11 @@ class Objective(ABC, Generic[R]):
 
 
 OBJECTIVES: Registry[Objective[ObjectiveRecipe]] = Registry(
-    "objective", "gobelin.objectives", {"lejepa": "gobelin.shared.objective.lejepa:LeJepa"}
+    "objective",
+    "gobelin.objectives",
+    {
+        "lejepa": "gobelin.shared.objective.lejepa:LeJepa",
+        "next_latent": "gobelin.shared.objective.next_latent:NextLatent",
+    },
 )
 ObjectiveTable = Annotated[SerializeAsAny[ObjectiveRecipe], OBJECTIVES.table()]

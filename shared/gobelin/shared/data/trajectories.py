@@ -1,0 +1,34 @@
+"""Trajectories: what was observed, and what was done in between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories:
+    """A batch of B windows of T steps, each inside one episode.
+
+    `observations` are uint8 pixels (B, T + 1, C, H, W) or float32 vectors (B, T + 1, S), `actions`
+    float32 (B, T, A): action t leads from observation t to observation t + 1.
+    """
+
+    observations: Tensor
+    actions: Tensor
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Trajectories:
+        """The same on another device."""
+        return Trajectories(
+            self.observations.to(device, non_blocking=non_blocking),
+            self.actions.to(device, non_blocking=non_blocking),
+        )
+
+
+Batch: TypeAlias = Tensor | Trajectories  # raw samples, as a source reads them
