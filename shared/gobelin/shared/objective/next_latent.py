@@ -1,0 +1,98 @@
+"""Next-latent prediction: a world model, trained to foresee what actions lead to.
+
+L = one-step error + imagined error + λ · SIGReg, after LeWM (arXiv:2603.19312): no teacher, and no
+stop-gradient. The imagined error is that of rolling out from the first latent alone, as a plan is;
+without it, errors grow with the horizon.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gobelin.shared.data.trajectories import Batch, Trajectories
+from gobelin.shared.errors import ConfigError
+from gobelin.shared.model.predictor import Predictor
+from gobelin.shared.objective.objective import Draw, LossParts, Objective, ObjectiveRecipe
+from gobelin.shared.objective.sigreg import collapse_score, directions, sigreg
+from gobelin.shared.recipe import PredictorRecipe
+
+if TYPE_CHECKING:
+    from gobelin.shared.modality import AnyModality
+    from gobelin.shared.model.encoder import Encoder
+    from gobelin.shared.recipe import Recipe
+
+
+class NextLatentRecipe(ObjectiveRecipe):
+    """Weights of the terms, and the predictor's sizes."""
+
+    kind: Literal["next_latent"] = "next_latent"
+    weight: Annotated[float, Field(ge=0)] = 0.05  # λ
+    imagined: Annotated[float, Field(ge=0)] = 1.0  # of the imagined error, beside the one-step one
+    predictor: PredictorRecipe = PredictorRecipe()
+
+
+class NextLatent(Objective[NextLatentRecipe]):
+    """Trajectories only. SIGReg tests the latents of all time steps together."""
+
+    Table: ClassVar[type[NextLatentRecipe]] = NextLatentRecipe
+
+    def predictor(self, recipe: Recipe, modality: AnyModality) -> Predictor:
+        """From latents and actions to the next latents."""
+        width = getattr(modality.recipe, "actions", None)
+        if width is None:
+            raise ConfigError(
+                f"next_latent predicts from actions, and {modality.recipe.kind} has none",
+                'use it in a [modalities.NAME] table of kind = "trajectory"',
+            )
+        if recipe.projector.norm == "batch":
+            # A plan looks at single states, which have no batch statistics.
+            raise ConfigError(
+                'next_latent needs projector.norm = "layer"', "set it in the recipe's [projector]"
+            )
+        return Predictor(self.recipe.predictor, recipe.projector.out, width)
+
+    def __call__(self, encoder: Encoder, batch: Batch, draw: Draw) -> tuple[LossParts, Tensor]:
+        """Of all windows of the batch; features are those of all observations."""
+        assert isinstance(batch, Trajectories)
+        features = encoder.features(encoder.prepare(batch))  # (B (T + 1), D)
+        steps = batch.actions.shape[1]
+        z = encoder.projector(features).float().unflatten(0, (-1, steps + 1))  # (B, T + 1, P)
+        return self.loss(encoder, z, batch.actions, draw), features.detach()
+
+    def projections(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
+        """The latents of all observations; nothing is augmented."""
+        projections: Tensor = encoder(encoder.prepare(batch))
+        return projections
+
+    def loss(self, encoder: Encoder, z: Tensor, actions: Tensor, draw: Draw) -> LossParts:
+        """Loss parts of latents z (B, T + 1, P) with the actions (B, T, A) between them."""
+        recipe, predictor, modality = self.recipe, encoder.predictor, encoder.modality
+        assert isinstance(predictor, Predictor)
+        assert hasattr(modality, "conditions")
+        conditions = modality.conditions(actions)
+        window = min(predictor.history, actions.shape[1])
+        seen, done, after = (windows(x, window) for x in (z[:, :-1], conditions, z[:, 1:]))
+        prediction = (predictor(seen, done).float() - after).square().mean()
+        imagined = (predictor.rollout(z[:, 0], conditions).float() - z[:, 1:]).square().mean()
+        flat = z.flatten(0, 1)
+        dim, device = flat.shape[1], flat.device
+        if draw.offset is None:
+            slices, shift = directions(draw.slices, dim, recipe.slices, device), None
+        else:
+            slices, shift = draw.offset.draw(
+                draw.slices, dim, recipe.slices, recipe.knots, recipe.t_max, device
+            )
+        statistic = sigreg(flat, slices, recipe.knots, recipe.t_max, shift)
+        collapse = collapse_score(statistic, len(flat))
+        anti_collapse = collapse * recipe.reference_batch
+        total = prediction + recipe.imagined * imagined + recipe.weight * anti_collapse
+        return LossParts(total, prediction.detach(), anti_collapse.detach(), collapse.detach())
+
+
+def windows(x: Tensor, length: int) -> Tensor:
+    """All windows of x (B, T, D): (B · (T − length + 1), length, D)."""
+    return x.unfold(1, length, 1).transpose(2, 3).flatten(0, 1)
