@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -40,18 +41,19 @@ class Expected:
 class Audit:
     """Follows one history; every check raises Violation."""
 
-    def __init__(self, home: AggregatorHome, world: World) -> None:
+    def __init__(self, home: AggregatorHome, world: World, first: ParameterVector) -> None:
         self._home = home
         self._world = world
         self._settings = settings = home.settings()
         outer, rule = settings.outer, settings.aggregation
         self._outer = make_outer(outer.kind, outer.lr, outer.momentum)
         self._merger = Merger(make_rule(rule.rule, rule.trim), settings.policy.cap)
-        self._expected = {0: Expected(home.latest()[1].vector, {}, {})}
+        self._expected = {0: Expected(first, {}, {})}
         self._sealed: dict[int, str] = {}  # rounds that were said to be sealed: their digests
         self._seen: dict[int, str] = {}  # rounds that were checked: digests of their manifests
         self._said: set[tuple[str, int]] = set()  # said to be in the open round: node, plan's round
         self._counted: dict[tuple[str, str], int] = {}  # node, plan's digest → round
+        self._lying: list[tuple[str, int, int]] = []  # what was on disk at the last look
 
     def heard(self, event: Mapping[str, Any]) -> None:
         """The aggregator has put an event on record."""
@@ -80,27 +82,30 @@ class Audit:
         on_roster = {node.name for node in self._world.roster.nodes}
         # who has left may be left out
         self._said = {one for one in self._said if one[0] in on_roster}
+        with os.scandir(self._home.rounds) as entries:
+            lying = sorted((one.name, one.inode(), one.stat().st_mtime_ns) for one in entries)
+        if lying == self._lying:
+            return
+        self._lying = lying
         sealed = self._home.sealed_rounds()
         self._require(sealed == list(range(len(sealed))), f"rounds {sealed}")
+        self._counted = {who: n for who, n in self._counted.items() if n in sealed}
+        for number in sealed[1:]:
+            self._check_round(number)
         for number, digest in self._sealed.items():
             self._require(number < len(sealed), f"sealed round {number} is gone")
             self._require(self._expected[number].vector.digest == digest, f"round {number} changed")
-        for number in sealed[1:]:
-            if number == sealed[-1] or number not in self._seen:
-                self._check_round(number)
 
     def finished(self) -> None:
-        """The last word: all rounds are sealed, whole, and released."""
+        """The last word: all rounds are sealed, whole, and the last is released."""
         self.look()
+        last = self._settings.rounds.rounds
+        self._require(sorted(self._seen) == list(range(1, last + 1)), "a round is missing")
         for number in self._home.sealed_rounds():
             found = read_checkpoint(self._home.round_folder(number)).vector.digest
             self._require(found == self._expected[number].vector.digest, f"round {number} differs")
-        self._require(len(self._seen) == self._settings.rounds.rounds, "a round is missing")
-        release = self._home.releases / f"release-{self._settings.rounds.rounds:05d}"
-        self._require(
-            read_checkpoint(release).vector.digest == self._expected[len(self._seen)].vector.digest,
-            "the release is not the consensus",
-        )
+        released = read_checkpoint(self._home.releases / f"release-{last:05d}").vector
+        self._require(released.digest == self._expected[last].vector.digest, "another release")
 
     def _check_round(self, number: int) -> None:
         manifest = read_json(self._home.round_folder(number) / MANIFEST)

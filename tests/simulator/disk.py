@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+JOURNAL = "journal.jsonl"
+
 
 class Killed(BaseException):
     """The process is gone: kill −9, or the power."""
@@ -30,6 +32,7 @@ class Disk:
         self.root = root
         self.fuse = -1
         self.full = False
+        self.strikes: Callable[[str], bool] = lambda fault: False
         self._chance = chance
         self._faults = faults
         self._flushed: dict[int, int] = {}  # inode → bytes that are safe
@@ -79,12 +82,13 @@ class Disk:
         if self.full:
             self._faults["disk full"] += 1
             raise OSError(errno.ENOSPC, "no space left on device")
-        entry = os.fstat(fd)
+        entry, path = os.fstat(fd), Path(f"/proc/self/fd/{fd}").readlink()
         if stat.S_ISDIR(entry.st_mode):
-            folder = Path(f"/proc/self/fd/{fd}").readlink()
-            self._renamed = [one for one in self._renamed if one[1].parent != folder]
-        else:
-            self._flushed[entry.st_ino] = entry.st_size
+            self._renamed = [one for one in self._renamed if one[1].parent != path]
+            return
+        if path.name == JOURNAL and self.strikes("killed at the journal"):
+            self.die()
+        self._flushed[entry.st_ino] = entry.st_size
 
     def after_death(self) -> None:
         """What the next process finds; every other time the power was cut as well."""

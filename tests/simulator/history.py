@@ -39,6 +39,7 @@ FAULTS = {  # the greatest rate of each: at every occasion, or a second
     "spoiled reply": 0.3,
     "aggregator killed": 0.05,
     "killed while writing": 0.8,
+    "killed at the journal": 0.15,
     "node killed": 0.2,
     "node cut off": 0.2,
     "disk full": 0.05,
@@ -46,7 +47,7 @@ FAULTS = {  # the greatest rate of each: at every occasion, or a second
     "roster change": 0.1,
 }
 GENTLE = ("duplicated", "reordered", "delayed", "aggregator killed", "killed while writing")
-GENTLE += ("node killed", "disk full")
+GENTLE += ("killed at the journal", "node killed", "disk full")
 
 
 class Home(AggregatorHome):
@@ -93,7 +94,7 @@ def draw(seed: int) -> Scenario:
     kinds = GENTLE if gentle else tuple(FAULTS)
     chosen = [kind for kind in kinds if chance.random() < 0.6]
     rounds = {
-        "rounds": chance.randint(2, 4),
+        "rounds": chance.choice([2, 2, 3, 3, 4]),
         "local_steps": 3,
         "quorum": 1.0 if gentle else chance.choice([0.3, 0.5, 0.75, 1.0]),
         "min_members": chance.choice([1, 2]),
@@ -102,7 +103,7 @@ def draw(seed: int) -> Scenario:
         "staleness_decay": chance.choice([0.0, 0.5, 1.0]),
         "wait_for_members_s": chance.uniform(20, 60),
         "attempts": chance.randint(1, 3),
-        "release_every": 2,
+        "release_every": chance.choice([2, 100]),
     }
     if not gentle and chance.random() < 0.5:
         rounds["grace_s"] = chance.uniform(0, 5)
@@ -158,7 +159,7 @@ def _live(scenario: Scenario, root: Path) -> Told:
     write_checkpoint(home.round_folder(0), home.recipe(), first, {"round": 0})
     disk.trust()
     world = home.world = World(scenario, disk, faults)
-    audit = home.audit = Audit(home, world)
+    audit = home.audit = Audit(home, world, first)
     world.on_offer, world.on_sleep = audit.offered, audit.look
     with disk.mounted():
         for starts in range(1, MOST_STARTS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,7 +37,13 @@ class Entry(NodeEntry):
     @property
     def id(self) -> str:
         """As long as a fingerprint."""
-        return hashlib.sha256(self.public_key.encode()).hexdigest()
+        return id_of(self.public_key)
+
+
+@functools.lru_cache(maxsize=64)
+def id_of(key: str) -> str:
+    """The fingerprint of what stands for a public key."""
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from gobelin.server.journal import Journal
-from gobelin.server.round_events import Counted, Durable
-from tests.simulator.audit import Violation
 from tests.simulator.history import draw, run_history
 
 SAMPLE = 300
@@ -37,23 +34,3 @@ def test_faults_are_drawn_and_happen(tmp_path: Path) -> None:
     assert sum(bool(one.faults) for one in told) >= 6
     assert len({one.digest for one in told}) > 6
     assert any(draw(seed).gentle for seed in range(12))
-
-
-def test_a_journal_that_forgets_is_found_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The simulator has teeth: an aggregator that loses what it said was in does not get by."""
-    append = Journal.append
-
-    def forgetful(self: Journal, event: Durable) -> None:
-        if not isinstance(event, Counted):
-            append(self, event)
-
-    monkeypatch.setattr(Journal, "append", forgetful)
-
-    def live() -> None:
-        for seed in range(60):
-            run_history(seed, tmp_path)
-
-    with pytest.raises(Violation, match="seed"):
-        live()

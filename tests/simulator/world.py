@@ -55,6 +55,7 @@ class World:
             entry = Entry(owner, f"n{number}", f"{scenario.seed} {number}")
             self.nodes_by_id[entry.id] = Node(entry, self, pace)
         self.roster = Roster(tuple(node.entry for node in self.nodes_by_id.values()))
+        disk.strikes = self.strikes
         self._brew()
 
     # ------------------------------------------------------------ time
