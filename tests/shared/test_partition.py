@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gobelin.shared.data.partition import dirichlet, hold_out
+from gobelin.shared.data.partition import by_class, dirichlet, even, hold_out
 from gobelin.shared.errors import DataError
 
 
@@ -27,6 +27,34 @@ def test_every_image_has_exactly_one_owner_and_no_member_is_short(
     assert min(map(len, parts)) >= minimum
     again = dirichlet(torch.tensor(labels), members, alpha, seed, minimum)
     assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
+
+
+@given(
+    labels=st.lists(st.integers(0, 5), min_size=40, max_size=200),
+    members=st.integers(1, 20),
+    seed=st.integers(0, 1000),
+)
+def test_even_and_by_class_give_every_image_one_owner_and_members_equally_many(
+    labels, members, seed
+):
+    for parts, spread in (
+        (even(len(labels), members, seed), 1),
+        (by_class(torch.tensor(labels), members, seed), 2),  # of two shards, each one off at most
+    ):
+        assert len(parts) == members
+        assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
+        sizes = [len(part) for part in parts]
+        assert max(sizes) - min(sizes) <= spread
+        assert all(np.array_equal(part, np.sort(part)) for part in parts)
+
+
+def test_by_class_gives_a_member_few_classes_and_even_gives_it_all():
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 500))
+    few = [len(np.unique(labels[part])) for part in by_class(labels, 10, seed=0)]
+    assert max(few) <= 4  # a shard meets at most two classes
+    assert all(len(np.unique(labels[part])) == 10 for part in even(len(labels), 10, seed=0))
+    first = by_class(labels, 10, seed=0)[0]
+    assert not np.array_equal(first, by_class(labels, 10, seed=1)[0])
 
 
 def test_a_small_alpha_skews_labels_and_a_large_one_does_not():

@@ -10,6 +10,7 @@ from gobelin.shared.errors import ConfigError
 from gobelin.shared.recipe import Recipe, builtin_recipes, load_recipe
 from gobelin.shared.settings import (
     Settings,
+    parse_assignments,
     parse_settings,
     read_settings,
     to_toml,
@@ -155,3 +156,32 @@ def test_a_recipe_whose_sizes_do_not_fit_is_refused(old: str, new: str, says: st
     text = to_toml(load_recipe("toy"))
     assert old in text
     assert says in refusal(text.replace(old, new), Recipe)
+
+
+def test_assignments_are_toml_but_for_quotes_that_may_be_left_out() -> None:
+    texts = [
+        "outer.kind=nesterov",
+        "outer.lr=0.7",
+        "rounds.rounds = 3",
+        'outer.a="b c"',
+        "rounds.on=true",
+    ]
+    assert parse_assignments(texts) == {
+        "outer": {"kind": "nesterov", "lr": 0.7, "a": "b c"},
+        "rounds": {"rounds": 3, "on": True},
+    }
+    assert parse_assignments([]) == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["outer.lr", "", "=3", "a b=3", ".=1", "outer=1", "outer={}=", " = "]
+)
+def test_what_is_no_assignment_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is no assignment"):
+        parse_assignments([text])
+
+
+@pytest.mark.parametrize("again", ["outer.lr=1", "outer.lr=0.1", "outer.lr.x=1"])
+def test_nothing_is_assigned_twice(again: str) -> None:
+    with pytest.raises(ConfigError, match="a second time"):
+        parse_assignments(["outer.lr=1", again])

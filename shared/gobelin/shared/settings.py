@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -57,6 +58,22 @@ def check_settings(kind: type[S], values: Mapping[str, Any], where: str) -> S:
         raise ConfigError(f"{where}: {explain(kind, error)}") from None
 
 
+def parse_assignments(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Tables from `table.key=value`, values as in TOML; quotes around text may be left out.
+
+    Raises ConfigError on what is no assignment, or a second one to the same key.
+    """
+    tables: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        written = (f"{key} = {value}", f"{key} = {json.dumps(value)}") if equals else ()
+        found = next(filter(None, map(_tables, written)), None)
+        if found is None:
+            raise ConfigError(f"{text!r} is no assignment", "write it as table.key=value")
+        _join(tables, found, text)
+    return tables
+
+
 def write_settings(path: Path, settings: Settings) -> None:
     """Write `settings` as TOML, atomically."""
     write_atomic(path, to_toml(settings).encode())
@@ -65,6 +82,27 @@ def write_settings(path: Path, settings: Settings) -> None:
 def to_toml(settings: Settings) -> str:
     """The TOML text of `settings` (unset options are left out)."""
     return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))
+
+
+def _tables(text: str) -> dict[str, Any] | None:
+    """What TOML text says if it is nothing but tables, else None."""
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return None
+    return found if all(isinstance(value, dict) for value in found.values()) else None
+
+
+def _join(tables: dict[str, Any], more: Mapping[str, Any], text: str) -> None:
+    """Add `more` to nested tables in place."""
+    for key, value in more.items():
+        here = tables.get(key)
+        if here is None:
+            tables[key] = value
+        elif isinstance(here, dict) and isinstance(value, dict):
+            _join(here, value, text)
+        else:
+            raise ConfigError(f"{text!r} sets {key} a second time", "set it once")
 
 
 def explain(kind: type[BaseModel], error: ValidationError) -> str:

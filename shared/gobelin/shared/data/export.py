@@ -17,16 +17,17 @@ from gobelin.shared.data.row_groups import pyarrow
 from gobelin.shared.files import folder_atomic
 
 
-def write_idx(folder: Path, images: Tensor, labels: Tensor) -> None:
-    """Write uint8 images (N, C, H, W) and labels (N,) as a folder of two IDX files."""
+def write_idx(folder: Path, images: Tensor, labels: Tensor | None = None) -> None:
+    """Write uint8 images (N, C, H, W), and labels (N,) if any, as a folder of IDX files."""
     pixels = images.permute(0, 2, 3, 1).contiguous().numpy()  # (N, H, W, C)
     grey = pixels.shape[-1] == 1
     pixels = pixels[..., 0] if grey else pixels
     with folder_atomic(folder) as tmp:
         name = f"images-idx{pixels.ndim}-ubyte"
         (tmp / name).write_bytes(_idx_header(pixels.shape) + pixels.tobytes())
-        values = labels.numpy().astype(np.uint8)
-        (tmp / "labels-idx1-ubyte").write_bytes(_idx_header(values.shape) + values.tobytes())
+        if labels is not None:
+            values = labels.numpy().astype(np.uint8)
+            (tmp / "labels-idx1-ubyte").write_bytes(_idx_header(values.shape) + values.tobytes())
 
 
 def write_parquet(

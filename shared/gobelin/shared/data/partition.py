@@ -40,6 +40,25 @@ def dirichlet(
     return [np.sort(part) for part in _fill_up(whole, minimum, rng)]
 
 
+def even(images: int, members: int, seed: int) -> list[Indices]:
+    """Disjoint parts of all images, drawn at random, of equal size but for one image."""
+    shuffled = np.random.default_rng(seed).permutation(images)
+    return [np.sort(part) for part in np.array_split(shuffled, members)]
+
+
+def by_class(labels: Tensor | Indices, members: int, seed: int, shards: int = 2) -> list[Indices]:
+    """Disjoint parts of all images with few classes each, of nearly equal size.
+
+    The images, ordered by class, are cut into `shards` a member and dealt out (arXiv:1602.05629).
+    """
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(labels))
+    by_label = shuffled[np.argsort(np.asarray(labels)[shuffled], kind="stable")]
+    cut = np.array_split(by_label, members * shards)
+    dealt = rng.permutation(members * shards).reshape(members, shards)
+    return [np.sort(np.concatenate([cut[shard] for shard in hand])) for hand in dealt]
+
+
 def hold_out(indices: Indices, share: float, seed: int) -> tuple[Indices, Indices]:
     """Split indices into (kept, held out), each sorted; `share` of them are held out."""
     if not 0 <= share < 1:
