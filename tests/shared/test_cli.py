@@ -141,9 +141,9 @@ def test_the_script_calls_what_these_tests_call() -> None:
 
 def test_help_lists_the_commands_and_imports_none_of_them() -> None:
     code = "import sys\nfrom gobelin.shared.cli import main\nsys.argv = ['gobelin', '--help']\n"
-    code += "try:\n    main()\nfinally:\n    print({'torch', 'flwr'} & set(sys.modules))\n"
+    code += "try:\n    main()\nfinally:\n    print({'torch', 'flwr', 'ray'} & set(sys.modules))\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for command in ("aggregator", "node", "evaluate", "sovereign"):
+    for command in ("aggregator", "node", "evaluate", "simulate", "sovereign"):
         assert f"\n  {command} " in done.stdout
     assert done.stdout.endswith("set()\n")
 
@@ -299,6 +299,16 @@ def test_as_json_an_error_is_one_object(run: Run, tmp_path: Path) -> None:
         assert (facts["error"], facts["exit_code"]) == (name, code)
         assert facts["what"]
         assert facts["remedy"]
+
+
+def test_a_simulation_without_its_engine_says_how_to_get_it(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    ended = run("simulate", "--home", tmp_path / "study")
+    is_one_line(ended, 10, "config")
+    assert "pip install 'gobelin[simulation]'" in ended.err
+    assert not (tmp_path / "study").exists()
 
 
 def test_wrong_use_is_told_by_the_command_line_itself(run: Run) -> None:

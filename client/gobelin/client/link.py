@@ -73,6 +73,7 @@ POLL_S = 0.5
 PEAK_PER_MB = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
 HOME_KEY = "home"
 TRAIN = MessageType.TRAIN
+WARM = 1  # contributors kept: a node has one, and who simulates many meets each once a round
 OUR_ERROR = 100  # Flower error code of replies that carry one of our codes
 
 # ---------------------------------------------------------------- the ClientApp
@@ -110,6 +111,11 @@ def recall(message: Message, context: Context) -> Message:
     return Message(contribution_record(spooled), reply_to=message)
 
 
+def take_failure(home: str) -> GobelinError | None:
+    """Why a home's last contribution failed, or None; told once."""
+    return _failures.pop(home, None)
+
+
 @app.query()
 def hear_farewell(message: Message, context: Context) -> Message:
     """Take the last receipts, and acknowledge that the federation has finished."""
@@ -122,9 +128,9 @@ def hear_farewell(message: Message, context: Context) -> Message:
     return Message(RecordDict(), reply_to=message)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=WARM)
 def _contributor(home: str) -> Contributor:
-    """The one contributor of a home in this process, kept warm between rounds."""
+    """The contributor of the home this process answers for, kept warm between rounds."""
     return Contributor(NodeHome(Path(home)), lambda status: _watchers.get(home, _ignore)(status))
 
 
@@ -240,7 +246,7 @@ def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
                 return
             if message.metadata.message_type == RECALL and reply.has_error():
                 continue
-            failure = _failures.pop(key, None)
+            failure = take_failure(key)
             if failure is not None and not isinstance(failure, ContributionError):
                 raise failure  # ours to mend, not the aggregator's
             if sent and failure is None:

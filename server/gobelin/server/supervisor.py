@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -167,9 +167,7 @@ class Supervisor:
     def _restart_run(self, control: Control, sub_status: str) -> int:
         """Start the run again after its ServerApp died; raises what the ServerApp reported."""
         if self._failure is not None:
-            error = GobelinError(str(self._failure["what"]), str(self._failure["remedy"]))
-            error.code, error.exit_code = self._failure["error"], self._failure["exit_code"]
-            raise error
+            raise reported(self._failure)
         self._on_event({"event": "restarting", "process": "serverapp", "reason": sub_status})
         return self._start_run(control)
 
@@ -187,6 +185,13 @@ class Supervisor:
             if event["event"] == "failed":
                 self._failure = event
             self._on_event(event)
+
+
+def reported(failure: Mapping[str, Any]) -> GobelinError:
+    """The error that a `failed` event tells of."""
+    error = GobelinError(str(failure["what"]), str(failure["remedy"]))
+    error.code, error.exit_code = failure["error"], failure["exit_code"]
+    return error
 
 
 def free_port() -> int:

@@ -17,6 +17,7 @@ SUMMARIES = {
     "aggregator": "Found a federation and run its rounds.",
     "node": "Contribute to a federation from private data.",
     "evaluate": "Measure a checkpoint on labelled data.",
+    "simulate": "Run a whole federation on this machine, for studies.",
     "sovereign": "Build a region's own model on a consensus release.",
 }
 

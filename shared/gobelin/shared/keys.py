@@ -6,6 +6,7 @@ All primitives are `cryptography`'s. Private keys are written 0600 and never lea
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import ipaddress
 from collections.abc import Iterable
@@ -76,6 +77,7 @@ def check_certificate(pem: bytes, where: str) -> None:
         ) from None
 
 
+@functools.lru_cache(maxsize=4096)  # a roster is gone through for every reply
 def fingerprint(pem: bytes, where: str = "key") -> str:
     """SHA-256 over the key's DER form, as 64 hex digits: the identity of a node."""
     key = parse_public_key(pem, where)
