@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RAY := $(VENV)/.installed-simulation
 
-.PHONY: demo test lint bench clean help
+.PHONY: demo test test-simulation lint bench clean help
 
 help:
 	@echo "make demo   three members weave one JEPA over Flower/gRPC (about 8 minutes on 2 cores)"
 	@echo "make test   the tests"
+	@echo "make test-simulation   those that need Ray, which it installs (225 MB)"
 	@echo "make lint   formatting, lint, types, import contracts"
 	@echo "make bench  every measurement in bench/ (make bench-NAME for one)"
 
@@ -20,11 +22,19 @@ $(STAMP): pyproject.toml constraints.txt
 	  --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+$(RAY): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[simulation]'
+	@touch $@
+
 demo: $(STAMP)
 	$(BIN)/python -m examples.demo $(if $(DATA),--data $(DATA))
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+test-simulation: $(RAY)
+	$(BIN)/python -m pytest tests/simulation
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -35,6 +45,8 @@ lint: $(STAMP)
 BENCHES := $(patsubst bench/%.py,bench-%,$(filter-out bench/tables.py,$(shell grep -l __main__ bench/*.py)))
 
 bench: $(BENCHES)
+
+bench-simulation: $(RAY)
 
 bench-%: $(STAMP)
 	$(BIN)/python -m bench.$*
