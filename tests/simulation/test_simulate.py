@@ -24,8 +24,8 @@ from gobelin.simulation.study import StudyHome, open_study
 from gobelin.simulation.supervisor import Supervisor, scratch_of
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'gobelin[simulation]'")
+pytestmark = pytest.mark.timeout(900)  # Ray starts anew up to four times a test
 STEPS, SEED = 3, 7
-
 
 # Everything a node remembers: what it owes, the base it has, moments, its own model's fragments.
 ROUNDS = {"codec": "topk", "broadcast": "int8", "cross_node": True}
