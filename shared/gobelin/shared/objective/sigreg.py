@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gobelin.shared.objective.harmonics import harmonics_for
+from gobelin.shared.objective.ranks import Ranks
 from gobelin.shared.seeds import generator_of
 
 
@@ -29,6 +31,7 @@ def sigreg(
     knots: int = 17,
     t_max: float = 3.0,
     offset: tuple[Tensor, Tensor] | None = None,
+    ranks: Ranks | None = None,
 ) -> Tensor:
     """The statistic T of z (N, D) or (V, N, D) under directions (D, M), mean over M (and V).
 
@@ -37,13 +40,15 @@ def sigreg(
     An `offset` (dC, dS), each (M, K) or (V, M, K), is added to the mean cosines and sines of z
     and is a constant to the gradient: with a control variate it makes the test one of the data
     of all nodes (see `offset`).
+    With `ranks`, T is that of the samples of all ranks together, the same on each, and N theirs;
+    directions must be the same on all. See `ranks` for what the gradient is then.
     """
     with torch.autocast(z.device.type, enabled=False):
         wide = z if z.dtype == torch.float64 else z.float()
         projected = wide @ directions.to(wide.dtype)  # (..., N, M)
         cosine, sine = (None, None) if offset is None else offset
         statistic: Tensor = _EppsPulley.apply(  # (..., M)
-            projected, knots, t_max, cosine, sine
+            projected, knots, t_max, cosine, sine, ranks
         )  # type: ignore[no-untyped-call]
         return statistic.mean()
 
@@ -51,22 +56,12 @@ def sigreg(
 def characteristic(x: Tensor, knots: int, t_max: float) -> tuple[Tensor, Tensor]:
     """C_mk = mean_n cos(t_k x_nm) and S_mk = mean_n sin(t_k x_nm) of x (..., N, M): (..., M, K).
 
-    The knots are evenly spaced, so cos(t_k x) and sin(t_k x) follow from cos(Δx) and sin(Δx) by
-    the Chebyshev recurrence f_{k+1} = 2 cos(Δx) f_k − f_{k−1}: one sine and cosine per (n, m)
-    instead of K, and memory O(NM) instead of O(NMK).
+    Constants: no gradient flows through them.
     """
-    step = x * (t_max / (knots - 1))
-    cosine, sine = torch.cos(step), torch.sin(step)
-    twice = 2 * cosine
-    cosine_before, sine_before = torch.ones_like(x), torch.zeros_like(x)
-    cosines, sines = [torch.ones_like(x[..., 0, :])], [torch.zeros_like(x[..., 0, :])]
-    for _ in range(1, knots):
-        cosines.append(cosine.mean(dim=-2))
-        sines.append(sine.mean(dim=-2))
-        # The oldest term's memory takes the next one.
-        cosine, cosine_before = cosine_before.neg_().addcmul_(twice, cosine), cosine
-        sine, sine_before = sine_before.neg_().addcmul_(twice, sine), sine
-    return torch.stack(cosines, dim=-1), torch.stack(sines, dim=-1)
+    flat, delta = _as_views(x.detach()), t_max / (knots - 1)
+    cosines, sines, _ = harmonics_for(x.device).sums(flat, knots, delta)
+    shape = (*x.shape[:-2], x.shape[-1], knots)
+    return (cosines / x.shape[-2]).reshape(shape), (sines / x.shape[-2]).reshape(shape)
 
 
 def collapse_score(statistic: Tensor, samples: int) -> Tensor:
@@ -89,42 +84,52 @@ def quadrature(knots: int, t_max: float, like: Tensor) -> tuple[Tensor, Tensor, 
 class _EppsPulley(torch.autograd.Function):
     """T_m = N Σ_k w_k [(C_mk + dC_mk − φ_k)² + (S_mk + dS_mk)²], see `characteristic`.
 
-    The backward pass sums its trigonometric series by Clenshaw's recurrence and saves nothing
-    but x and the (M, K) residuals.
+    Both passes are in `harmonics`, so memory is O(NM), not O(NMK).
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, knots: int, t_max: float, cosine: Tensor | None, sine: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        knots: int,
+        t_max: float,
+        cosine: Tensor | None,
+        sine: Tensor | None,
+        ranks: Ranks | None,
     ) -> Tensor:
         """x (..., N, M) → T (..., M)."""
         t, phi, weights = quadrature(knots, t_max, x)
-        real, imaginary = characteristic(x, knots, t_max)  # (..., M, K)
-        real = real - phi
+        ctx.delta, ctx.ranks, ctx.shape = t_max / (knots - 1), ranks, x.shape
+        real, imaginary, kept = harmonics_for(x.device).sums(_as_views(x), knots, ctx.delta)
+        samples: int | Tensor = x.shape[-2]
+        if ranks is not None:
+            real, imaginary, samples = ranks.total(real, imaginary, x.shape[-2])
+        per_slice = (*x.shape[:-2], x.shape[-1], knots)
+        real, imaginary = (real / samples).reshape(per_slice), (imaginary / samples)
+        real, imaginary = real - phi, imaginary.reshape(per_slice)
         if cosine is not None and sine is not None:
             real, imaginary = real + cosine.to(real), imaginary + sine.to(real)
-        ctx.save_for_backward(x, real, imaginary, t * weights)
-        ctx.delta = t_max / (knots - 1)
-        return x.shape[-2] * ((real.square() + imaginary.square()) @ weights)
+        ctx.save_for_backward(kept, real, imaginary, t * weights)
+        return samples * ((real.square() + imaginary.square()) @ weights)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         """∂T_m/∂x_nm = 2 Σ_k w_k t_k [I_mk cos(t_k x_nm) − R_mk sin(t_k x_nm)].
 
-        R and I are what forward squares, the real and the imaginary residual.
+        R and I are what forward squares, the real and the imaginary residual; the k = 0 terms
+        carry t_0 = 0. The factor N and the mean over N cancel, on all ranks together too.
         """
-        x, real, imaginary, weights = ctx.saved_tensors
+        kept, real, imaginary, weights = ctx.saved_tensors
+        if ctx.ranks is not None:
+            upstream = ctx.ranks.sum(upstream)
         scale = 2 * weights * upstream[..., None]  # (..., M, K)
-        cosine_terms = (scale * imaginary).unsqueeze(-3).unbind(-1)  # K of (..., 1, M)
-        sine_terms = (-scale * real).unsqueeze(-3).unbind(-1)
-        step = x * ctx.delta
-        cosine = torch.cos(step)
-        twice = 2 * cosine
-        a, a_after = torch.zeros_like(x), torch.zeros_like(x)
-        b, b_after = torch.zeros_like(x), torch.zeros_like(x)
-        for k in range(len(cosine_terms) - 1, 0, -1):
-            a, a_after = torch.addcmul(cosine_terms[k] - a_after, twice, a), a
-            b, b_after = torch.addcmul(sine_terms[k] - b_after, twice, b), b
-        # The k = 0 terms carry t_0 = 0.
-        return a * cosine - a_after + b * torch.sin(step), None, None, None, None
+        shape = (-1, *scale.shape[-2:])
+        alpha, beta = (scale * imaginary).reshape(shape), (-scale * real).reshape(shape)
+        gradient = harmonics_for(kept.device).series(kept, alpha, beta, ctx.delta)
+        return gradient.reshape(ctx.shape), None, None, None, None, None
+
+
+def _as_views(x: Tensor) -> Tensor:
+    """x (..., N, M) as (V, N, M)."""
+    return x.reshape(-1, *x.shape[-2:])
