@@ -46,9 +46,7 @@ class VicReg:
     def total(self, variance_weight: float = 1.0, covariance_weight: float = 80.0) -> Tensor:
         """invariance + a · variance + b · covariance."""
         return (
-            self.invariance
-            + variance_weight * self.variance
-            + covariance_weight * self.covariance
+            self.invariance + variance_weight * self.variance + covariance_weight * self.covariance
         )
 
 
