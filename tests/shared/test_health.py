@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from gobelin.shared.errors import ShapeError
 from gobelin.shared.health import (
     deviations,
     effective_rank,
     frame_rotation,
+    lidar,
     measure_health,
     rankme,
+    spread,
+    straightness,
 )
 from gobelin.shared.objective.objective import LeJepaRecipe
 
@@ -106,3 +111,59 @@ def test_what_has_no_frame_is_not_turned() -> None:
     assert frame_rotation(torch.ones(9, 4), gaussian(9, 4)) == 0
     apart = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     assert frame_rotation(apart, apart.roll(2, dims=0)) == 90
+
+
+# ---------------------------------------------------------------- spread, LiDAR, straightness
+
+
+def test_spread_is_the_share_that_is_no_common_offset() -> None:
+    assert spread(gaussian() + 3) == pytest.approx(0.1, rel=0.02)
+    assert spread(torch.full((9, 4), 0.1)) == 0
+
+
+def views_of(samples: Tensor, noise: Tensor, views: int = 200) -> Tensor:
+    """Views (V, N, D) of samples (N, D) that differ by noise of deviations (D,)."""
+    random = torch.Generator().manual_seed(5)
+    return samples + noise * torch.randn(views, *samples.shape, generator=random)
+
+
+def test_lidar_is_the_papers() -> None:
+    views = views_of(gaussian(30, 5) * torch.linspace(0.2, 2, 5), torch.linspace(0.1, 1, 5), 7)
+    z = views.double().numpy()
+    means = z.mean(axis=0)
+    between = np.cov(means.T, bias=True)
+    within = np.mean([np.cov(z[:, n].T, bias=True) for n in range(30)], axis=0) + 1e-4 * np.eye(5)
+    values, vectors = np.linalg.eigh(within)
+    root = vectors @ np.diag(values**-0.5) @ vectors.T
+    shares = np.linalg.eigvalsh(root @ between @ root)
+    shares = shares / shares.sum()
+    assert lidar(views) == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-9)
+
+
+def test_lidar_counts_dimensions_that_tell_samples_apart() -> None:
+    told = torch.tensor([1.0] * 4 + [0.0] * 4)  # four dimensions are nothing but noise
+    found = lidar(views_of(gaussian(500, 8) * told, torch.full((8,), 0.01)))
+    assert found == pytest.approx(4, rel=0.02)
+    assert effective_rank(views_of(gaussian(500, 8) * told, told + 0.5)[0]) > 5
+    assert lidar(torch.ones(2, 10, 4)) == 0
+
+
+def test_lidar_needs_views() -> None:
+    with pytest.raises(ShapeError):
+        lidar(gaussian().unsqueeze(0))
+
+
+def test_straight_paths_have_straightness_one_and_random_walks_none() -> None:
+    line = torch.arange(6.0)[:, None] * torch.tensor([1.0, -2.0, 0.5]) + 4
+    assert straightness(line.expand(3, -1, -1)) == pytest.approx(1)
+    there_and_back = torch.tensor([[[0.0], [1.0], [0.0], [1.0]]])
+    assert straightness(there_and_back) == pytest.approx(-1)
+    walk = gaussian(4000, 16).view(40, 100, 16).cumsum(dim=1)
+    assert straightness(walk) == pytest.approx(0, abs=0.02)
+    right_angle = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [1.0, 3.0]]])
+    assert straightness(right_angle) == pytest.approx(0)
+
+
+def test_straightness_needs_three_points() -> None:
+    with pytest.raises(ShapeError):
+        straightness(gaussian(4, 4).view(2, 2, 4))
