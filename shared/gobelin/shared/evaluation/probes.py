@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,15 +105,35 @@ def few_shot(
 
     A class with fewer images than `shots` gives what it has.
     """
+    found = few_shot_draws(train_x, train_y, test_x, test_y, classes, shots=shots, seed=seed)
+    return sum(found) / len(found)
+
+
+def few_shot_draws(
+    train_x: Tensor,
+    train_y: Tensor,
+    test_x: Tensor,
+    test_y: Tensor,
+    classes: int,
+    *,
+    shots: int,
+    probe: Callable[[Tensor, Tensor, Tensor, Tensor, int], tuple[float, Any]] = linear_probe,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[float]:
+    """Test accuracy in percent of a probe on `shots` labels a class, for each draw of them.
+
+    A draw's labels at fewer shots are among those at more.
+    """
     require_labelled(train_x, train_y, classes)
-    total = 0.0
-    for draw in range(DRAWS):
+    found = []
+    for draw in range(draws):
         generator = generator_of(seed, "few shots", draw)
         order = torch.randperm(len(train_y), generator=generator).to(train_y.device)
         shuffled = train_y[order]
         chosen = torch.cat([order[shuffled == label][:shots] for label in range(classes)])
-        total += linear_probe(train_x[chosen], train_y[chosen], test_x, test_y, classes)[0]
-    return total / DRAWS
+        found.append(probe(train_x[chosen], train_y[chosen], test_x, test_y, classes)[0])
+    return found
 
 
 def knn(
