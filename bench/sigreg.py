@@ -49,7 +49,10 @@ def main() -> None:
     parser.add_argument("--name", default="sigreg", help="of the result file")
     options = parser.parse_args()
     device = require_device(options.device)
-    folders = dict(pair.split("=", 1) for pair in options.baseline_path)
+    folders = dict(pair.partition("=")[::2] for pair in options.baseline_path)
+    for name, folder in folders.items():
+        if name not in LOADERS or not Path(folder, PACKAGES[name]).is_dir():
+            parser.error(f"--baseline-path {name}={folder}: give {USAGE} that hold the packages")
     rows = []
     for threads in options.threads if device.type == "cpu" else options.threads[:1]:
         torch.set_num_threads(threads)
@@ -174,6 +177,8 @@ LOADERS: dict[str, Callable[[Path, int, torch.device], Statistic]] = {
     "lejepa": lejepa,
     "stable-pretraining": stable_pretraining,
 }
+PACKAGES = {"lejepa": "lejepa", "stable-pretraining": "stable_pretraining"}
+USAGE = " and ".join(f"{name}=FOLDER" for name in LOADERS)
 
 
 def from_first_step(test: nn.Module) -> Statistic:
