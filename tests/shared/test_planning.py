@@ -11,6 +11,7 @@ from gobelin.shared.model.predictor import Predictor
 from gobelin.shared.planning import (
     PLANNERS,
     ActionSpace,
+    Cast,
     Cem,
     Effort,
     FlatDynamics,
@@ -209,6 +210,30 @@ def test_a_latent_may_be_a_grid_of_tokens(planner: Planner) -> None:
     goal = torch.stack([GOALS, GOALS], dim=1)  # (B, 2, 2)
     asked = Problem(Grid(), torch.zeros(3, 2, 2), ToGoal(goal), ActionSpace.symmetric(2), 6)
     assert bool((plan(planner, asked, seed=0).cost < 0.01).all())
+
+
+@planners
+def test_what_a_draft_finds_is_judged_by_the_model_itself(planner: Planner) -> None:
+    """The draft goes 2 % too far and does not see the last of it: cost and wall are the model's."""
+    draft = LinearWorld.walker(step=0.306)
+    wall = KeepWithin(lambda z: z, torch.tensor([-1.0, -1.0]), torch.tensor([0.9, 1.0]))
+    asked = problem(GOALS, constraints=[wall], draft=Cast(draft, torch.bfloat16))
+    found = plan(planner, asked, seed=0)
+    exact = asked.judge(found.actions[:, None])
+    assert torch.equal(found.cost, exact.cost[:, 0])
+    assert float(exact.violation.max()) <= 0
+    assert torch.allclose(path_of(found.actions)[1:, -1], GOALS[1:], atol=0.1)
+    assert float(path_of(found.actions)[0, -1, 0]) > 0.75
+
+
+@planners
+def test_a_draft_does_not_let_through_what_the_model_forbids(planner: Planner) -> None:
+    """To the draft nothing moves, so it sees no wall."""
+    asleep = LinearWorld.walker(step=0.0)
+    far = KeepWithin(lambda z: z, torch.tensor([0.2, 0.2]), torch.tensor([0.4, 0.4]))
+    start = torch.full((1, 2), 9.0)
+    asked = problem(GOALS[:1], start=start, constraints=[far], draft=asleep)
+    assert not bool(planner.search(asked, seed=0).feasible.any())
 
 
 def test_memory_bound_does_not_change_the_plan() -> None:

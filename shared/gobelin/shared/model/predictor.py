@@ -127,7 +127,8 @@ class CausalAttention(nn.Module):
         After a `past` only one token more may come, so that the mask is plain.
         """
         weight, bias = self.query_key_value.weight, self.query_key_value.bias
-        asking = tokens[:, -1:] if last else tokens
+        # contiguous: else it is multiplied as a batch, with a copy of the weights for each
+        asking = tokens[:, -1:].contiguous() if last else tokens
         query = self._heads(F.linear(asking, weight[: self.inner], bias[: self.inner]))
         pair = F.linear(tokens, weight[self.inner :], bias[self.inner :])
         key, value = (self._heads(x) for x in pair.chunk(2, dim=-1))

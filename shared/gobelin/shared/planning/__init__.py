@@ -2,7 +2,7 @@
 
 from gobelin.shared.planning.control import Controller
 from gobelin.shared.planning.costs import Cost, Effort, Sum, ToGoal
-from gobelin.shared.planning.dynamics import Dynamics, FlatDynamics, Held
+from gobelin.shared.planning.dynamics import Cast, Dynamics, FlatDynamics, Held
 from gobelin.shared.planning.gradient import Gradient
 from gobelin.shared.planning.guardrails import Constraint, KeepOut, KeepWithin, SpendAtMost
 from gobelin.shared.planning.hierarchy import Hierarchy, SlowModel
@@ -15,6 +15,7 @@ PLANNERS: dict[str, type[Planner]] = {"cem": Cem, "icem": Icem, "mppi": Mppi, "g
 __all__ = [
     "PLANNERS",
     "ActionSpace",
+    "Cast",
     "Cem",
     "Constraint",
     "Controller",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -32,6 +33,18 @@ class FlatDynamics:
         starts = z0.unsqueeze(1).expand(problems, samples, *z0.shape[1:]).flatten(0, 1)
         latents = self.imagine(starts, actions.flatten(0, 1))
         return latents.view(problems, samples, *latents.shape[1:])
+
+
+@dataclass(frozen=True, eq=False)
+class Cast:
+    """A model that computes in another dtype than its callers, who get their own back."""
+
+    dynamics: Dynamics
+    dtype: torch.dtype
+
+    def rollout(self, z0: Tensor, actions: Tensor) -> Tensor:
+        """Latents (B, S, H, D...) in the dtype of z0 (B, D...), of the actions (B, S, H, A)."""
+        return self.dynamics.rollout(z0.to(self.dtype), actions.to(self.dtype)).to(z0.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,7 +42,7 @@ class Gradient:
         penalty = self.penalty
         for _ in range(self.iterations):
             with torch.enable_grad():
-                judged = problem.judge(actions * width)
+                judged = problem.screen(actions * width)
                 loss = (judged.cost + penalty * judged.violation).sum()
                 (actions.grad,) = torch.autograd.grad(loss, actions)
             best = _detached(judged).best_first(1).winner(best)

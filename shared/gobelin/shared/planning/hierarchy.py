@@ -96,6 +96,7 @@ class Hierarchy:
             return replace(
                 problem,
                 dynamics=self.model.dynamics,
+                draft=None,
                 space=self.model.space,
                 cost=self.model.cost or problem.cost,
                 horizon=steps,
@@ -104,6 +105,7 @@ class Hierarchy:
         return replace(
             problem,
             dynamics=Held(problem.dynamics, self.stride),
+            draft=None if problem.draft is None else Held(problem.draft, self.stride),
             cost=OfHeld(problem.cost, self.stride),
             constraints=[OfHeld(each, self.stride) for each in problem.constraints],
             horizon=steps,

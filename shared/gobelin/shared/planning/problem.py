@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -33,6 +33,7 @@ class Problem:
     constraints: Sequence[Constraint] = ()
     previous: Tensor | None = None  # (B, A), the action taken before
     max_rollouts: int = 1 << 12  # at once, so that memory stays bounded
+    draft: Dynamics | None = None  # a cheaper model to search with; `dynamics` judges what it finds
 
     def __post_init__(self) -> None:
         if self.start.ndim < 2 or not len(self.start) or not self.start.is_floating_point():
@@ -66,6 +67,23 @@ class Problem:
         """The allowed actions nearest to candidates (B, S, H, A)."""
         before = None if self.previous is None else self.previous[:, None].to(actions)
         return self.own_space.project(actions, before)
+
+    def screen(self, actions: Tensor) -> Judged:
+        """Candidates (B, S, H, A) as the draft sees them, if there is one, else as `judge` does."""
+        return self._drafted.judge(actions)
+
+    @cached_property
+    def _drafted(self) -> Problem:
+        return self if self.draft is None else replace(self, dynamics=self.draft, draft=None)
+
+    def settle(self, mean: Tensor, best: Judged | None, elites: Judged | None) -> Plan:
+        """The best of a search's last mean (B, H, A), its best candidate and its last elites.
+
+        What a draft has seen is judged anew, so that what a plan costs and keeps is the model's
+        own word.
+        """
+        every = self.screen(self.project(mean[:, None])).beside(best).beside(elites)
+        return plan_of(every if self.draft is None else self.judge(every.actions))
 
     def judge(self, actions: Tensor) -> Judged:
         """Cost and violation of candidates (B, S, H, A); the graph goes through the rollout."""

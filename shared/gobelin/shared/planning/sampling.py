@@ -10,7 +10,7 @@ from torch import Tensor
 from gobelin.shared.errors import PlanError
 from gobelin.shared.planning.judged import Judged
 from gobelin.shared.planning.noise import Noise
-from gobelin.shared.planning.problem import Plan, Problem, plan_of
+from gobelin.shared.planning.problem import Plan, Problem
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,18 @@ class Cem:
         least = self.least_spread * problem.own_space.half_width
         noise = Noise(problem, seed)
         best: Judged | None = None
+        elites: Judged | None = None
         for iteration in range(self.iterations):
             hint = warm if iteration == 0 else None
             drawn = noise.white(self.samples)
             candidates = candidates_of(problem, hint, mean, spread, drawn)
-            elites = problem.judge(candidates).best_first(self.elites)
+            elites = problem.screen(candidates).best_first(self.elites)
             keep = self.momentum if iteration else 0.0
             found, middle = torch.var_mean(elites.actions, dim=1, correction=0)
             mean = torch.lerp(middle, mean, keep)
             spread = torch.lerp(found.sqrt(), spread, keep).maximum(least)
             best = elites.winner(best)
-        return plan_of(problem.judge(problem.project(mean[:, None])).beside(best))
+        return problem.settle(mean, best, elites)
 
 
 @dataclass(frozen=True)
@@ -75,18 +76,19 @@ class Icem:
         noise = Noise(problem, seed)
         kept: Judged | None = None
         best: Judged | None = None
+        elites: Judged | None = None
         for iteration in range(self.iterations):
             count = max(2 * self.elites, round(self.samples / self.decay**iteration))
             hint = warm if iteration == 0 else None
             drawn = noise.coloured(count, self.colour)
             candidates = candidates_of(problem, hint, mean, spread, drawn)
-            elites = problem.judge(candidates).beside(kept).best_first(self.elites)
+            elites = problem.screen(candidates).beside(kept).best_first(self.elites)
             found, middle = torch.var_mean(elites.actions, dim=1, correction=0)
             mean = torch.lerp(middle, mean, self.momentum)
             spread = torch.lerp(found.sqrt(), spread, self.momentum)
             kept = elites.best_first(max(1, round(self.kept * self.elites)))
             best = elites.winner(best)
-        return plan_of(problem.judge(problem.project(mean[:, None])).beside(best))
+        return problem.settle(mean, best, elites)
 
 
 @dataclass(frozen=True)
@@ -116,17 +118,18 @@ class Mppi:
         least = self.least_spread * problem.own_space.half_width
         noise = Noise(problem, seed)
         best: Judged | None = None
+        elites: Judged | None = None
         for iteration in range(self.iterations):
             hint = warm if iteration == 0 else None
             drawn = noise.white(self.samples)
             candidates = candidates_of(problem, hint, mean, spread, drawn)
-            elites = problem.judge(candidates).best_first(self.elites)
+            elites = problem.screen(candidates).best_first(self.elites)
             weights = path_weights(elites, self.temperature)[:, :, None, None]  # (B, K, 1, 1)
             mean = (weights * elites.actions).sum(dim=1)
             away = (elites.actions - mean[:, None]).square()
             spread = (weights * away).sum(dim=1).sqrt().maximum(least)
             best = elites.winner(best)
-        return plan_of(problem.judge(problem.project(mean[:, None])).beside(best))
+        return problem.settle(mean, best, elites)
 
 
 def path_weights(elites: Judged, temperature: float) -> Tensor:
