@@ -22,6 +22,14 @@ from bench.study_tables import (
 from examples.demo import MEMBERS
 from gobelin.shared.files import write_atomic
 
+PLANNING_FIGURES = {
+    "ms.gobelin": "ours, ms",
+    "ms.draft": "ours, bf16 draft, ms",
+    "ms.baseline_batch_1": "baseline, ms",
+    "speedup": "times faster than the better baseline",
+    "speedup_draft": "with the draft",
+    "speedup_solver": "by the solver alone",
+}
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 
 
@@ -40,6 +48,7 @@ def main() -> None:
         "codec_int4": codec_table,
         "codec_topk": codec_table,
         "histories": histories_table,
+        "planning_time": planning_time_table,
         "broadcast_int8": broadcast_table,
         "broadcast_int4": broadcast_table,
         "broadcast_topk": broadcast_table,
@@ -188,6 +197,27 @@ def histories_table(values: Mapping[str, Any]) -> str:
         f"Goal: {values['goal']}.\n"
     )
     return "\n".join([heading, table(["figure", "value"], rows)])
+
+
+def planning_time_table(values: Mapping[str, Any]) -> str:
+    """Time per decision, ours beside stable-worldmodel's CEM."""
+    rows = []
+    for model in values["models"]:
+        for starts in values["starts"]:
+            own = {k: values.get(f"{model}.{starts}.{k}") for k in PLANNING_FIGURES}
+            digits = ["speedup" in k for k in PLANNING_FIGURES]
+            cells = [figure(own[k], 2 if d else 1) for k, d in zip(own, digits, strict=True)]
+            rows.append([f"{model}, {starts} at once", *cells])
+    heading = (
+        "## Time per decision\n\n"
+        f"`make bench-planning_time`: CEM, {values['samples']} samples × {values['iterations']} "
+        f"iterations × horizon {values['horizon']}, {values['elites']} elites, device "
+        f"{values['device']}, {values['threads']} thread(s), {values['machine']}. Milliseconds a "
+        "decision; baseline: stable-worldmodel 0.1.1. Same model, same arithmetic, but for the "
+        f"bf16 draft, which the speedup ({values['speedup']:.2f}) leaves out. "
+        f"Goal: {values['goal']}.\n"
+    )
+    return "\n".join([heading, table(["case", *PLANNING_FIGURES.values()], rows)])
 
 
 def broadcast_table(values: Mapping[str, Any]) -> str:

@@ -1,0 +1,322 @@
+"""Time per decision: our CEM against stable-worldmodel's, on the same models in the same run.
+
+Same samples, iterations, elites and horizon, random weights, two models: the small one of the
+two-room studies (a residual MLP on 32 numbers) and a predictor of LeWM's size (d = 192, 6 blocks,
+16 heads of 64, history 3). Each library plans as it does: stable-worldmodel's CEMSolver through
+LeWM.get_cost, which calls the model's forward on a window at every step; ours through the model's
+rollout. One problem at a time and several together; for those the baseline is the faster of its
+default, one after the other, and all in one batch. Latents are given, so no encoder is timed. It
+is checked that both get the same cost for the same candidates. `solver` is what is left of the
+difference when both call our rollout; `draft` is our search with a bf16 copy of the model, what it
+finds judged by the model itself: other arithmetic, so no part of the speedup.
+
+The baseline is the code of the package itself, of which nothing is replaced; only its `__init__`,
+which imports 400 MB of data formats and simulators, is not run:
+
+    pip install --no-deps --target .cache/stable-worldmodel stable-worldmodel==0.1.1 \
+        gymnasium farama-notifications cloudpickle loguru einops
+
+Writes bench/results/planning_time.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import importlib
+import io
+import sys
+import time
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.measure import spread, write_result
+from bench.two_rooms import DIM, WorldModel
+from gobelin.shared.errors import ConfigError
+from gobelin.shared.model.predictor import Predictor
+from gobelin.shared.planning import ActionSpace, Cast, Cem, FlatDynamics, Problem, ToGoal
+from gobelin.shared.recipe import PredictorRecipe
+
+BASELINE = Path(".cache/stable-worldmodel")
+MODELS = ("two_room", "lewm")
+BOUND = 3.0  # of our actions: theirs have none, and a standard deviation of 1 at first
+LEWM = PredictorRecipe(dim=192, depth=6, heads=16, head_dim=64, mlp_ratio=2048 / 192, history=3)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A world model in both forms."""
+
+    latent: int
+    action: int
+    history: int
+    step: Callable[[Tensor, Tensor], Tensor]  # (N, T, D), (N, T, A) → next latents (N, T, D)
+    imagine: Callable[[Tensor, Tensor], Tensor]  # (N, D), (N, H, A) → (N, H, D)
+    rough: Callable[[Tensor, Tensor], Tensor]  # the same in bf16
+
+
+@dataclass(frozen=True)
+class Search:
+    """How both search."""
+
+    samples: int
+    iterations: int
+    elites: int
+    horizon: int
+
+
+class Windowed(nn.Module):
+    """A model's step as LeWM's predictor."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.num_frames = model.history
+        self.step = model.step
+
+    def forward(self, latents: Tensor, conditions: Tensor) -> Tensor:
+        """(N, T, D) under (N, T, A) → (N, T, D)."""
+        return self.step(latents, conditions)
+
+
+class Baseline:
+    """stable-worldmodel's solver and world model, imported from where they were installed."""
+
+    def __init__(self, path: Path) -> None:
+        if not (path / "stable_worldmodel" / "solver" / "cem.py").exists():
+            raise ConfigError(
+                f"no stable_worldmodel in {path}", "install it as the head of this file says"
+            )
+        for name in ("stable_worldmodel", "stable_worldmodel.wm"):
+            package = types.ModuleType(name)  # without running its __init__
+            package.__path__ = [str(path / name.replace(".", "/"))]
+            sys.modules[name] = package
+        sys.path.append(str(path))
+        self.solver = importlib.import_module("stable_worldmodel.solver.cem").CEMSolver
+        self.lewm = importlib.import_module("stable_worldmodel.wm.lewm.lewm").LeWM
+        self.box = importlib.import_module("gymnasium.spaces").Box
+
+    def world(self, model: Model) -> Any:
+        """Their world model about a model's step; latents come ready, actions as they are."""
+        return self.lewm(nn.Identity(), Windowed(model), nn.Identity())
+
+    def planner(
+        self, costable: Any, model: Model, search: Search, batch: int, z0: Tensor, goal: Tensor
+    ) -> Callable[[], Tensor]:
+        """What plans with `costable`, `batch` problems at a time; gives plans (B, H, A)."""
+        solver = self.solver(
+            costable,
+            batch_size=batch,
+            num_samples=search.samples,
+            n_steps=search.iterations,
+            topk=search.elites,
+            device=z0.device,
+        )
+        solver.configure(
+            action_space=self.box(-BOUND, BOUND, (len(z0), model.action)),
+            n_envs=len(z0),
+            config=types.SimpleNamespace(horizon=search.horizon, action_block=1),
+        )
+
+        def plan() -> Tensor:
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints
+                found: Tensor = solver.solve(given(z0, goal))["actions"]
+            return found.to(z0.device)
+
+        return plan
+
+
+class OurRollout:
+    """Our rollout and cost, as their solver asks for them."""
+
+    def __init__(self, model: Model) -> None:
+        self.dynamics = FlatDynamics(model.imagine)
+
+    def get_cost(self, info: dict[str, Tensor], actions: Tensor) -> Tensor:
+        """Costs (B, S) of actions (B, S, H, A)."""
+        latents = self.dynamics.rollout(info["emb"][:, 0, 0], actions)
+        return ToGoal(info["goal_emb"][:, 0, 0])(latents, actions)
+
+
+def given(z0: Tensor, goal: Tensor) -> dict[str, Tensor]:
+    """What their LeWM wants to know: encoded start and goal, as it caches them itself."""
+    pictures = z0.new_zeros(len(z0), 1, 1, 1, 1)
+    return {
+        "pixels": pictures,
+        "goal": pictures,
+        "emb": z0[:, None],
+        "goal_emb": goal[:, None],
+    }
+
+
+def models(device: torch.device) -> dict[str, Model]:
+    """The models, with random weights."""
+    torch.manual_seed(0)
+    small = WorldModel().to(device).requires_grad_(False)
+    large = Predictor(LEWM, latent=LEWM.dim, condition=10)
+    for parameter in large.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.02)
+    large.to(device).requires_grad_(False)
+    little, lesser = (copy.deepcopy(model).bfloat16() for model in (small, large))
+    return {
+        "two_room": Model(DIM, 2, 1, small.predict, small.imagine, little.imagine),
+        "lewm": Model(LEWM.dim, 10, LEWM.history, large, large.rollout, lesser.rollout),
+    }
+
+
+def turns_of(
+    baseline: Baseline, model: Model, search: Search, z0: Tensor, goal: Tensor
+) -> dict[str, Callable[[], Tensor]]:
+    """Every way to plan, by name."""
+    world, space = baseline.world(model), ActionSpace.symmetric(model.action, BOUND)
+    problem = Problem(
+        FlatDynamics(model.imagine),
+        z0,
+        ToGoal(goal),
+        space.like(z0),
+        search.horizon,
+        max_rollouts=1 << 12 if z0.device.type == "cpu" else 1 << 15,
+    )
+    cem = Cem(search.samples, search.iterations, search.elites, spread=1 / BOUND)
+    batches = sorted({1, len(z0)})
+    theirs = {
+        f"baseline_batch_{batch}": baseline.planner(world, model, search, batch, z0, goal)
+        for batch in batches
+    }
+    solver = baseline.planner(OurRollout(model), model, search, len(z0), z0, goal)
+    drafted = replace(problem, draft=Cast(FlatDynamics(model.rough), torch.bfloat16))
+    return {
+        "gobelin": lambda: cem.search(problem, 0).actions,
+        **theirs,
+        "solver": solver,
+        "draft": lambda: cem.search(drafted, 0).actions,
+    }
+
+
+def measure(
+    turns: dict[str, Callable[[], Tensor]], repetitions: int, device: torch.device
+) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
+    """Seconds of every turn, in turns, after one that does not count; and the last plans."""
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    plans: dict[str, Tensor] = {}
+    for repetition in range(repetitions + 1):
+        for name, work in turns.items():
+            started = now(device)
+            plans[name] = work()
+            if repetition:
+                seconds[name].append(now(device) - started)
+    return seconds, plans
+
+
+def now(device: torch.device) -> float:
+    """Seconds: of the processor, which other processes do not lengthen, or a GPU's on the wall."""
+    if device.type == "cpu" and torch.get_num_threads() == 1:
+        return time.process_time()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@torch.no_grad()
+def cost_gap(baseline: Baseline, model: Model, search: Search, z0: Tensor, goal: Tensor) -> float:
+    """Largest relative difference between both costs of the same candidates."""
+    shape = (len(z0), 64, search.horizon, model.action)
+    candidates = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(z0)
+    info = {k: v[:, None].expand(-1, 64, *v.shape[1:]) for k, v in given(z0, goal).items()}
+    theirs = baseline.world(model).get_cost(info, candidates) / model.latent
+    ours = ToGoal(goal)(FlatDynamics(model.imagine).rollout(z0, candidates), candidates)
+    return float(((ours - theirs).abs() / theirs).max())
+
+
+@torch.no_grad()
+def costs_of(model: Model, plans: dict[str, Tensor], z0: Tensor, goal: Tensor) -> dict[str, float]:
+    """Mean cost of what each found."""
+    return {
+        name: float(ToGoal(goal)(model.imagine(z0, found)[:, None], found[:, None]).mean())
+        for name, found in plans.items()
+    }
+
+
+def case(
+    baseline: Baseline, model: Model, search: Search, starts: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    """One model and one number of problems at once: flat keys."""
+    random = torch.Generator().manual_seed(starts)
+    z0, goal = torch.randn(2, starts, model.latent, generator=random).to(options.device)
+    turns = turns_of(baseline, model, search, z0, goal)
+    seconds, plans = measure(turns, options.repetitions, options.device)
+    best = min((name for name in turns if "baseline" in name), key=lambda n: min(seconds[n]))
+    ratio = [a / b for a, b in zip(seconds[best], seconds["gobelin"], strict=True)]
+    solver = [a / b for a, b in zip(seconds["solver"], seconds["gobelin"], strict=True)]
+    drafted = [a / b for a, b in zip(seconds[best], seconds["draft"], strict=True)]
+    default = seconds["baseline_batch_1"]
+    return {
+        **{
+            f"ms.{name}": spread([1e3 * s / starts for s in each]) for name, each in seconds.items()
+        },
+        **{f"cost.{name}": cost for name, cost in costs_of(model, plans, z0, goal).items()},
+        "cost_gap": cost_gap(baseline, model, search, z0, goal),
+        "speedup": spread(ratio),
+        "speedup_best": min(seconds[best]) / min(seconds["gobelin"]),
+        "speedup_default": min(default) / min(seconds["gobelin"]),
+        "speedup_solver": spread(solver),
+        "speedup_draft": spread(drafted),
+    }
+
+
+def main() -> None:
+    """Measure and write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--baseline", type=Path, default=BASELINE, help="where the package lies")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--samples", type=int, default=300)
+    parser.add_argument("--iterations", type=int, default=30)
+    parser.add_argument("--elites", type=int, default=30)
+    parser.add_argument("--horizon", type=int, default=5)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--starts", type=int, nargs="+", default=[1, 8], help="problems at once")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--name", default="planning_time", help="of the result file")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    search = Search(options.samples, options.iterations, options.elites, options.horizon)
+    try:
+        baseline = Baseline(options.baseline)
+    except ConfigError as error:
+        parser.error(str(error))
+    values: dict[str, Any] = {}
+    speedups = []
+    known = models(options.device)
+    for name in options.models:
+        model = known[name]
+        for starts in options.starts:
+            found = case(baseline, model, search, starts, options)
+            values |= {f"{name}.{starts}.{key}": value for key, value in found.items()}
+            speedups.append(found["speedup"]["mean"])
+            print(name, starts, {k: round(v, 3) for k, v in found.items() if type(v) is float})
+    shared = {
+        key: value
+        for key, value in vars(options).items()
+        if key not in ("baseline", "name", "device")
+    }
+    on_gpu = options.device.type == "cuda"
+    device = torch.cuda.get_device_name(options.device) if on_gpu else str(options.device)
+    goal = "speedup >= 2 in the least favourable case"
+    print(
+        write_result(
+            options.name,
+            {"speedup": min(speedups), **values, **shared, "device": device, "goal": goal},
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
