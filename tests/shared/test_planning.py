@@ -260,6 +260,7 @@ def test_memory_bound_does_not_change_the_plan() -> None:
         lambda: Mppi(temperature=0.0),
         lambda: Gradient(starts=0),
         lambda: Cem().search(problem(GOALS), seed=0, warm=torch.zeros(3, 5, 2)),
+        lambda: Hierarchy(Cem(), Cem(), 2).search(problem(GOALS), 0, torch.zeros(3, 5, 2)),
         lambda: Hierarchy(Cem(), Cem(), stride=4).search(problem(GOALS), seed=0),
         lambda: Hierarchy(Cem(), Cem(), stride=0),
     ],

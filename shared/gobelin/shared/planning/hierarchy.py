@@ -69,8 +69,10 @@ class Hierarchy:
     def search(self, problem: Problem, seed: int, warm: Tensor | None = None) -> Plan:
         """The best found, from `warm` (B, H, A) if there is one; H is a multiple of the stride.
 
-        Raises PlanError where it is not.
+        Raises PlanError where it is not, or where `warm` has another shape.
         """
+        if warm is not None and warm.shape != problem.shape:
+            raise PlanError(f"a warm start is {problem.shape}, not {tuple(warm.shape)}")
         if problem.horizon % self.stride:
             raise PlanError(
                 f"a horizon of {problem.horizon} is no multiple of the stride {self.stride}",
@@ -79,7 +81,7 @@ class Hierarchy:
         asked = self._slow_problem(problem)
         slow_warm = None
         if warm is not None and self.model is None:
-            slow_warm = warm.view(len(warm), asked.horizon, self.stride, -1).mean(dim=2)
+            slow_warm = warm.reshape(len(warm), asked.horizon, self.stride, -1).mean(dim=2)
         slow = self.slow.search(asked, derive_seed(seed, "slow"), slow_warm)
         coarse = held(slow.actions, self.stride) if self.model is None else None
         subgoals = self._subgoals(asked, slow)
