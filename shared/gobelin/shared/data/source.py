@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 from typing_extensions import TypeVar
 
-from gobelin.shared.data import idx, image_folder, parquet
+from gobelin.shared.data import idx, image_folder, parquet, webdataset
 from gobelin.shared.data.bad_input import BadInput, OnBad
 from gobelin.shared.data.formats import (
     Format,
@@ -84,6 +84,7 @@ KINDS: dict[type[Format], Kind] = {
             "Parquet or Arrow files": Reader(parquet.finds, parquet.open_parquet),
             "IDX files": Reader(idx.finds, idx.open_idx),
             "an image folder": Reader(image_folder.finds, image_folder.open_image_folder),
+            "WebDataset tar files": Reader(webdataset.finds, webdataset.open_webdataset),
         },
     ),
 }
