@@ -85,7 +85,8 @@ class SeriesFormat:
 class TextFormat:
     """Windows of at most `length` bytes of UTF-8, about `stride` bytes apart, zero-padded.
 
-    A window begins and ends at a character's border.
+    A window begins and ends at a character's border, and every byte is in one: where windows would
+    overlap by less than 6 bytes, they are set closer.
     """
 
     length: int
@@ -93,11 +94,8 @@ class TextFormat:
 
     def __post_init__(self) -> None:
         _require_positive(self, "length", "stride")
-        if self.length < LONGEST_CHARACTER:
-            raise ConfigError(
-                f"a window of {self.length} bytes is shorter than some characters",
-                f"use length ≥ {LONGEST_CHARACTER}",
-            )
+        if self.length <= OVERLAP:
+            raise ConfigError(f"a window of {self.length} bytes", f"use length > {OVERLAP}")
         if self.stride > self.length:
             raise ConfigError(
                 f"windows of {self.length} bytes every {self.stride} leave some out",
@@ -105,7 +103,9 @@ class TextFormat:
             )
 
 
-LONGEST_CHARACTER = 4  # bytes of UTF-8
+# A character has at most 4 bytes, so its border is at most 3 away: windows that overlap by so much
+# before either is moved to one leave nothing out.
+OVERLAP = 6
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,17 @@ from gobelin.shared.data.decode import UNREADABLE, Image, try_decode_many
 from gobelin.shared.data.encoded import EncodedSource, open_encoded
 from gobelin.shared.data.formats import ImageFormat
 from gobelin.shared.data.memory import MemorySource
-from gobelin.shared.data.row_groups import SUFFIXES, RowGroups, open_row_groups, pyarrow
+from gobelin.shared.data.row_groups import (
+    RowGroups,
+    one_split,
+    open_row_groups,
+    pyarrow,
+    table_files,
+)
 from gobelin.shared.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img", "images", "picture", "pixels")
 LABEL_COLUMNS = ("label", "labels", "class", "fine_label")
-SPLIT = re.compile(r"(train|test|validation|valid|val|dev)(?![a-z])")
 LAYOUT = 'a binary column, a {"bytes", "path"} struct or a fixed-size list of uint8'
 
 Indices = npt.NDArray[np.int64]
@@ -31,7 +35,7 @@ Indices = npt.NDArray[np.int64]
 
 def finds(path: Path) -> bool:
     """Whether `path` is a Parquet or Arrow file, or a folder with some."""
-    return bool(_files(path))
+    return bool(table_files(path))
 
 
 def open_parquet(
@@ -43,12 +47,7 @@ def open_parquet(
     datasets) or raw pixels (a fixed-size list of H * W * C uint8). Raises DataError.
     """
     pa = pyarrow()
-    files = _files(path)
-    splits = sorted({found[1] for f in files if (found := SPLIT.match(f.name.lower()))})
-    if len(splits) > 1:
-        what = f"{path} holds the splits {', '.join(splits)}"
-        raise DataError(what, "point at a file of one of them, or give each its own folder")
-    table = ImageTable(path, open_row_groups(files, memory), form)
+    table = ImageTable(path, open_row_groups(one_split(path), memory), form)
     if not pa.types.is_fixed_size_list(table.type):
         return open_encoded(table, memory, BadInput(on_bad))
     raw = RawImages(table, form, BadInput(on_bad))
@@ -202,12 +201,3 @@ def _class_names(schema: Any) -> tuple[str, ...] | None:
         return tuple(str(name) for name in columns[0]["names"])
     except (KeyError, IndexError, TypeError, ValueError):
         return None
-
-
-def _files(path: Path) -> list[Path]:
-    """The Parquet and Arrow files at `path`: it, or those in it."""
-    if path.is_file():
-        return [path] if path.suffix in SUFFIXES else []
-    if not path.is_dir():
-        return []
-    return sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file())

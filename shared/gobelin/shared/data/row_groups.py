@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ ARROW = frozenset((".arrow", ".feather", ".ipc"))
 SUFFIXES = PARQUET | ARROW
 KEPT = 5  # a shuffling window of blocks, and one that straddles its edge
 ROWS_OF_A_SPILL = 1000
+SPLIT = re.compile(r"(train|test|validation|valid|val|dev)(?![a-z])")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,30 @@ class RowGroups:
         """A small column of all row groups, one array each; none is kept."""
         for group in self._groups:
             yield _one_array(group.read([column]).column(column))
+
+    def tables(self, columns: list[str]) -> Iterator[Any]:
+        """Some columns of all row groups, one pyarrow Table each; none is kept."""
+        for group in self._groups:
+            yield group.read(columns)
+
+
+def table_files(path: Path) -> list[Path]:
+    """The Parquet and Arrow files at `path`: it, or those in it."""
+    if path.is_file():
+        return [path] if path.suffix in SUFFIXES else []
+    if not path.is_dir():
+        return []
+    return sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file())
+
+
+def one_split(path: Path) -> list[Path]:
+    """The same; raises DataError where they are both training and test data by their names."""
+    files = table_files(path)
+    splits = sorted({found[1] for f in files if (found := SPLIT.match(f.name.lower()))})
+    if len(splits) > 1:
+        what = f"{path} holds the splits {', '.join(splits)}"
+        raise DataError(what, "point at a file of one of them, or give each its own folder")
+    return files
 
 
 def open_row_groups(files: list[Path], memory: int) -> RowGroups:
@@ -161,7 +187,7 @@ def pyarrow() -> Any:
         import pyarrow.ipc
     except ImportError:
         raise ConfigError(
-            "Parquet and Arrow files need pyarrow, which is not installed",
+            "CSV, Parquet and Arrow files need pyarrow, which is not installed",
             "pip install 'gobelin[parquet]'",
         ) from None
     return pyarrow
