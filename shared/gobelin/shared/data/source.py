@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 from typing_extensions import TypeVar
 
-from gobelin.shared.data import idx, image_folder, parquet, text, webdataset
+from gobelin.shared.data import idx, image_folder, npz, parquet, series, text, webdataset
 from gobelin.shared.data.bad_input import BadInput, OnBad
 from gobelin.shared.data.formats import (
     Format,
@@ -85,6 +85,14 @@ KINDS: dict[type[Format], Kind] = {
             "IDX files": Reader(idx.finds, idx.open_idx),
             "an image folder": Reader(image_folder.finds, image_folder.open_image_folder),
             "WebDataset tar files": Reader(webdataset.finds, webdataset.open_webdataset),
+        },
+    ),
+    SeriesFormat: Kind(
+        "series",
+        {
+            "Parquet or Arrow files": Reader(parquet.finds, series.open_series_table),
+            "CSV files": Reader(series.finds_csv, series.open_csv),
+            ".npz files": Reader(npz.finds_npz, series.open_series_npz),
         },
     ),
     TextFormat: Kind(

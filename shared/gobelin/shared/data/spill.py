@@ -30,14 +30,14 @@ class Spill(Generic[Scalar]):
         piece: npt.NDArray[Scalar] = np.ascontiguousarray(rows, dtype=self._dtype)
         self.rows += len(piece)
         if self._file is not None:
-            self._file.write(memoryview(piece.reshape(-1)).cast("B"))
+            self._file.write(piece.data)
             return
         self._pieces.append(piece.copy() if piece.base is not None else piece)
         self._kept += piece.nbytes
         if 2 * self._kept > self._memory:  # for the pieces are joined in the end
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as its rows
             for kept in self._pieces:
-                self._file.write(memoryview(kept.reshape(-1)).cast("B"))
+                self._file.write(kept.data)
             self._pieces = []
 
     def truncate(self, rows: int) -> None:

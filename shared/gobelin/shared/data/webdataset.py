@@ -113,7 +113,8 @@ class TarShards:
             skipped.meet(self.name(index), "an image without a label")
         columns = (self._shards, self._offsets, self._sizes)
         self._shards, self._offsets, self._sizes = (column[good] for column in columns)
-        return labels[good]
+        kept: Indices = labels[good]
+        return kept
 
 
 def _index_shard(file: Path, number: int, index: Index, skipped: BadInput) -> None:
