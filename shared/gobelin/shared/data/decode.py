@@ -31,14 +31,20 @@ def decode_image(file: Path | bytes, form: ImageFormat) -> Image:
     try:
         with pil.Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
             image.draft(mode, side)  # lets JPEG decode at a fraction of its size
-            upright = pil.ImageOps.exif_transpose(image)
-            plain = _eight_bit(upright).convert(mode)
-            if plain.size != side:
-                plain = pil.ImageOps.fit(plain, side, pil.Image.Resampling.BICUBIC)
-            pixels: Image = np.asarray(plain, dtype=np.uint8)
+            return fit_image(pil.ImageOps.exif_transpose(image), form)
     except (OSError, SyntaxError, ValueError, pil.Image.DecompressionBombError) as error:
         # Pillow's own text may quote bytes or paths: only the kind of failure is passed on.
         raise DataError(f"not a readable image ({type(error).__name__})") from None
+
+
+def fit_image(image: Any, form: ImageFormat) -> Image:
+    """A Pillow image as uint8 (C, H, W), cropped to a square and resized where it must be."""
+    pil = pillow()
+    side = (form.image_size, form.image_size)
+    plain = _eight_bit(image).convert("L" if form.channels == 1 else "RGB")
+    if plain.size != side:
+        plain = pil.ImageOps.fit(plain, side, pil.Image.Resampling.BICUBIC)
+    pixels: Image = np.asarray(plain, dtype=np.uint8)
     return pixels[None] if form.channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 

@@ -12,7 +12,17 @@ import numpy.typing as npt
 from torch import Tensor
 from typing_extensions import TypeVar
 
-from gobelin.shared.data import idx, image_folder, npz, parquet, series, text, webdataset
+from gobelin.shared.data import (
+    episodes,
+    idx,
+    image_folder,
+    npz,
+    parquet,
+    series,
+    text,
+    video,
+    webdataset,
+)
 from gobelin.shared.data.bad_input import BadInput, OnBad
 from gobelin.shared.data.formats import (
     Format,
@@ -93,6 +103,20 @@ KINDS: dict[type[Format], Kind] = {
             "Parquet or Arrow files": Reader(parquet.finds, series.open_series_table),
             "CSV files": Reader(series.finds_csv, series.open_csv),
             ".npz files": Reader(npz.finds_npz, series.open_series_npz),
+        },
+    ),
+    TrajectoryFormat: Kind(
+        "episodes",
+        {
+            ".npz files": Reader(npz.finds_npz, episodes.open_npz_episodes),
+            "HDF5 files": Reader(episodes.finds_hdf5, episodes.open_hdf5_episodes),
+        },
+    ),
+    VideoFormat: Kind(
+        "videos",
+        {
+            "video files": Reader(video.finds_files, video.open_video_files),
+            "folders of frames": Reader(video.finds_frame_folders, video.open_frame_folders),
         },
     ),
     TextFormat: Kind(
