@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from gobelin.shared.data import fashion_mnist
 from gobelin.shared.data.fashion_mnist import DIGESTS, fetch_fashion_mnist
+from gobelin.shared.data.prepare.cli import app
 from gobelin.shared.errors import DatasetError
 
 
@@ -39,6 +41,15 @@ def test_a_named_folder_is_used_however_it_was_compressed(pinned, tmp_path):
     name = next(iter(DIGESTS))
     (pinned / name).write_bytes(gzip.compress(name.encode(), compresslevel=1))
     assert fetch_fashion_mnist(tmp_path / "cache", pinned) == pinned
+
+
+def test_the_command_parts_training_from_test_images(pinned, tmp_path):
+    words = ["prepare", "fashion-mnist", "--from", str(pinned), "--out", str(tmp_path / "out")]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    for part in ("train", "test"):
+        names = sorted(file.name for file in (tmp_path / "out" / part).iterdir())
+        prefix = "t10k" if part == "test" else part
+        assert names == [f"{prefix}-{what}-ubyte.gz" for what in ("images-idx3", "labels-idx1")]
 
 
 def test_a_changed_file_is_refused(pinned, tmp_path):

@@ -102,6 +102,18 @@ def test_a_change_of_label_begins_a_new_series(tmp_path):
     assert everything(source)[:, 0, 0].tolist() == [0, 10]
 
 
+@pytest.mark.parametrize("kind", WRITERS)
+def test_no_window_crosses_from_one_file_into_the_next(tmp_path, kind):
+    values = some_series(2, 10)
+    for i in range(2):
+        WRITERS[kind](tmp_path / str(i), values[i : i + 1])
+    (tmp_path / "all").mkdir()
+    for i in range(2):
+        file = next((tmp_path / str(i)).iterdir())
+        file.rename(tmp_path / "all" / f"{i}{file.suffix}")
+    assert np.array_equal(everything(open_source(tmp_path / "all", FORM)), values[:, :8])
+
+
 def test_a_stream_goes_on_at_the_same_samples_when_series_are_opened_again(tmp_path):
     write_parquet(tmp_path / "data", some_series(9))
     first = BatchStream(open_source(tmp_path / "data", FORM), 6, seed=5)

@@ -18,6 +18,7 @@ SUMMARIES = {
     "node": "Contribute to a federation from private data.",
     "evaluate": "Measure a checkpoint on labelled data.",
     "simulate": "Run a whole federation on this machine, for studies.",
+    "data": "Prepare public data sets for nodes.",
     "sovereign": "Build a region's own model on a consensus release.",
 }
 

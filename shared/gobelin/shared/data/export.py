@@ -1,4 +1,4 @@
-"""Write images in the formats a source reads: for demos, benches and tests."""
+"""Write samples in the formats a source reads: for public data sets, demos, benches and tests."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import io
 import json
 import shutil
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from gobelin.shared.data.decode import pillow
 from gobelin.shared.data.row_groups import pyarrow
-from gobelin.shared.files import folder_atomic
+from gobelin.shared.files import file_atomic, folder_atomic
 
 
 def write_idx(folder: Path, images: Tensor, labels: Tensor | None = None) -> None:
@@ -66,6 +68,67 @@ def write_image_folder(
         file.write_bytes(_png(image))
     shutil.rmtree(folder, ignore_errors=True)
     tmp.replace(folder)
+
+
+def write_texts(
+    file: Path,
+    texts: Sequence[str],
+    labels: Sequence[int | str],
+    others: Mapping[str, Sequence[str]] | None = None,
+    rows_per_group: int = 1000,
+) -> None:
+    """Write texts (N,) and labels (N,) as one Parquet file, with other columns beside them."""
+    pa = pyarrow()
+    table = pa.table({"text": list(texts), "label": list(labels), **(others or {})})
+    _write_table(file, table, rows_per_group)
+
+
+def write_series(
+    file: Path,
+    series: Sequence[npt.NDArray[Any]],  # each (T, C)
+    channels: Sequence[str],
+    labels: Sequence[int | str],
+    rate: float,
+    others: Mapping[str, Sequence[str]] | None = None,
+    rows_per_group: int = 2**16,
+) -> None:
+    """Write series and labels (N,) as one Parquet file at `rate` Hz: a row a step.
+
+    `others` are facts of a series, as text, which no reader takes for a channel.
+    """
+    pa = pyarrow()
+    lengths = [len(one) for one in series]
+
+    def repeated(facts: Sequence[Any]) -> npt.NDArray[Any]:
+        return np.repeat(np.asarray(facts), lengths)
+
+    values = np.concatenate(list(series)).astype(np.float32)
+    columns: dict[str, Any] = {"series": repeated(range(len(series))), "label": repeated(labels)}
+    columns |= {name: repeated(facts) for name, facts in (others or {}).items()}
+    columns |= {name: values[:, i] for i, name in enumerate(channels)}
+    table = pa.table(columns).replace_schema_metadata({"rate": str(rate)})
+    _write_table(file, table, rows_per_group)
+
+
+def write_episodes(
+    file: Path,
+    observations: npt.NDArray[Any],  # (E, T + 1, ...)
+    actions: npt.NDArray[Any],  # (E, T, A)
+    states: npt.NDArray[Any] | None = None,  # (E, T + 1, S), for evaluation
+) -> None:
+    """Write episodes of one length as a .npz file that can be mapped."""
+    arrays: dict[str, Any] = {"observations": observations, "actions": actions}
+    if states is not None:
+        arrays["states"] = states
+    with file_atomic(file) as tmp, tmp.open("wb") as stream:
+        np.savez(stream, **arrays)
+
+
+def _write_table(file: Path, table: Any, rows_per_group: int) -> None:
+    import pyarrow.parquet as pq
+
+    with file_atomic(file) as tmp:
+        pq.write_table(table, tmp, row_group_size=rows_per_group)
 
 
 def _png(image: Tensor) -> bytes:

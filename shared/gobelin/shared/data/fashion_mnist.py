@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 from gobelin.shared.errors import DatasetError
 from gobelin.shared.files import folder_atomic
@@ -58,6 +59,18 @@ def fetch_fashion_mnist(cache: Path, folder: Path | None = None) -> Path:
             for name in DIGESTS:
                 shutil.copyfile(found / name, tmp / name)
     return kept
+
+
+def prepare_fashion_mnist(source: Path | None, out: Path) -> dict[str, Any]:
+    """Write the training and the test images into `out`/train and `out`/test."""
+    with tempfile.TemporaryDirectory() as scratch:
+        found = fetch_fashion_mnist(Path(scratch), source)
+        for part, prefix in (("train", "train-"), ("test", "t10k-")):
+            with folder_atomic(out / part) as tmp:
+                for name in DIGESTS:
+                    if name.startswith(prefix):
+                        shutil.copyfile(found / name, tmp / name)
+    return {"out": str(out), "train": 60_000, "test": 10_000}
 
 
 def _require_pinned(folder: Path) -> None:

@@ -13,6 +13,7 @@ from gobelin.shared.data.bad_input import BadInput, OnBad
 from gobelin.shared.data.formats import SeriesFormat
 from gobelin.shared.data.npz import npz_files
 from gobelin.shared.data.resample import Resampler
+from gobelin.shared.data.row_groups import one_split
 from gobelin.shared.data.series_files import (
     NoTable,
     Piece,
@@ -44,7 +45,7 @@ def open_csv(path: Path, form: SeriesFormat, memory: int, on_bad: OnBad) -> Wind
 
 def open_series_table(path: Path, form: SeriesFormat, memory: int, on_bad: OnBad) -> WindowSource:
     """Open Parquet or Arrow files as series_files.read_series_tables reads them."""
-    return _open(path, [path], read_series_tables, form, memory, on_bad)
+    return _open(path, one_split(path), read_series_tables, form, memory, on_bad)
 
 
 def open_series_npz(path: Path, form: SeriesFormat, memory: int, on_bad: OnBad) -> WindowSource:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gobelin.shared.data.npz import read_npz
-from gobelin.shared.data.row_groups import one_split, open_row_groups, pyarrow
+from gobelin.shared.data.row_groups import open_row_groups, pyarrow
 from gobelin.shared.errors import DataError
 
 TIME, LABEL, SERIES = "time", "label", "series"  # columns that are no channels
@@ -75,16 +75,16 @@ def read_csv(file: Path, channels: int, memory: int) -> Iterator[Piece]:
         yield Piece(file.name, np.empty((0, channels)))
 
 
-def read_series_tables(path: Path, channels: int, memory: int) -> Iterator[Piece]:
-    """Parquet or Arrow files: a column a channel, `time`, `label` and `series` where wanted."""
-    groups = open_row_groups(one_split(path), memory)
-    names = _channels(path, groups.schema, channels)
+def read_series_tables(file: Path, channels: int, memory: int) -> Iterator[Piece]:
+    """A Parquet or Arrow file: a column a channel, `time`, `label` and `series` where wanted."""
+    groups = open_row_groups([file], memory)
+    names = _channels(file, groups.schema, channels)
     others = [name for name in (TIME, LABEL, SERIES) if name in groups.schema.names]
     text = (groups.schema.metadata or {}).get(RATE)
     if not groups.sizes:
-        yield Piece(path.name, np.empty((0, channels)))
+        yield Piece(file.name, np.empty((0, channels)))
     for table in groups.tables([*names, *others]):
-        yield _piece(path, table, names, None if text is None else _rate(path, text))
+        yield _piece(file, table, names, None if text is None else _rate(file, text))
 
 
 def read_series_npz(file: Path, channels: int, memory: int) -> Iterator[Piece]:
