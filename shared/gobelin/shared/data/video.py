@@ -217,17 +217,21 @@ class VideoFile:
         av = _av()
         times: list[int] = []
         keys: list[int] = []
+        found = 0
         try:
             with av.open(str(self.path)) as container:
                 stream = container.streams.video[0]
                 for packet in container.demux(stream):
-                    if packet.pts is None or packet.is_discard:
-                        continue
+                    if packet.pts is None:
+                        continue  # the mark of the end
+                    found += 1
                     self.truncated |= packet.is_corrupt
+                    if packet.is_discard:
+                        continue  # cut out by an edit list
                     times.append(packet.pts)
                     if packet.is_keyframe:
                         keys.append(packet.pts)
-                self.truncated |= len(times) < _expected_frames(stream, container)
+                self.truncated |= found < _expected_frames(stream, container)
         except (av.error.FFmpegError, EOFError, IndexError):
             self.truncated = True
         if not keys:

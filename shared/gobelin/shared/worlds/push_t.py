@@ -141,7 +141,8 @@ class _Pusher:
                 self._direction = np.array([np.cos(turn), np.sin(turn)])
         self._left -= 1
         along = 0.8 if self._pushing else -1.0
-        return middle + along * REACH * self._direction + self._random.normal(0, 8, 2)
+        place: NDArray[np.float64] = middle + along * REACH * self._direction
+        return place + self._random.normal(0, 8, 2)
 
 
 def _make() -> Any:
