@@ -146,12 +146,12 @@ def test_moments_are_sent_unless_an_operator_says_no(tmp_path: Path, ca: Path) -
 
 
 @pytest.mark.parametrize("data", ["gone", "empty", "notes"])
-def test_a_folder_without_images_is_refused_and_nothing_is_written(
+def test_a_folder_without_data_is_refused_and_nothing_is_written(
     data: str, tmp_path: Path, ca: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "a.txt").write_text("no image")
+    (tmp_path / "notes" / "a.md").write_text("no data")
     values = {**OPTIONS, "data": {"path": str(tmp_path / data)}}
     with pytest.raises(DataError, match=data):
         found_from_options(tmp_path / "home", ca, values)

@@ -135,9 +135,8 @@ def test_text_larger_than_memory_stays_on_disk(tmp_path):
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(source) > 60_000
-    index = len(source) * 8 * 2  # where windows begin, and how long they are
-    assert held < index + 2**20
-    assert peak < 8 * index  # making the index, and a piece at a time
+    assert held < 2**20  # nothing for each window
+    assert peak < 2**23  # a few pieces of 1 MiB at a time
 
 
 # Bad input

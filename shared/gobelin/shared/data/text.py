@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from gobelin.shared.data.bad_input import BadInput, OnBad
 from gobelin.shared.data.formats import OVERLAP, TextFormat
 from gobelin.shared.data.row_groups import one_split, open_row_groups, pyarrow
 from gobelin.shared.data.spill import Spill
-from gobelin.shared.data.windows import WindowSource, number_classes
+from gobelin.shared.data.windows import number_classes
 from gobelin.shared.errors import DataError
 
 TEXT_COLUMN, LABEL_COLUMN = "text", "label"
@@ -48,24 +50,24 @@ def finds_json_lines(path: Path) -> bool:
     return bool(_json_files(path))
 
 
-def open_txt(path: Path, form: TextFormat, memory: int, on_bad: OnBad) -> WindowSource:
+def open_txt(path: Path, form: TextFormat, memory: int, on_bad: OnBad) -> TextSource:
     """Open .txt files, each one text; sub-folders, where all lie in some, are the classes."""
     return _open(path, _txt_documents(path), form, memory, on_bad)
 
 
-def open_json_lines(path: Path, form: TextFormat, memory: int, on_bad: OnBad) -> WindowSource:
+def open_json_lines(path: Path, form: TextFormat, memory: int, on_bad: OnBad) -> TextSource:
     """Open JSON lines, each {"text": ..., "label": ...} or a string; the label may be missing."""
     return _open(path, _json_documents(path), form, memory, on_bad)
 
 
-def open_text_table(path: Path, form: TextFormat, memory: int, on_bad: OnBad) -> WindowSource:
+def open_text_table(path: Path, form: TextFormat, memory: int, on_bad: OnBad) -> TextSource:
     """Open the column `text` of Parquet or Arrow files, and `label` where there is one."""
     return _open(path, _table_documents(path, memory), form, memory, on_bad)
 
 
 def _open(
     path: Path, documents: Iterable[Document], form: TextFormat, memory: int, on_bad: OnBad
-) -> WindowSource:
+) -> TextSource:
     """Gather valid texts, in memory or spilled to disk, and cut them into windows.
 
     A text that is not UTF-8, empty, or has NUL bytes (which stand for padding) is bad input.
@@ -84,13 +86,7 @@ def _open(
             labels.append(document.label)
     if not labels:
         raise DataError(f"{path} holds no readable text", "point at a place with some")
-    text = spill.finish()
-    owners, *windows = _windows(text, np.array(ends, dtype=np.int64), form)
-    of_texts, class_names = number_classes(labels)
-    numbers = None if of_texts is None else of_texts[owners]
-    return WindowSource(
-        text, (windows[0], windows[1]), form.length, 0, numbers, class_names, skipped
-    )
+    return TextSource(spill.finish(), np.array(ends, dtype=np.int64), labels, form, skipped)
 
 
 def _gather(document: Document, spill: Spill[np.uint8]) -> str:
@@ -112,25 +108,53 @@ def _gather(document: Document, spill: Spill[np.uint8]) -> str:
     return "" if spill.rows > first else "an empty text"
 
 
-def _windows(
-    text: npt.NDArray[np.uint8], ends: Indices, form: TextFormat
-) -> tuple[Indices, Indices, Indices]:
-    """The text each window is of, and where it begins, and how long it is: (N,) each.
+class TextSource:
+    """Windows of texts that lie one after another, in memory or in a mapped file.
 
-    `ends` (texts + 1,) are where texts end, from 0 on.
+    What is kept grows with the texts, not with the windows: those are found when they are read.
     """
-    stride = min(form.stride, form.length - OVERLAP)
-    sizes = np.diff(ends)
-    counts = 1 + -(-np.maximum(sizes - form.length, 0) // stride)
-    last = _to_border(text, ends[:-1] + (counts - 1) * stride)
-    counts += last + form.length < ends[1:]  # moved too far back to reach the end
-    owners = np.repeat(np.arange(len(sizes)), counts)
-    number = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
-    starts = _to_border(text, ends[owners] + number * stride)
-    stops = np.minimum(starts + form.length, ends[owners + 1])
-    inside = stops < ends[owners + 1]
-    stops[inside] = _to_border(text, stops[inside])
-    return owners, starts, stops - starts
+
+    block: int | None = None
+
+    def __init__(
+        self,
+        text: npt.NDArray[np.uint8],
+        ends: Indices,  # (texts + 1,), where texts end, from 0 on
+        labels: list[int | str | None],
+        form: TextFormat,
+        skipped: BadInput,
+    ) -> None:
+        self._text, self._ends, self._length, self.skipped = text, ends, form.length, skipped
+        self._stride = min(form.stride, form.length - OVERLAP)
+        counts = 1 + -(-np.maximum(np.diff(ends) - form.length, 0) // self._stride)
+        last = _to_border(text, ends[:-1] + (counts - 1) * self._stride)
+        counts += last + form.length < ends[1:]  # moved too far back to reach the end
+        self._windows = np.cumsum(counts)  # up to and with each text's
+        self._of_texts, self.class_names = number_classes(labels)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """A window has the label of its text: int64 (len,), or None."""
+        if self._of_texts is None:
+            return None
+        counts = np.diff(self._windows, prepend=0)
+        return torch.repeat_interleave(self._of_texts, torch.from_numpy(counts))
+
+    def __len__(self) -> int:
+        return int(self._windows[-1])
+
+    def read(self, indices: Indices) -> Tensor:
+        """The windows at `indices` (B,): uint8 (B, L)."""
+        owners = np.searchsorted(self._windows, indices, side="right")
+        first = np.where(owners > 0, self._windows[owners - 1], 0)
+        starts = _to_border(self._text, self._ends[owners] + (indices - first) * self._stride)
+        stops = np.minimum(starts + self._length, self._ends[owners + 1])
+        inside = stops < self._ends[owners + 1]
+        stops[inside] = _to_border(self._text, stops[inside])
+        batch = np.zeros((len(indices), self._length), dtype=np.uint8)
+        for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+            batch[row, : stop - start] = self._text[start:stop]
+        return torch.from_numpy(batch)
 
 
 def _to_border(text: npt.NDArray[np.uint8], positions: Indices) -> Indices:

@@ -61,7 +61,7 @@ def number_classes(names: list[Any]) -> tuple[Tensor | None, tuple[str, ...] | N
     if unlabelled == len(names):
         return None, None
     if unlabelled:
-        what = f"{unlabelled} of {len(names)} texts, series or episodes have no label"
+        what = f"{unlabelled} of {len(names)} texts or series have no label"
         raise DataError(what, "label all or none")
     if all(isinstance(name, int) for name in names):
         return torch.tensor(names, dtype=torch.int64), None
