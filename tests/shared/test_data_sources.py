@@ -267,6 +267,22 @@ def test_damaged_and_empty_and_unlabelled_rows_of_parquet_are_refused(tmp_path):
             opened(file, memory=memory).read(np.arange(2))
 
 
+@pytest.mark.parametrize("memory", [0, 2**28])
+def test_a_row_without_raw_pixels_is_refused_or_skipped(tmp_path, memory):
+    images, _ = some_images(5)
+    rows = [image.flatten().numpy() for image in images]
+    raw = pa.array([*rows[:2], None, *rows[2:]], pa.list_(pa.uint8(), 64))
+    pq.write_table(pa.table({"image": raw}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"row 2 is not a stored image"):
+        opened(tmp_path, memory=memory).read(np.arange(6))
+    source = opened(tmp_path, memory=memory, on_bad="skip")
+    order = np.arange(5) if memory else np.array([0, 1, 3, 4, 5])
+    assert torch.equal(source.read(order), images)
+    if not memory:
+        assert torch.equal(source.read(np.array([2]))[0], images[2])  # the next stands in
+    assert source.skipped.counts == {"not a stored image": 1}
+
+
 def test_raw_pixels_of_another_size_are_refused(tmp_path):
     raw = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(81, np.uint8)), 81)
     pq.write_table(pa.table({"image": raw}), tmp_path / "a.parquet")

@@ -40,7 +40,7 @@ def finds(path: Path) -> bool:
 
 def open_parquet(
     path: Path, form: ImageFormat, memory: int, on_bad: OnBad
-) -> MemorySource | EncodedSource | RawImages:
+) -> MemorySource | EncodedSource:
     """Open Parquet/Arrow files, in memory when all images decoded fit into `memory` bytes.
 
     The image column holds encoded images (binary, or the {"bytes", "path"} struct of Hugging Face
@@ -48,10 +48,8 @@ def open_parquet(
     """
     pa = pyarrow()
     table = ImageTable(path, open_row_groups(one_split(path), memory), form)
-    if not pa.types.is_fixed_size_list(table.type):
-        return open_encoded(table, memory, BadInput(on_bad))
-    raw = RawImages(table, form, BadInput(on_bad))
-    return raw.in_memory() if len(raw) * form.bytes <= memory else raw
+    raw = pa.types.is_fixed_size_list(table.type)
+    return open_encoded(RawImages(table, form) if raw else table, memory, BadInput(on_bad))
 
 
 class ImageTable:
@@ -104,11 +102,14 @@ class ImageTable:
 
 
 class RawImages:
-    """Images stored as raw pixels in the rows of a table."""
+    """Images stored as raw pixels in the rows of a table: a store that has little to decode."""
 
-    def __init__(self, table: ImageTable, form: ImageFormat, skipped: BadInput) -> None:
-        self._table, self._form, self.skipped = table, form, skipped
+    fault = "not a stored image"
+
+    def __init__(self, table: ImageTable, form: ImageFormat) -> None:
+        self._table, self._form, self.shape, self.where = table, form, form.shape, table.where
         self.labels, self.class_names, self.block = table.labels, table.class_names, table.block
+        self.name = table.name
         if table.type.list_size != form.bytes:
             found = table.type.list_size
             raise DataError(
@@ -119,25 +120,17 @@ class RawImages:
     def __len__(self) -> int:
         return len(self._table)
 
-    def read(self, indices: Indices) -> Tensor:
-        """The images at `indices` (B,): uint8 (B, C, H, W); raises DataError on a missing one."""
+    def decode(self, indices: Indices) -> Sequence[Image | None]:
+        """The images at `indices`, each uint8 (C, H, W) or None."""
         size, channels = self._form.image_size, self._form.channels
-        images = np.empty((len(indices), channels, size, size), dtype=np.uint8)
+        images: list[Image | None] = [None] * len(indices)
         for rows, column in self._table.pieces(indices):
-            if column.null_count:
-                raise DataError(f"{self._table.where} has rows without an image", "drop them")
-            pixels = column.flatten().to_numpy(zero_copy_only=False)
-            images[rows] = pixels.reshape(-1, size, size, channels).transpose(0, 3, 1, 2)
-        return torch.from_numpy(images)
-
-    def in_memory(self) -> MemorySource:
-        """Every image, in memory."""
-        images = np.empty((len(self), *self._form.shape), dtype=np.uint8)
-        step = self.block or len(self)
-        for start in range(0, len(self), step):
-            indices = np.arange(start, min(start + step, len(self)))
-            images[indices] = self.read(indices).numpy()
-        return MemorySource(images, self.labels, self.class_names, self.skipped)
+            known = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+            pixels = column.drop_null().flatten().to_numpy(zero_copy_only=False)
+            whole = pixels.reshape(-1, size, size, channels).transpose(0, 3, 1, 2)
+            for place, image in zip(rows[known].tolist(), whole, strict=True):
+                images[place] = image
+        return images
 
 
 def _image_column(path: Path, schema: Any) -> str:
