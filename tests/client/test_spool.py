@@ -125,6 +125,22 @@ def test_a_crash_while_putting_leaves_no_contribution(
     assert [path.name for path in folder.iterdir()] == ["round-00001"]
 
 
+def test_a_crash_while_an_old_contribution_is_dropped_leaves_no_half_of_it(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(spool, 1, 2)
+
+    def crash(folder: Path, *_: object) -> None:
+        (folder / HEADER).unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", crash)
+    with pytest.raises(KeyboardInterrupt):
+        put(spool, 3)
+    assert spool.rounds() == [2, 3]
+    assert [spool.entry(number).contribution.round for number in (2, 3)] == [2, 3]
+
+
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff\xfe\x00", b'{"kind":"Farewell"}'])
 def test_a_damaged_header_is_a_state_error(data: bytes, spool: Spool, folder: Path) -> None:
     put(spool, 1)

@@ -15,10 +15,13 @@ from gobelin.shared.errors import StateError
 from gobelin.shared.files import (
     PRIVATE,
     PUBLIC,
+    file_atomic,
     folder_atomic,
     is_owned,
     read_json,
+    remove_folder,
     sole_owner,
+    sweep,
     write_atomic,
     write_json,
 )
@@ -204,3 +207,45 @@ def test_looking_at_the_lock_makes_nothing_and_takes_nothing(tmp_path: Path) -> 
     assert not is_owned(tmp_path / "home")
     with sole_owner(tmp_path / "home"):
         assert is_owned(tmp_path / "home")
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_folder_whose_removal_is_cut_short_is_gone_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    folder = tmp_path / "round-1"
+    with folder_atomic(folder) as tmp:
+        (tmp / "first").touch()
+        (tmp / "second").touch()
+
+    def cut_short(path: Path, **_: object) -> None:
+        next(path.iterdir()).unlink()
+        raise Killed
+
+    with monkeypatch.context() as dying, pytest.raises(Killed):
+        dying.setattr(files.shutil, "rmtree", cut_short)
+        if replaced:
+            with folder_atomic(folder) as tmp:
+                (tmp / "third").touch()
+        else:
+            remove_folder(folder)
+    assert not folder.exists()
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_writers_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    write_json(tmp_path / "spool" / "status.json", {})
+    (tmp_path / ".hidden").touch()
+    with sole_owner(tmp_path):
+        kept = set(tmp_path.rglob("*"))
+        writers = [file_atomic(tmp_path / "pins.json"), folder_atomic(tmp_path / "spool" / "1")]
+        (writers[0].__enter__(), (writers[1].__enter__() / "model").touch())
+        assert len(set(tmp_path.rglob("*")) - kept) == 3
+        sweep(tmp_path)
+        sweep(tmp_path / "nowhere")
+        assert set(tmp_path.rglob("*")) == kept

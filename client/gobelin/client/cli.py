@@ -84,7 +84,7 @@ def run(
     """Take part in rounds until stopped; stop and start it at any time."""
     from gobelin.client.home import NodeHome
     from gobelin.client.progress import Progress
-    from gobelin.shared.files import sole_owner
+    from gobelin.shared.files import sole_owner, sweep
     from gobelin.shared.signals import Stopped, stop_on_signals
 
     place = NodeHome(home)
@@ -96,6 +96,7 @@ def run(
     ):
         try:
             progress.say(f"node {settings.node!r} of member {settings.member!r}: starting")
+            sweep(home)
             progress.say(str(settings.egress))
             from gobelin.client.link import serve
 

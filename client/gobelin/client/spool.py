@@ -9,7 +9,6 @@ moments of the round's base, and the node's own model where rounds exchange frag
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from gobelin.protocols.messages import (
 )
 from gobelin.shared.codec import Payload, segments_of
 from gobelin.shared.errors import MomentsError, StateError
-from gobelin.shared.files import folder_atomic, write_atomic
+from gobelin.shared.files import folder_atomic, remove_folder, write_atomic
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.vector import ParameterSchema, ParameterVector
@@ -139,7 +138,7 @@ class Spool:
         abandoned = [number for number in self.rounds() if number > contribution.round]
         kept = [number for number in self.rounds() if number <= contribution.round]
         for number in abandoned + kept[:-KEEP]:
-            shutil.rmtree(self._round(number))
+            remove_folder(self._round(number))
 
     def find(self, plan_digest: str, round_number: int, schema: ParameterSchema) -> Spooled | None:
         """The finished contribution for a plan, or None; raises StateError on damage."""

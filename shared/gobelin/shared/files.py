@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -17,6 +18,7 @@ from gobelin.shared.errors import StateError
 
 PRIVATE = 0o600
 PUBLIC = 0o644
+_UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")  # as tempfile completes the prefixes below
 
 
 def sync_folder(folder: Path) -> None:
@@ -92,12 +94,31 @@ def folder_atomic(path: Path) -> Iterator[Path]:
                 os.fsync(handle.fileno())
         sync_folder(tmp)
         if path.exists():
-            shutil.rmtree(path)
+            remove_folder(path)
         tmp.replace(path)
     except BaseException:
         shutil.rmtree(tmp, ignore_errors=True)
         raise
     sync_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, which is there whole or not at all for whoever looks for its name."""
+    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    path.replace(tmp)
+    sync_folder(path.parent)
+    shutil.rmtree(tmp)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers that were killed have left unfinished; for the folder's sole owner."""
+    for path in list(folder.rglob(".*")):
+        if not _UNFINISHED.fullmatch(path.name):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)  # gone already where its folder is
 
 
 @contextmanager
