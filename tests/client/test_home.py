@@ -99,8 +99,15 @@ def test_a_pin_binds_for_ever(home: NodeHome) -> None:
 
 def test_pins_do_not_touch_one_another(home: NodeHome) -> None:
     home.pin("federation", "fed")
-    home.pin("flower_node_id", "7")
-    assert (home.pinned("federation"), home.pinned("flower_node_id")) == ("fed", "7")
+    home.pin("member", "7")
+    assert (home.pinned("federation"), home.pinned("member")) == ("fed", "7")
+
+
+def test_what_is_remembered_may_change_and_pins_stay(home: NodeHome) -> None:
+    home.pin("federation", "fed")
+    for node_id in ("7", "8"):
+        home.remember("flower_node_id", node_id)
+    assert (home.pinned("federation"), home.pinned("flower_node_id")) == ("fed", "8")
 
 
 def test_damaged_pins_are_an_error_and_never_forgotten(home: NodeHome) -> None:

@@ -11,11 +11,12 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported: it reads 
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grpc
 from flwr.app import Error, Message
@@ -59,7 +60,7 @@ from gobelin.shared.keys import load_private_key, public_pem
 
 HEARTBEAT_INTERVAL_S = 10.0  # the SuperLink calls a node offline after twice this
 HEARTBEAT_EVERY_S = 4.0
-UNKNOWN_GRACE_S = 10.0  # a starting aggregator answers before it has read its roster
+REFUSALS = 10  # a second apart: a starting aggregator answers before it has read its roster
 
 Say = Callable[[NodeStatus], None]
 
@@ -93,6 +94,7 @@ class FleetConnection:
         self._stub = FleetStub(self._channel)
         wrap_stub(self._stub, self._retry(settings.aggregator))
         self._node = Node(node_id=0)
+        self._doubtful = False  # a message or a reply may have been lost on the way
         self._closing = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -103,42 +105,42 @@ class FleetConnection:
             recoverable_exceptions=grpc.RpcError,
             max_tries=None,
             max_time=None,
-            on_backoff=lambda state: self._say(
-                NodeStatus(
-                    "waiting",
-                    note=f"no answer from {address}, trying again in {state.actual_wait:.0f} s",
-                )
-            ),
+            on_backoff=lambda state: self._lost_contact(address, state.actual_wait),
             should_giveup=lambda error: not _is_unavailable(error),
         )
 
+    def _lost_contact(self, address: str, wait_s: float) -> None:
+        self._doubtful = True
+        note = f"no answer from {address}, trying again in {wait_s:.0f} s"
+        self._say(NodeStatus("waiting", note=note))
+
     def __enter__(self) -> FleetConnection:
-        with contextlib.suppress(grpc.RpcError):
-            # A killed node is still online for the SuperLink until heartbeats are missed:
-            # end that session, so that the key can be activated again at once.
-            if old := self._home.pinned("flower_node_id"):
-                self._plain.DeactivateNode(DeactivateNodeRequest(node_id=int(old)), timeout=10)
         try:
-            response = self._activate()
+            self._begin()
         except GobelinError:
             self._channel.close()
             raise
-        self._node = Node(node_id=response.node_id)
-        self._home.pin("flower_node_id", str(response.node_id))
         self._heart.start()
         return self
 
-    def _activate(self) -> Any:
-        """Activate this node's key; raises UnknownNodeError when it stays unknown."""
+    def _begin(self) -> None:
+        """Begin a session; raises UnknownNodeError when this node's key stays unknown.
+
+        A killed node is still online for the SuperLink until heartbeats are missed, and so is one
+        that begins anew: its last session is ended first, for the key to be activated at once.
+        """
         request = ActivateNodeRequest(
             public_key=self._public_key, heartbeat_interval=HEARTBEAT_INTERVAL_S
         )
-        give_up = time.monotonic() + UNKNOWN_GRACE_S
-        while True:
+        for refusals in itertools.count(1):
+            with contextlib.suppress(grpc.RpcError):
+                if last := self._home.pinned("flower_node_id"):
+                    self._plain.DeactivateNode(DeactivateNodeRequest(node_id=int(last)), timeout=10)
             try:
-                return self._stub.ActivateNode(request)
+                response = self._stub.ActivateNode(request)
+                break
             except grpc.RpcError:
-                if time.monotonic() >= give_up:
+                if refusals >= REFUSALS:
                     raise UnknownNodeError(
                         "the aggregator does not know this node's key",
                         f"send {self._home.public_key_file} to its operator, who runs "
@@ -146,6 +148,18 @@ class FleetConnection:
                     ) from None
                 self._say(NodeStatus("waiting", note="not known to the aggregator yet"))
                 time.sleep(1.0)
+        self._node = Node(node_id=response.node_id)
+        self._home.remember("flower_node_id", str(response.node_id))
+        self._doubtful = False
+
+    def settle(self) -> None:
+        """Begin the session anew where a message or a reply may have been lost.
+
+        A SuperLink that is killed forgets what it was just about to hand over, in either
+        direction. The aggregator asks a node again that has just come.
+        """
+        if self._doubtful:
+            self._begin()
 
     def __exit__(
         self,
@@ -173,6 +187,7 @@ class FleetConnection:
             response = self._stub.PullMessages(PullMessagesRequest(node=self._node))
         except grpc.RpcError as error:
             if _code(error) is not grpc.StatusCode.UNAUTHENTICATED:
+                self._doubtful = True
                 self._say(NodeStatus("waiting", note="a request broke off; asking again"))
                 return None
             raise UnknownNodeError(
@@ -195,7 +210,8 @@ class FleetConnection:
         try:
             contents = pull_objects(mail.objects, pull, initial_backoff=0.1)
             self._confirm(mail)
-        except (grpc.RpcError, ObjectPullError):
+        except (grpc.RpcError, ObjectPullError) as error:
+            self._doubtful |= not _run_is_over(error)
             return None
         inflated = inflate_object_from_contents(message_id, contents)
         inflated.metadata.__dict__["_message_id"] = message_id
@@ -243,19 +259,27 @@ class FleetConnection:
                 push_and_weigh,
                 object_ids_to_push=set(response.objects_to_push),
             )
-        except (grpc.RpcError, ObjectPushError):
+        except (grpc.RpcError, ObjectPushError) as error:
+            self._doubtful |= not _run_is_over(error)
             return None
         return sum(sizes), time.monotonic() - started
 
     def _beat(self) -> None:
-        request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_INTERVAL_S)
         while not self._closing.wait(HEARTBEAT_EVERY_S):
+            request = SendNodeHeartbeatRequest(  # of the session as it is now
+                node=self._node, heartbeat_interval=HEARTBEAT_INTERVAL_S
+            )
             with contextlib.suppress(grpc.RpcError):
                 self._plain.SendNodeHeartbeat(request, timeout=HEARTBEAT_EVERY_S)
 
 
 def _is_unavailable(error: BaseException) -> bool:
     return _code(error) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+def _run_is_over(error: BaseException) -> bool:
+    """Whether a message's run has ended meanwhile: the next run offers the round by itself."""
+    return _code(error) is grpc.StatusCode.PERMISSION_DENIED
 
 
 def _code(error: BaseException) -> grpc.StatusCode | None:

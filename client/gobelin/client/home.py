@@ -101,8 +101,13 @@ class NodeHome:
             )
         write_json(self.pins_file, pins)
 
+    def remember(self, name: str, value: Any) -> None:
+        """Keep `value` beside the pins; unlike them it may change."""
+        pins = read_json(self.pins_file) if self.pins_file.exists() else {}
+        write_json(self.pins_file, {**pins, name: value})
+
     def pinned(self, name: str) -> Any:
-        """What this node is bound to, or None."""
+        """What this node is bound to or remembers, or None."""
         return read_json(self.pins_file).get(name) if self.pins_file.exists() else None
 
 

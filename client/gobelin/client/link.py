@@ -290,6 +290,7 @@ def _outcome(reply: Message, sent: bool, failure: GobelinError | None) -> NodeSt
 def _messages(link: FleetConnection) -> Iterator[Message]:
     """What has arrived, the plan last; of several plans only the newest is worth training for."""
     while True:
+        link.settle()
         waiting = list(iter(link.pull, None))
         plans = [mail for mail in waiting if mail.message.metadata.message_type == TRAIN]
         for overtaken in plans[:-1]:
