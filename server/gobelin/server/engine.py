@@ -68,8 +68,9 @@ from gobelin.server.courier import Enclosure, NodeState, Parcel, Reply
 from gobelin.server.home import AggregatorHome
 from gobelin.server.roster import Roster
 from gobelin.server.rounds import RoundEngine
+from gobelin.server.uploads import Uploads
 from gobelin.shared.errors import EngineError, GobelinError, RoundError
-from gobelin.shared.files import sole_owner
+from gobelin.shared.files import sole_owner, sweep
 from gobelin.shared.keys import fingerprint
 from gobelin.shared.vector import DTYPE
 
@@ -78,6 +79,7 @@ LOST = (  # Flower's own errors that say nothing of the node's work
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
     ErrorCode.NODE_UNAVAILABLE,
 )
+Asked = tuple[str, str]  # a node's fingerprint, the digest of what it was sent
 HOME_VARIABLE = "GOBELIN_AGGREGATOR_HOME"  # how the ServerApp learns its home (never via the run)
 app = ServerApp()
 
@@ -88,6 +90,8 @@ def main(grid: Grid, context: Context) -> None:
     _end_with_parent()
     home = AggregatorHome(Path(os.environ[HOME_VARIABLE]))
     with sole_owner(home.rounds, wait_s=60):  # the ServerApp of a killed supervisor may linger
+        for folder in (home.rounds, home.releases, home.journal):
+            sweep(folder)
         try:
             rounds = home.settings().rounds
             lifetime_s = max(DEFAULT_TTL, rounds.deadline_s * (1 + rounds.max_staleness))
@@ -122,7 +126,9 @@ class GridCourier:
     def __init__(self, grid: Grid, lifetime_s: float = DEFAULT_TTL) -> None:
         self._grid = grid
         self._lifetime_s = lifetime_s
-        self._pending: dict[str, tuple[str, str]] = {}  # message id → node, digest of the plan
+        self._uploads = Uploads(grid)
+        self._pending: dict[str, Asked] = {}  # by message id
+        self._latest: dict[Asked, str] = {}  # the other way round
         self._flower_ids: dict[str, int] = {}  # fingerprint → Flower's node id
 
     def nodes(self) -> list[NodeState]:
@@ -149,14 +155,21 @@ class GridCourier:
             message = Message(content, to, kind, ttl=self._lifetime_s)
             for message_id in self._grid.push_messages([message]):
                 if message_id:  # '' when the node has just left
-                    self._pending[message_id] = (parcel.node, parcel.message.digest)
+                    asked = (parcel.node, parcel.message.digest)
+                    self._pending[message_id] = asked
+                    self._latest[asked] = message_id
 
     def replies(self) -> Iterator[Reply]:
         """Pull what has arrived, one message at a time, so that memory holds one reply."""
         for message_id, asked in list(self._pending.items()):
-            for message in self._grid.pull_messages([message_id]):
+            for message in self._uploads.pull(message_id):
                 self._pending.pop(message_id, None)
-                yield _reply(*asked, message)
+                reply = _reply(*asked, message)
+                latest = self._latest.get(asked) == message_id
+                if latest:
+                    del self._latest[asked]
+                if latest or not reply.lost:  # of a lost one that was sent again nothing follows
+                    yield reply
 
 
 Records = dict[str, ArrayRecord | ConfigRecord]
