@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from gobelin.server import supervisor
@@ -16,6 +17,7 @@ from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
 from gobelin.server.supervisor import RESTARTS, Child, Supervisor, free_port, require_free
 from gobelin.shared.errors import EngineError, PortInUseError
+from gobelin.shared.files import sole_owner
 
 
 @pytest.fixture
@@ -88,6 +90,86 @@ def test_deaths_of_long_ago_are_forgotten(
             child.start()
         wait_until_dead(child)
         now[0] += supervisor.RESTART_WINDOW_S / 2
+
+
+def test_a_serverapp_that_let_go_of_the_rounds_is_dead_after_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found(tmp_path / "home", Charter("fed", "toy", "127.0.0.1:0"))
+    place = AggregatorHome(tmp_path / "home")
+    watching = Supervisor(place, lambda event: None)
+    now = [0.0]
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
+    assert not watching._serverapp_died()  # not at work yet
+    with sole_owner(place.rounds):
+        now[0] += 1000
+        assert not watching._serverapp_died()
+    now[0] += supervisor.GONE_S / 2
+    assert not watching._serverapp_died()  # it may have ended well
+    now[0] += supervisor.GONE_S
+    assert watching._serverapp_died()
+
+
+def test_a_serverapp_is_dead_at_once_when_its_superexec_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found(tmp_path / "home", Charter("fed", "toy", "127.0.0.1:0"))
+    told: list[str] = []
+    watching = Supervisor(
+        AggregatorHome(tmp_path / "home"), lambda event: told.append(event["process"])
+    )
+    monkeypatch.setattr(Child, "start", lambda child: None)
+    monkeypatch.setattr(Child, "pid", property(lambda child: 1 if child.name in alive else None))
+    alive = {"superexec"}
+    watching._revive()
+    assert not watching._serverapp_died()  # a SuperLink may come and go
+    alive = {"superlink"}
+    watching._revive()
+    assert watching._serverapp_died()
+    assert told == ["superlink", "superexec"]
+
+
+def test_a_request_that_the_superlink_dies_over_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found(tmp_path / "home", Charter("fed", "toy", "127.0.0.1:0"))
+    watching = Supervisor(AggregatorHome(tmp_path / "home"), lambda event: None)
+    alive = {"superlink", "superexec"}
+    monkeypatch.setattr(supervisor.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(Child, "start", lambda child: alive.add(child.name))
+    monkeypatch.setattr(Child, "pid", property(lambda child: 1 if child.name in alive else None))
+    asked = 0
+
+    def request() -> int:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            alive.discard("superlink")
+        if "superlink" not in alive:
+            raise httpx.RemoteProtocolError("disconnected")
+        return 7
+
+    assert watching._insist(request) == 7
+    assert asked == 3
+
+
+def test_a_superlink_that_refuses_for_a_minute_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found(tmp_path / "home", Charter("fed", "toy", "127.0.0.1:0"))
+    watching = Supervisor(AggregatorHome(tmp_path / "home"), lambda event: None)
+    now = [0.0]
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(supervisor.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(Child, "pid", 1)
+
+    def request() -> None:
+        now[0] += 10
+        raise httpx.ConnectError("refused")
+
+    with pytest.raises(EngineError, match="ConnectError"):
+        watching._insist(request)
+    assert now[0] >= supervisor.READY_S
 
 
 def test_what_a_child_prints_is_kept_over_restarts(home: AggregatorHome) -> None:

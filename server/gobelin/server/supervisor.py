@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import secrets
 import signal
 import socket
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -26,13 +27,16 @@ from gobelin.server.engine import (
 from gobelin.server.home import AggregatorHome
 from gobelin.shared.address import format_address
 from gobelin.shared.errors import EngineError, GobelinError, PortInUseError
-from gobelin.shared.files import PRIVATE, sole_owner, write_atomic
+from gobelin.shared.files import PRIVATE, is_owned, sole_owner, sweep, write_atomic
 from gobelin.shared.signals import stop_on_signals
 
 READY_S = 60.0  # for the SuperLink to answer
 TICK_S = 0.5
+GONE_S = 3.0  # without a ServerApp: a moment for one that has ended well to be reported as such
 RESTARTS = 5  # of children within RESTART_WINDOW_S before the supervisor gives up
 RESTART_WINDOW_S = 300.0
+
+Answer = TypeVar("Answer")
 
 
 class Child:
@@ -99,12 +103,14 @@ class Supervisor:
         self._offset = home.events()[1]  # events from before this start are history
         self._failure: dict[str, Any] | None = None
         self._roster_seen = 0
+        self._served_at: float | None = None  # when the run's ServerApp was last seen at work
 
     def run(self) -> None:
         """Supervise until the federation's last round is sealed; raises GobelinError or Stopped."""
         home = self._home
         home.flower.mkdir(parents=True, exist_ok=True)
         with sole_owner(home.folder, wait_s=1), stop_on_signals():
+            sweep(home.flower)
             secret = home.flower / "superexec.secret"
             write_atomic(secret, secrets.token_hex(32).encode(), PRIVATE)
             try:
@@ -121,8 +127,7 @@ class Supervisor:
     def _wait_ready(self) -> Control:
         give_up = time.monotonic() + READY_S
         while time.monotonic() < give_up:
-            if self._superlink.pid is None:
-                raise EngineError("the SuperLink did not start", f"see {self._superlink.log}")
+            self._revive()
             try:
                 with socket.create_connection(("127.0.0.1", self._ports.control), 1):
                     return Control(self._home, self._ports)
@@ -131,16 +136,13 @@ class Supervisor:
         raise EngineError("the SuperLink did not answer", f"see {self._superlink.log}")
 
     def _watch(self, control: Control) -> None:
-        self._sync_roster(control)
-        run_id = self._start_run(control)
+        self._insist(lambda: self._sync_roster(control))
+        run_id = self._insist(control.start_run)
         pids = {child.name: child.pid for child in (self._superlink, self._superexec)}
         self._on_event({"event": "up", "address": self._ports.fleet, **pids})
         while True:
             self._pass_on_events()
-            for child in (self._superlink, self._superexec):
-                if child.pid is None:
-                    self._on_event({"event": "restarting", "process": child.name})
-                    child.start()
+            self._revive()
             with contextlib.suppress(httpx.HTTPError):  # the SuperLink is being restarted
                 self._sync_roster(control)
                 status, sub_status = control.run_status(run_id)
@@ -149,27 +151,51 @@ class Supervisor:
                     if sub_status == "completed":
                         return
                     run_id = self._restart_run(control, sub_status)
+                elif self._serverapp_died():
+                    run_id = self._restart_run(control, "died")
             time.sleep(TICK_S)
 
-    def _start_run(self, control: Control) -> int:
+    def _revive(self) -> None:
+        """Start children that have died again; a ServerApp ends with its superexec."""
+        for child in (self._superlink, self._superexec):
+            if child.pid is None:
+                self._on_event({"event": "restarting", "process": child.name})
+                child.start()
+                if child is self._superexec:
+                    self._served_at = -math.inf
+
+    def _insist(self, request: Callable[[], Answer]) -> Answer:
+        """Its answer, also where the SuperLink dies over it; raises EngineError after READY_S."""
         give_up = time.monotonic() + READY_S
         while True:
             try:
-                return control.start_run()
+                return request()
             except httpx.HTTPError as error:
                 if time.monotonic() >= give_up:
                     raise EngineError(
-                        f"the SuperLink refused the run ({type(error).__name__})",
+                        f"the SuperLink refused what it was asked ({type(error).__name__})",
                         f"see {self._superlink.log}",
                     ) from None
                 time.sleep(TICK_S)
+                self._revive()
+
+    def _serverapp_died(self) -> bool:
+        """Whether the run's ServerApp was at work and is gone; Flower would take a minute to see.
+
+        It holds the lock of the rounds. One that dies alone before it has it is left to Flower.
+        """
+        if is_owned(self._home.rounds):
+            self._served_at = time.monotonic()
+        return self._served_at is not None and time.monotonic() - self._served_at > GONE_S
 
     def _restart_run(self, control: Control, sub_status: str) -> int:
         """Start the run again after its ServerApp died; raises what the ServerApp reported."""
         if self._failure is not None:
             raise reported(self._failure)
         self._on_event({"event": "restarting", "process": "serverapp", "reason": sub_status})
-        return self._start_run(control)
+        run_id = self._insist(control.start_run)
+        self._served_at = None
+        return run_id
 
     def _sync_roster(self, control: Control) -> None:
         """Register newly admitted nodes while running; a look at the file's time is enough."""
