@@ -49,6 +49,7 @@ def main() -> None:
         "codec_topk": codec_table,
         "histories": histories_table,
         "planning_time": planning_time_table,
+        "kill_points": kill_points_table,
         "broadcast_int8": broadcast_table,
         "broadcast_int4": broadcast_table,
         "broadcast_topk": broadcast_table,
@@ -218,6 +219,31 @@ def planning_time_table(values: Mapping[str, Any]) -> str:
         f"Goal: {values['goal']}.\n"
     )
     return "\n".join([heading, table(["case", *PLANNING_FIGURES.values()], rows)])
+
+
+def kill_points_table(values: Mapping[str, Any]) -> str:
+    """Kills of real processes."""
+    rows = [
+        ["distinct points reached", f"{values['points']:,}"],
+        ["violations", f"{values['violations']}"],
+        ["contributions lost", f"{values['lost']}"],
+        ["contributions counted twice", f"{values['double']}"],
+        ["kills, with those by the clock", f"{values['kills']:,}"],
+        ["federations", f"{values['federations']}"],
+        ["rounds of each", f"{values['rounds']}"],
+        ["longest time without progress, seconds", f"{values['longest_standstill_s']:.0f}"],
+        *([f"points in: {kind}", f"{n}"] for kind, n in sorted(values["of_process"].items())),
+        *([f"points at: {op}", f"{n}"] for op, n in sorted(values["of_operation"].items())),
+    ]
+    heading = (
+        "## kill −9 at distinct points of real processes\n\n"
+        f"`make bench-kill_points`: seed {values['seed']}, {values['workers']} federations at a "
+        f"time, {values['seconds'] / 60:.0f} minutes, {values['machine']}. A violation is a round "
+        "that differs from the undisturbed federation's by one bit, a contribution lost or counted "
+        "twice, a standstill, a traceback, or a process or file left behind. "
+        f"Goal: {values['goal']}.\n"
+    )
+    return "\n".join([heading, table(["figure", "value"], rows)])
 
 
 def broadcast_table(values: Mapping[str, Any]) -> str:

@@ -42,6 +42,7 @@ class Loopback:
     seed: int = 0
     options: Sequence[str] = ()  # more of `gobelin aggregator init`
     threads: int = 1  # of each node
+    environment: Mapping[str, str] = field(default_factory=dict)  # more of every process's
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -97,7 +98,12 @@ class Loopback:
             self.start_node(member)
 
     def _start(self, name: str, *arguments: str | Path) -> subprocess.Popen[bytes]:
-        environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(self.threads)}
+        environment = {
+            **os.environ,
+            **self.environment,
+            "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": str(self.threads),
+        }
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [GOBELIN, *map(str, arguments)],
