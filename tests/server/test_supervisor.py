@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -127,6 +128,33 @@ def test_a_serverapp_is_dead_at_once_when_its_superexec_is(
     watching._revive()
     assert watching._serverapp_died()
     assert told == ["superlink", "superexec"]
+
+
+def test_a_database_is_made_anew_until_a_superlink_has_answered_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found(tmp_path / "home", Charter("fed", "toy", "127.0.0.1:0"))
+    place = AggregatorHome(tmp_path / "home")
+    watching = Supervisor(place, lambda event: None)
+    place.flower.mkdir()
+    database, log = place.flower / "link.db", place.flower / "superlink.log"
+    log.touch()
+
+    def make(child: Child) -> None:
+        if child.name == "superlink" and not database.exists():
+            database.write_text(f"made {len(made)}")
+            made.append(child)
+
+    made: list[Child] = []
+    monkeypatch.setattr(Child, "start", make)
+    monkeypatch.setattr(supervisor, "Control", lambda *_: SimpleNamespace(answer=lambda: None))
+    for _ in range(2):
+        watching._revive()
+    with socket.create_server(("127.0.0.1", watching._ports.control)):
+        watching._wait_ready()
+    watching._revive()
+    assert (len(made), database.read_text()) == (3, "made 2")
+    assert log.exists()
 
 
 def test_a_request_that_the_superlink_dies_over_is_made_again(

@@ -226,13 +226,14 @@ def test_a_folder_whose_removal_is_cut_short_is_gone_under_its_name(
         next(path.iterdir()).unlink()
         raise Killed
 
-    with monkeypatch.context() as dying, pytest.raises(Killed):
+    def replace() -> None:
+        with folder_atomic(folder) as tmp:
+            (tmp / "third").touch()
+
+    with monkeypatch.context() as dying:
         dying.setattr(files.shutil, "rmtree", cut_short)
-        if replaced:
-            with folder_atomic(folder) as tmp:
-                (tmp / "third").touch()
-        else:
-            remove_folder(folder)
+        with pytest.raises(Killed):
+            replace() if replaced else remove_folder(folder)
     assert not folder.exists()
     sweep(tmp_path)
     assert list(tmp_path.iterdir()) == []

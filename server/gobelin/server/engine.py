@@ -297,6 +297,10 @@ class Control:
             f"127.0.0.1:{ports.control}", False, (home.tls / "ca.pem").read_bytes(), interceptors=[]
         )
 
+    def answer(self) -> None:
+        """Ask for something that lies in the SuperLink's database; raises what httpx does."""
+        self._client.ListNodes(ListNodesRequest())
+
     def sync_roster(self, roster: Roster) -> list[str]:
         """Make the SuperLink's registered nodes those of the roster; names of the changed ones."""
         wanted = roster.by_id()

@@ -100,6 +100,7 @@ class Supervisor:
         self._ports = Ports(format_address(network.host, network.port), free_port())
         self._superlink = Child("superlink", superlink_command(home, self._ports), home)
         self._superexec = Child("superexec", superexec_command(home, self._ports), home)
+        self._link_is_made = home.flower / "link.made"
         self._offset = home.events()[1]  # events from before this start are history
         self._failure: dict[str, Any] | None = None
         self._roster_seen = 0
@@ -114,8 +115,8 @@ class Supervisor:
             secret = home.flower / "superexec.secret"
             write_atomic(secret, secrets.token_hex(32).encode(), PRIVATE)
             try:
-                self._superlink.start()
-                self._superexec.start()
+                self._start(self._superlink)
+                self._start(self._superexec)
                 control = self._wait_ready()
                 with contextlib.closing(control):
                     self._watch(control)
@@ -130,9 +131,13 @@ class Supervisor:
             self._revive()
             try:
                 with socket.create_connection(("127.0.0.1", self._ports.control), 1):
-                    return Control(self._home, self._ports)
+                    control = Control(self._home, self._ports)
             except OSError:
                 time.sleep(0.1)
+                continue
+            self._insist(control.answer)
+            write_atomic(self._link_is_made, b"")
+            return control
         raise EngineError("the SuperLink did not answer", f"see {self._superlink.log}")
 
     def _watch(self, control: Control) -> None:
@@ -155,12 +160,22 @@ class Supervisor:
                     run_id = self._restart_run(control, "died")
             time.sleep(TICK_S)
 
+    def _start(self, child: Child) -> None:
+        """Start a child; the SuperLink with a new database, until one has answered.
+
+        One that is killed while it makes its tables leaves a database that none can open.
+        """
+        if child is self._superlink and not self._link_is_made.exists():
+            for file in self._home.flower.glob("link.db*"):
+                file.unlink()
+        child.start()
+
     def _revive(self) -> None:
         """Start children that have died again; a ServerApp ends with its superexec."""
         for child in (self._superlink, self._superexec):
             if child.pid is None:
                 self._on_event({"event": "restarting", "process": child.name})
-                child.start()
+                self._start(child)
                 if child is self._superexec:
                     self._served_at = -math.inf
 
