@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from queue import SimpleQueue
@@ -142,8 +142,15 @@ class Tally:
         }
 
 
-def run(bench: Bench, pool: ThreadPoolExecutor, wanted: int, seed: int, workers: int) -> Tally:
-    """Reach `wanted` distinct points, or as many of them as there are."""
+def run(
+    bench: Bench,
+    pool: ThreadPoolExecutor,
+    wanted: int,
+    seed: int,
+    workers: int,
+    save: Callable[[Tally], None],
+) -> Tally:
+    """Reach `wanted` distinct points, or as many as there are; `save` what is known so far."""
     rng = random.Random(seed)
     counting = pool.submit(bench.federate, COUNTED, counting=True)
     tally = Tally(bench.undisturbed(pool))
@@ -162,6 +169,7 @@ def run(bench: Bench, pool: ThreadPoolExecutor, wanted: int, seed: int, workers:
         for future in done:
             tally.add(future.result())
             choice.put_back(future.result().unreached)
+            save(tally)
 
 
 def replay(bench: Bench, pool: ThreadPoolExecutor, specs: str) -> Tally:
@@ -172,7 +180,7 @@ def replay(bench: Bench, pool: ThreadPoolExecutor, specs: str) -> Tally:
 
 
 def main() -> None:
-    """Run it and write bench/results/kill_points.json."""
+    """Run it and write bench/results/kill_points.json, anew after every federation."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--points", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -187,20 +195,21 @@ def main() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     begun = time.monotonic()
     bench = Bench(chosen.workers, chosen.rounds, chosen.hang)
+
+    def save(tally: Tally) -> None:
+        told = {"seed": chosen.seed, "workers": chosen.workers, "goal": GOAL}
+        write_result("kill_points", {**tally.result(), **told, "seconds": time.monotonic() - begun})
+
     with ThreadPoolExecutor(chosen.workers) as pool:
         try:
             if chosen.replay:
                 tally = replay(bench, pool, chosen.replay)
             else:
-                tally = run(bench, pool, chosen.points, chosen.seed, chosen.workers)
+                tally = run(bench, pool, chosen.points, chosen.seed, chosen.workers, save)
         finally:
             bench.stop.set()  # whatever still runs ends now
-    result = {**tally.result(), "seed": chosen.seed, "workers": chosen.workers}
-    result |= {"seconds": time.monotonic() - begun, "goal": GOAL}
-    if not chosen.replay:
-        print(write_result("kill_points", result))
-    print(f"{result['points']} points, {result['violations']} violations")
-    sys.exit(bool(result["violations"]))
+    print(f"{len(tally.reached)} points, {len(tally.violations)} violations")
+    sys.exit(bool(tally.violations))
 
 
 if __name__ == "__main__":
