@@ -270,7 +270,7 @@ def test_segments_the_schema_does_not_mean_are_refused(monkeypatch: pytest.Monke
     for wrong in ({first: good[first]}, {**good, "more": b""}, {}):
         with pytest.raises(NamesError):
             ParameterVector.of_segments(vector.schema, wrong)
-    for wrong_bytes in (good[second][:-1], good[second][:-4], good[second] + b"\0\0\0\0", b""):
+    for wrong_bytes in (good[second][:-1], good[second][:-4], bytes(good[second]) + bytes(4), b""):
         with pytest.raises(ShapeError):
             ParameterVector.of_segments(vector.schema, {**good, second: wrong_bytes})
     nan = np.array([1, np.nan], dtype="<f4").tobytes()

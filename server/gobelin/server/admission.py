@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
+
 from gobelin.protocols.messages import (
     BYTES,
     ENCODING_MOMENTS,
@@ -79,7 +81,7 @@ def admit(
         delta = payload.decode()
     except (CodecError, MomentsError, VectorError) as error:
         return Refusal(RefusalCode(error.code), error.what)
-    largest = float(delta.values.abs().max())
+    largest = float(max(map(abs, torch.aminmax(delta.values))))
     if largest > LIMIT:
         return Refusal(
             RefusalCode.MAGNITUDE, f"a parameter moved by {largest:.3g}, at most {LIMIT:.3g}"

@@ -13,6 +13,7 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported: it reads 
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 import hashlib
+import itertools
 import re
 import sys
 import threading
@@ -72,7 +73,7 @@ from gobelin.server.uploads import Uploads
 from gobelin.shared.errors import EngineError, GobelinError, RoundError
 from gobelin.shared.files import sole_owner, sweep
 from gobelin.shared.keys import fingerprint
-from gobelin.shared.vector import DTYPE
+from gobelin.shared.vector import DTYPE, SEGMENT
 
 LOST = (  # Flower's own errors that say nothing of the node's work
     ErrorCode.MESSAGE_UNAVAILABLE,
@@ -80,6 +81,10 @@ LOST = (  # Flower's own errors that say nothing of the node's work
     ErrorCode.NODE_UNAVAILABLE,
 )
 Asked = tuple[str, str]  # a node's fingerprint, the digest of what it was sent
+ALLOCATION = {  # of vectors and their segments, in the engine's processes
+    "MALLOC_MMAP_THRESHOLD_": str(SEGMENT * 4),  # glibc: what is freed goes back to the system
+    "THP_MEM_ALLOC_ENABLE": "1",  # torch: huge pages, as a page's fault costs more than its sums
+}
 HOME_VARIABLE = "GOBELIN_AGGREGATOR_HOME"  # how the ServerApp learns its home (never via the run)
 app = ServerApp()
 
@@ -141,23 +146,24 @@ class GridCourier:
         return states
 
     def send(self, parcels: Iterable[Parcel]) -> None:
-        """Push parcels; the SuperLink stores what goes to several nodes once for all of them."""
-        enclosure: Enclosure | None = None
-        beside: Records = {}
-        for parcel in parcels:
-            if parcel.enclosure is not enclosure:
-                enclosure, beside = parcel.enclosure, enclosed(parcel.enclosure)
-            content = message_record(parcel.message, beside, parcel.receipts)
-            kind = MessageType.QUERY
-            if isinstance(parcel.message, RoundPlan):
-                kind = RECALL if enclosure is None else MessageType.TRAIN
-            to = self._flower_ids[parcel.node]
-            message = Message(content, to, kind, ttl=self._lifetime_s)
-            for message_id in self._grid.push_messages([message]):
+        """Push parcels; what goes to several nodes is hashed, sent and stored once for all."""
+        for _, group in itertools.groupby(parcels, lambda parcel: id(parcel.enclosure)):
+            alike = list(group)
+            beside = enclosed(alike[0].enclosure)
+            messages = [self._message(parcel, beside) for parcel in alike]
+            pushed = self._grid.push_messages(messages)
+            for message_id, parcel in zip(pushed, alike, strict=True):
                 if message_id:  # '' when the node has just left
                     asked = (parcel.node, parcel.message.digest)
                     self._pending[message_id] = asked
                     self._latest[asked] = message_id
+
+    def _message(self, parcel: Parcel, beside: Records) -> Message:
+        content = message_record(parcel.message, beside, parcel.receipts)
+        kind = MessageType.QUERY
+        if isinstance(parcel.message, RoundPlan):
+            kind = RECALL if parcel.enclosure is None else MessageType.TRAIN
+        return Message(content, self._flower_ids[parcel.node], kind, ttl=self._lifetime_s)
 
     def replies(self) -> Iterator[Reply]:
         """Pull what has arrived, one message at a time, so that memory holds one reply."""
@@ -165,11 +171,13 @@ class GridCourier:
             for message in self._uploads.pull(message_id):
                 self._pending.pop(message_id, None)
                 reply = _reply(*asked, message)
+                del message
                 latest = self._latest.get(asked) == message_id
                 if latest:
                     del self._latest[asked]
                 if latest or not reply.lost:  # of a lost one that was sent again nothing follows
                     yield reply
+                del reply
 
 
 Records = dict[str, ArrayRecord | ConfigRecord]
@@ -191,9 +199,9 @@ def enclosed(enclosure: Enclosure | None) -> Records:
     steps = enclosure.steps
     records: Records = {STEPS: ConfigRecord({PAYLOAD: [s.header.to_bytes() for s in steps]})}
     if enclosure.base is not None:
-        segments = enclosure.base.segments().items()
-        arrays = {name: Array(DTYPE, (len(data) // 4,), ENCODING, data) for name, data in segments}
-        records[BASE] = ArrayRecord(arrays)
+        records[BASE] = base = ArrayRecord()
+        for name, segment in enclosure.base.segments().items():
+            base[name] = _view(segment)
     for step in steps:
         by = encoding_of(step.header.codec)
         coded = step.segments.items()
@@ -205,6 +213,13 @@ def enclosed(enclosure: Enclosure | None) -> Records:
             {MOMENTS: Array(BYTES, (len(data),), ENCODING_MOMENTS, data)}
         )
     return records
+
+
+def _view(data: memoryview) -> Array:
+    """A segment of a vector, not copied: of an array's data Flower only asks to be sliced."""
+    array = Array(DTYPE, (len(data) // 4,), ENCODING, b"")
+    array.data = data
+    return array
 
 
 def _reply(node: str, plan: str, message: Message) -> Reply:
@@ -279,6 +294,7 @@ def child_environment(home: AggregatorHome) -> dict[str, str]:
         "FLWR_HOME": str(home.flower.resolve()),
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
         HOME_VARIABLE: str(home.folder.resolve()),
+        **ALLOCATION,
     }
 
 

@@ -161,6 +161,7 @@ class OpenRound:
         if self._state.phase is Phase.COLLECTING:
             for reply in self._rim.courier.replies():
                 self._take(reply)
+                del reply  # else it is held while the next one is pulled
         self._advance(Ticked(clock()))
         if self._state.phase is not Phase.SEALED:
             self._rim.sleep(POLL_S)
@@ -286,7 +287,8 @@ class OpenRound:
         if self._outcome is None:
             raise ValueError("a round is aggregated before it is sealed")
         seconds = self._rim.clock() - self._state.since
-        self._rim.sealer.seal(self._plan, self._state, self._outcome, seconds)
+        standing = self._rim.sealer.seal(self._plan, self._state, self._outcome, seconds)
+        self._outcome = replace(self._outcome, standing=standing)
 
 
 def row_of(

@@ -20,6 +20,7 @@ from gobelin.shared.fragments import Fragment
 
 OuterState = Mapping[str, Tensor]
 
+PIECE = 1 << 20  # coordinates stepped at once
 FIRST, SECOND, STEPS = "first_moment", "second_moment", "steps"
 
 
@@ -127,8 +128,25 @@ def step_fragment(
 
     The others stay as they are, and so does their state (Streaming DiLoCo, arXiv:2501.18512).
     """
-    part, own = outer.step(fragment.take(base), delta, state_of(fragment, state))
+    part, own = _in_pieces(outer, fragment.take(base), delta, state_of(fragment, state))
     return fragment.put(base, part), with_state(fragment, state, own)
+
+
+def _in_pieces(
+    outer: OuterOptimizer, base: Tensor, delta: Tensor, state: OuterState
+) -> tuple[Tensor, OuterState]:
+    """The same step, which is elementwise, so that its temporaries are no vectors."""
+    moved, after = torch.empty_like(base), dict[str, Tensor]()
+    for start in range(0, len(base), PIECE):
+        place = slice(start, start + PIECE)
+        given = {name: tensor[place] if tensor.ndim else tensor for name, tensor in state.items()}
+        moved[place], own = outer.step(base[place], delta[place], given)
+        for name, tensor in own.items():
+            if tensor.ndim:
+                after.setdefault(name, torch.empty_like(base))[place] = tensor
+            else:
+                after[name] = tensor  # a step count, the same for every piece
+    return moved, after
 
 
 def make_outer(

@@ -9,7 +9,7 @@ from gobelin.shared.data import MemorySource, Source
 from gobelin.shared.errors import DataError
 from gobelin.shared.evaluation.embed import draw
 from gobelin.shared.evaluation.held_out_loss import held_out_loss
-from gobelin.shared.model import build_jepa
+from gobelin.shared.model import Weights, hollow_jepa, lent, weights_moved, weights_of
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterVector
@@ -38,22 +38,23 @@ class ProbeLoss:
     def __init__(self, recipe: Recipe, seed: int, images: Source) -> None:
         self._recipe, self._images = recipe, images
         self._seed = derive_seed(seed, "probe loss")
-        self._model = build_jepa(recipe, seed)
+        self._model = hollow_jepa(recipe)
+        self._encoder = self._model.encoder()
         self._base: tuple[str, float] = ("", 0.0)  # digest, loss
 
     def score(self, base: ParameterVector, delta: ParameterVector) -> float:
         """loss(base) − loss(base + delta), on the grid; NaN where a loss is not finite."""
         if self._base[0] != base.digest:
-            self._base = (base.digest, self._loss(base))
-        return on_grid(self._base[1] - self._loss(base + delta))
+            self._base = (base.digest, self._loss(weights_of(base)))
+        return on_grid(self._base[1] - self._loss(weights_moved(base, delta)))
 
-    def _loss(self, vector: ParameterVector) -> float:
-        vector.load_into(self._model)
+    def _loss(self, weights: Weights) -> float:
         batches = len(self._images) // self._recipe.objective.reference_batch
-        return held_out_loss(
-            self._model.encoder(),
-            self._recipe.objective_of(),
-            self._images,
-            seed=self._seed,
-            batches=batches,
-        )
+        with lent(self._model, weights):
+            return held_out_loss(
+                self._encoder,
+                self._recipe.objective_of(),
+                self._images,
+                seed=self._seed,
+                batches=batches,
+            )

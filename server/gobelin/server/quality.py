@@ -18,7 +18,7 @@ from gobelin.server.evidence import Evidence
 from gobelin.server.reasons import RefusalCode
 from gobelin.shared.data import Batch
 from gobelin.shared.health import deviations, effective_rank, frame_rotation
-from gobelin.shared.model import build_jepa
+from gobelin.shared.model import Weights, hollow_jepa, lent, weights_moved, weights_of
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import generator_of
 from gobelin.shared.vector import ParameterVector
@@ -44,14 +44,14 @@ class CollapseGate:
     """
 
     def __init__(self, recipe: Recipe, seed: int, samples: Batch | None = None) -> None:
-        self._model = build_jepa(recipe, seed).eval()
-        self._encoder = self._model.encoder()
+        self._model = hollow_jepa(recipe)
+        self._encoder = self._model.encoder().eval()
         self._samples = made_up(recipe, seed) if samples is None else samples
         self._base: tuple[str, Tensor] = ("", torch.empty(0))  # digest, features
 
     def judge(self, base: ParameterVector, delta: ParameterVector) -> Refusal | Look:
         """A refusal when base + delta has collapsed where the base has not."""
-        now, before = self.look(base, base + delta), self.look(base, base)
+        now, before = self._look(base, weights_moved(base, delta)), self._look(base, None)
         rank, deviation = now.effective_rank, now.deviation
         if (
             rank < LEAST_RANK * before.effective_rank
@@ -64,9 +64,13 @@ class CollapseGate:
 
     def look(self, base: ParameterVector, vector: ParameterVector) -> Look:
         """What the model `vector` shows beside the model `base`; zeros if it is not finite."""
+        return self._look(base, weights_of(vector))
+
+    def _look(self, base: ParameterVector, weights: Weights | None) -> Look:
+        """What a model shows beside `base`, which it is itself where it has no weights."""
         if self._base[0] != base.digest:
-            self._base = (base.digest, self._features(base))
-        features = self._base[1] if vector is base else self._features(vector)
+            self._base = (base.digest, self._features(weights_of(base)))
+        features = self._base[1] if weights is None else self._features(weights)
         if not bool(torch.isfinite(features).all()):
             return Look(0.0, 0.0, 0.0)
         return Look(
@@ -76,10 +80,10 @@ class CollapseGate:
         )
 
     @torch.no_grad()
-    def _features(self, vector: ParameterVector) -> Tensor:
+    def _features(self, weights: Weights) -> Tensor:
         """Pooled features (B, D) of the gate's samples, fp32."""
-        vector.load_into(self._model)
-        return self._encoder.features(self._encoder.prepare(self._samples)).float()
+        with lent(self._model, weights):
+            return self._encoder.features(self._encoder.prepare(self._samples)).float()
 
 
 @dataclass(frozen=True)

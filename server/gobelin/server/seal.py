@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -22,7 +22,7 @@ from gobelin.server.pooling import of_tensors, tensors_of
 from gobelin.server.quality import Examiner
 from gobelin.server.round_state import Round
 from gobelin.server.rules import make_rule
-from gobelin.shared.checkpoint import Checkpoint, write_checkpoint
+from gobelin.shared.checkpoint import Checkpoint, at_rest, write_checkpoint
 from gobelin.shared.fragments import Fragment
 from gobelin.shared.objective import Moments
 from gobelin.shared.vector import ParameterVector
@@ -145,8 +145,11 @@ class Sealer:
         rows = sorted(weighed, key=lambda row: (str(row["node"]), -int(row["staleness"])))
         return Outcome(after, told, merged, rows, facts)
 
-    def seal(self, plan: RoundPlan, state: Round, outcome: Outcome, seconds: float) -> None:
-        """Write the round's checkpoint folder, which is the round, and publish it if it is due."""
+    def seal(self, plan: RoundPlan, state: Round, outcome: Outcome, seconds: float) -> Standing:
+        """Write the round's checkpoint folder, which is the round, and publish it if it is due.
+
+        Returns the outcome's standing as it lies there, out of memory.
+        """
         standing, merged = outcome.standing, outcome.merged
         facts: dict[str, Any] = {
             "federation": plan.federation,
@@ -179,6 +182,14 @@ class Sealer:
         write_checkpoint(folder, self._recipe, standing.base, facts, extra)
         self.release(plan.round, standing.base, facts)
         self._say(plan, outcome, seconds)
+        base, lying = at_rest(folder, standing.base, extra)
+        return replace(
+            standing,
+            base=base,
+            outer=lying.get("outer", {}),
+            merge=lying.get("merge", {}),
+            owed=lying.get("owed", {}).get("residual"),
+        )
 
     def release(self, number: int, consensus: ParameterVector, facts: Mapping[str, Any]) -> None:
         """Publish a sealed round if it is due for release and not published yet."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -30,7 +32,8 @@ class Checkpoint:
     """A model at rest: its recipe, its parameter vector and what is recorded about its making.
 
     `facts` is free JSON (federation, round, contributions, ...); `extra` names further tensors
-    kept beside the model, such as an outer optimizer's momentum.
+    kept beside the model, such as an outer optimizer's momentum. What is read from a folder lies
+    in its files, mapped: it takes the system's page cache and no memory of the process.
     """
 
     recipe: Recipe
@@ -49,9 +52,9 @@ def write_checkpoint(
     """Write a checkpoint folder atomically; an older one of the same name is replaced."""
     extra = extra or {}
     with folder_atomic(folder) as tmp:
-        save_file(_own(vector.tensors()), tmp / MODEL)
+        save_file(vector.tensors(), tmp / MODEL)
         for name, tensors in extra.items():
-            save_file(_own(tensors), tmp / f"{name}.safetensors")
+            save_file(dict(tensors), tmp / f"{name}.safetensors")
         files = [MODEL, *(f"{name}.safetensors" for name in extra)]
         manifest = {
             "format": FORMAT,
@@ -79,18 +82,36 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         recipe = Recipe.model_validate(manifest["recipe"])
         tensors = load_file(folder / MODEL)
         schema = ParameterSchema.of_shapes({k: tuple(t.shape) for k, t in tensors.items()})
-        vector = ParameterVector.of_tensors(schema, tensors)
+        vector = ParameterVector(schema, _mapped(folder / MODEL, schema))
         found = (recipe.digest, schema.digest, vector.digest, schema.size)
         if found != tuple(manifest[k] for k in ("recipe_digest", *_OF_VECTOR)):
             raise CheckpointError(f"{folder}: a digest is not the manifest's", REMEDY)
-        extra = {
-            name.removesuffix(".safetensors"): load_file(folder / name)
-            for name in files
-            if name != MODEL
-        }
-        return Checkpoint(recipe, vector, dict(manifest["facts"]), extra)
+        return Checkpoint(recipe, vector, dict(manifest["facts"]), _extra(folder, files))
     except (OSError, KeyError, TypeError, ValueError, SafetensorError, VectorError) as error:
         raise CheckpointError(f"{folder} is damaged: {error!s:.200}", REMEDY) from None
+
+
+def at_rest(
+    folder: Path, vector: ParameterVector, extra: Mapping[str, Mapping[str, Tensor]]
+) -> tuple[ParameterVector, dict[str, dict[str, Tensor]]]:
+    """What `write_checkpoint` has just written there, as it lies in the files, not read again."""
+    values = _mapped(folder / MODEL, vector.schema)
+    return vector.at_rest(values), _extra(folder, [f"{name}.safetensors" for name in extra])
+
+
+def _mapped(file: Path, schema: ParameterSchema) -> Tensor:
+    """The flat vector (P,) in a model's file: safetensors keeps tensors of one dtype by name."""
+    offset, shape = file.stat().st_size - 4 * schema.size, (schema.size,)
+    values = np.memmap(file, "<f4", "c", offset, shape)  # "c": what is written stays in memory
+    return torch.from_numpy(values.astype(np.float32, copy=False))
+
+
+def _extra(folder: Path, files: Iterable[str]) -> dict[str, dict[str, Tensor]]:
+    return {
+        name.removesuffix(".safetensors"): load_file(folder / name)
+        for name in files
+        if name != MODEL
+    }
 
 
 def read_extra(folder: Path, name: str) -> dict[str, Tensor]:
@@ -128,8 +149,3 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies that own their memory: safetensors refuses views into one flat vector."""
-    return {name: tensor.clone() for name, tensor in tensors.items()}

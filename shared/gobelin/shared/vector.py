@@ -127,14 +127,14 @@ class ParameterVector:
         if tuple(self.values.shape) != (self.schema.size,):
             found = tuple(self.values.shape)
             raise ShapeError(f"the vector has shape {found}, the schema says ({self.schema.size},)")
-        if not bool(torch.isfinite(self.values).all()):
+        if not all_finite(self.values):
             raise NotFiniteError(
                 f"{self._first_not_finite()} holds NaN or infinity", "lower the learning rate"
             )
 
     def _first_not_finite(self) -> str:
         for name, (start, end) in self.schema.offsets.items():
-            if not bool(torch.isfinite(self.values[start:end]).all()):
+            if not all_finite(self.values[start:end]):
                 return name
         return "the vector"
 
@@ -183,10 +183,10 @@ class ParameterVector:
             values[start:end] = tensor_of_bytes(segments[name])
         return cls(schema, values)
 
-    def segments(self) -> dict[str, bytes]:
-        """Canonical bytes of each of the schema's segments."""
+    def segments(self) -> dict[str, memoryview]:
+        """Canonical bytes of each of the schema's segments (views, no copies)."""
         return {
-            name: bytes(bytes_of_tensor(self.values[start:end]))
+            name: bytes_of_tensor(self.values[start:end])
             for name, (start, end) in self.schema.segments.items()
         }
 
@@ -199,6 +199,12 @@ class ParameterVector:
     def digest(self) -> str:
         """SHA-256 of the canonical bytes."""
         return hashlib.sha256(self.canonical_bytes).hexdigest()
+
+    def at_rest(self, values: Tensor) -> ParameterVector:
+        """This vector, held by `values`, which are known to be the same (P,), elsewhere."""
+        vector = ParameterVector(self.schema, values)
+        vector.__dict__["digest"] = self.digest
+        return vector
 
     def tensors(self) -> dict[str, Tensor]:
         """Named views into the flat vector, in canonical order."""
@@ -229,11 +235,19 @@ class ParameterVector:
 
     def norm(self) -> float:
         """Euclidean norm, accumulated in fp64."""
-        return float(torch.linalg.vector_norm(self.values, dtype=torch.float64))
+        squares = [
+            float(part.double().square().sum()) for part in torch.split(self.values, SEGMENT)
+        ]
+        return math.sqrt(math.fsum(squares))
 
     def _require_same(self, other: ParameterVector) -> None:
         if self.schema.digest != other.schema.digest:
             raise SchemaMismatchError("two vectors of different schemas", "use the same recipe")
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinity, without a temporary of their size."""
+    return not values.numel() or all(math.isfinite(end) for end in torch.aminmax(values))
 
 
 def bytes_of_tensor(tensor: Tensor) -> memoryview:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gobelin.shared.errors import CodecError, DtypeError, NotFiniteError, ShapeError
+from gobelin.shared.vector import all_finite
 
 
 class Codec(Protocol):
@@ -51,7 +52,7 @@ def require_finite(values: Tensor) -> Tensor:
         raise DtypeError(f"a codec takes float32, not {values.dtype}")
     if values.ndim != 1:
         raise ShapeError(f"a codec takes a flat vector, not {tuple(values.shape)}")
-    if not bool(torch.isfinite(values).all()):
+    if not all_finite(values):
         raise NotFiniteError("a codec takes no NaN or infinity", "lower the learning rate")
     return values
 

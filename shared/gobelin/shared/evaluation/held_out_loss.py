@@ -28,7 +28,6 @@ def held_out_loss(
     size = objective.recipe.reference_batch
     stream = BatchStream(source, size, derive_seed(seed, "held out"))
     total = 0.0
-    objective.begin(encoder)
     with torch.no_grad():
         for step in range(batches):
             views = generator_of(seed, "held out", step)

@@ -2,5 +2,16 @@
 
 from gobelin.shared.model.encoder import Encoder
 from gobelin.shared.model.jepa import Jepa, build_jepa, encoder_of
+from gobelin.shared.model.lent import Weights, hollow_jepa, lent, weights_moved, weights_of
 
-__all__ = ["Encoder", "Jepa", "build_jepa", "encoder_of"]
+__all__ = [
+    "Encoder",
+    "Jepa",
+    "Weights",
+    "build_jepa",
+    "encoder_of",
+    "hollow_jepa",
+    "lent",
+    "weights_moved",
+    "weights_of",
+]

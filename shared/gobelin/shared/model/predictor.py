@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias, cast
+from typing import ClassVar, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ class Predictor(nn.Module):
     adds, and how, comes from the condition. Predicts the change of the latent, so that a new
     predictor says "nothing happens". No BatchNorm: plans must not depend on who is planned with.
     """
+
+    lent_whole: ClassVar[bool] = True  # `rollout` is no forward; see `model.lent`
 
     def __init__(self, recipe: PredictorRecipe, latent: int, condition: int) -> None:
         super().__init__()
