@@ -23,6 +23,7 @@ PIECE = 1 << 18  # scalars of one delta looked at at once, at most: longer rows 
 ROWS = 1 << 21  # scalars of all deltas looked at at once, where that leaves pieces of LEAST
 LEAST = 1 << 15
 TURN = 1 << 20  # scalars of one delta that a thread takes at a time
+PRODUCTS = 1 << 18  # scalars of all deltas whose products are taken at once
 KEPT = 1 << 10  # columns of products that are added up when a turn is over
 
 T = TypeVar("T")
@@ -98,10 +99,15 @@ def map_turns(size: int, work: Callable[[int, int], T]) -> Iterator[T]:
 
 def pieces(deltas: Deltas, start: int, end: int) -> Iterator[tuple[slice, list[Tensor]]]:
     """A turn's pieces: where each lies, and its rows, one a delta."""
-    length = max(LEAST, min(PIECE, 1 << (ROWS // len(deltas)).bit_length() - 1))
+    length = _length(len(deltas), ROWS, LEAST, PIECE)
     for first in range(start, end, length):
         last = min(first + length, end)
         yield slice(first, last), [deltas.piece(i, first, last) for i in range(len(deltas))]
+
+
+def _length(count: int, together: int, least: int, most: int) -> int:
+    """A power of two from `least` to `most`, so that `count` rows hold about `together` scalars."""
+    return max(least, min(most, 1 << (together // count).bit_length() - 1))
 
 
 def norms(deltas: Deltas) -> list[float]:
@@ -116,9 +122,10 @@ def norms(deltas: Deltas) -> list[float]:
 
 def _square(deltas: Deltas, index: int, start: int, end: int) -> float:
     """‖·‖² of one delta's parameters start … end."""
-    sums = scratch("sums", (min(PIECE, end - start),), torch.float64).zero_()
-    for first in range(start, end, PIECE):
-        piece = deltas.piece(index, first, min(first + PIECE, end))
+    length = _length(len(deltas), ROWS, LEAST, PIECE)
+    sums = scratch("sums", (min(length, end - start),), torch.float64).zero_()
+    for first in range(start, end, length):
+        piece = deltas.piece(index, first, min(first + length, end))
         exact = scratch("exact", (len(piece),), torch.float64).copy_(piece)
         sums[: len(piece)].addcmul_(exact, exact)
     return float(tree_sum(sums))
@@ -160,11 +167,12 @@ class Geometry:
         """Inner products of all pairs i ≤ j of the deltas' parameters start … end, in order."""
         count = len(self.deltas)
         sums = scratch("sums", (count * (count + 1) // 2, KEPT), torch.float64).zero_()
-        exact = scratch("exact", (count, LEAST), torch.float64)
+        width = _length(count, PRODUCTS, KEPT, LEAST)
+        exact = scratch("exact", (count, width), torch.float64)
         for _, rows in pieces(self.deltas, start, end):
-            for first in range(0, len(rows[0]), LEAST):
+            for first in range(0, len(rows[0]), width):
                 for place, row in zip(exact, rows, strict=True):
-                    part = row[first : first + LEAST]
+                    part = row[first : first + width]
                     place[: len(part)].copy_(part)
                     place[len(part) :].zero_()
                 self._add_products(exact, sums)
