@@ -34,14 +34,18 @@ def exact_sum(
         return
     shares = [share / largest for share in mix]
     offset = math.ldexp(1.5, 52 - _bits(shares, peaks))
-    total = scratch("total", (len(out),), torch.float64).zero_()
-    term = scratch("term", (len(out),), torch.float64)
+    total = scratch("total", (len(out),), torch.float64)
+    place = total  # of the first term; later ones are added to it
     for row, share in zip(rows, shares, strict=True):
         if share:
-            term.copy_(row)
+            place.copy_(row)
             if share != 1:
-                term.mul_(share)
-            total += term.add_(offset)
+                place.mul_(share)
+            place.add_(offset)
+            if place is total:
+                place = scratch("term", (len(out),), torch.float64)
+            else:
+                total += place
             offset = -offset
     if offset < 0:  # the last one is still in the sum
         total += offset
