@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from gobelin.server.outer import Nesterov, OuterOptimizer, OuterState, Sgd, make_outer
+from gobelin.server import outer as outer_module
+from gobelin.server.outer import (
+    Nesterov,
+    OuterOptimizer,
+    OuterState,
+    Sgd,
+    make_outer,
+    step_fragment,
+)
+from gobelin.shared.fragments import fragment_of_round
+from gobelin.shared.vector import ParameterSchema
 
 SIZE = 17
 
@@ -87,3 +97,20 @@ def test_no_delta_and_no_momentum_leave_the_base() -> None:
 def test_the_settings_name_the_optimizer() -> None:
     assert make_outer("sgd", 0.5, 0.0) == Sgd(0.5)
     assert make_outer("nesterov", 0.5, 0.8) == Nesterov(0.5, 0.8)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "nesterov", "adam", "yogi"])
+def test_a_step_in_pieces_is_the_step(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outer_module, "PIECE", 8)  # of 17 parameters: two pieces and an odd one
+    whole = fragment_of_round(ParameterSchema.of_shapes({"w": (SIZE,)}), 1, 1)
+    base, *deltas = randoms(4, seed=5)
+    outer, in_pieces = make_outer(kind), base
+    state: OuterState = {}
+    own: OuterState = {}
+    for delta in deltas:
+        base, state = outer.step(base, delta, state)
+        in_pieces, own = step_fragment(outer, whole, in_pieces, delta, own)
+        torch.testing.assert_close(in_pieces, base, rtol=1e-6, atol=1e-7)
+    assert own.keys() == state.keys()
+    for name, tensor in state.items():
+        torch.testing.assert_close(own[name], tensor, rtol=1e-6, atol=1e-7)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from gobelin.shared.checkpoint import (
     MANIFEST,
     MODEL,
+    at_rest,
     file_digest,
     read_checkpoint,
     read_extra,
@@ -51,6 +52,19 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("pristine") / "c"
     write_checkpoint(place, RECIPE, small(), FACTS, {"outer": {"velocity": torch.arange(7.0)}})
     return place
+
+
+def test_what_was_just_written_lies_at_rest_as_it_is_read(folder: Path) -> None:
+    vector, extra = at_rest(folder, small(), {"outer": {"velocity": torch.zeros(7)}})
+    found = read_checkpoint(folder)
+    assert torch.equal(vector.values, found.vector.values)
+    assert vector.digest == found.vector.digest
+    assert torch.equal(extra["outer"]["velocity"], found.extra["outer"]["velocity"])
+
+
+def test_what_is_written_into_a_mapped_vector_never_reaches_its_file(folder: Path) -> None:
+    read_checkpoint(folder).vector.values.fill_(7)
+    assert read_checkpoint(folder).vector.digest == small().digest
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:

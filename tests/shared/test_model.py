@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from gobelin.shared.modality.image_tokenizer import ImageTokenizer, positions, stem_strides
-from gobelin.shared.model import Jepa, build_jepa
+from gobelin.shared.model import (
+    Jepa,
+    build_jepa,
+    hollow_jepa,
+    lent,
+    weights_moved,
+    weights_of,
+)
 from gobelin.shared.model.projector import Projector
 from gobelin.shared.recipe import ProjectorRecipe, Recipe, load_recipe
 from gobelin.shared.vector import ParameterVector
@@ -55,6 +62,27 @@ def test_recipes_have_the_sizes_of_their_vits(name: str, millions: int) -> None:
         model = Jepa(load_recipe(name)).encoder("image")
     encoder = [*model.tokenizer.parameters(), *model.trunk.parameters()]
     assert sum(p.numel() for p in encoder) / 1e6 == pytest.approx(millions, rel=0.02)
+
+
+def test_a_hollow_model_computes_with_lent_weights_to_the_bit(toy: Recipe) -> None:
+    images, hollow = torch.randn(3, 1, 28, 28), hollow_jepa(toy).eval()
+    base, delta = (ParameterVector.of(build_jepa(toy, seed=seed)) for seed in (0, 1))
+    for weights, vector in (
+        (weights_of(base), base),
+        (weights_moved(base, delta), base + delta),
+    ):
+        whole = build_jepa(toy, seed=2).eval()
+        vector.load_into(whole)
+        with torch.no_grad(), lent(hollow, weights):
+            assert torch.equal(hollow.encoder()(images), whole.encoder()(images))
+
+
+def test_lent_weights_go_back_even_when_the_model_fails(toy: Recipe) -> None:
+    hollow, vector = hollow_jepa(toy), ParameterVector.of(build_jepa(toy, seed=0))
+    with pytest.raises(RuntimeError), lent(hollow, weights_of(vector)):
+        hollow.encoder()(torch.randn(3, 5, 28, 28))  # of more channels than it has
+    assert all(parameter.is_meta for parameter in hollow.parameters())
+    hollow.encoder()(torch.randn(3, 1, 28, 28, device="meta"))  # nothing of the loan is left in its way
 
 
 def test_a_new_trunk_is_near_the_identity() -> None:
