@@ -49,7 +49,9 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=8)
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--tensors", type=int, default=100, help="into which Flower's are split")
-    parser.add_argument("--threads", type=int, default=2, help="of Gobelin; numpy's adding has one")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="of Gobelin; numpy's adding has one"
+    )
     parser.add_argument("--rules", nargs="*", default=["mean"], choices=list(RULES))
     parser.add_argument("--name", default="aggregation", help="of the result file")
     options = parser.parse_args()

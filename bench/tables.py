@@ -11,6 +11,7 @@ from bench.markdown import PROBES, figure, table
 from bench.measure import RESULTS
 from bench.premium_images import MEMBERS as LETTERS
 from bench.premium_images import SCENARIOS
+from bench.speed_tables import aggregation_table, exchange_table, memory_table
 from bench.study_tables import (
     bytes_table,
     cross_node_table,
@@ -47,6 +48,9 @@ def main() -> None:
         "bytes_to_accuracy": bytes_table,
         "codec_int4": codec_table,
         "codec_topk": codec_table,
+        "exchange": exchange_table,
+        "aggregation": aggregation_table,
+        "aggregator_memory": memory_table,
         "histories": histories_table,
         "planning_time": planning_time_table,
         "kill_points": kill_points_table,
