@@ -50,7 +50,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="timed, after one that is not")
     parser.add_argument("--stock", nargs="*", default=["memory", "sqlite"])
     parser.add_argument("--tensors", type=int, default=100, help="of the stock's vectors")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each process")
+    shared = max(1, (os.cpu_count() or 1) // (len(NODES) + 2))  # with the aggregator's two
+    parser.add_argument("--threads", type=int, default=shared, help="of each process")
     parser.add_argument("--name", default="exchange", help="of the result file")
     parser.add_argument("--node", type=Path, help="for this script's own use")
     options = parser.parse_args()

@@ -234,11 +234,9 @@ class ParameterVector:
         return ParameterVector(self.schema, self.values + delta.values)
 
     def norm(self) -> float:
-        """Euclidean norm, accumulated in fp64."""
-        squares = [
-            float(part.double().square().sum()) for part in torch.split(self.values, SEGMENT)
-        ]
-        return math.sqrt(math.fsum(squares))
+        """Euclidean norm, accumulated in fp64, without a temporary of P."""
+        parts = torch.split(self.values, SEGMENT)
+        return math.hypot(*(float(torch.linalg.vector_norm(p, dtype=torch.float64)) for p in parts))
 
     def _require_same(self, other: ParameterVector) -> None:
         if self.schema.digest != other.schema.digest:
