@@ -37,7 +37,7 @@ from bench.measure import write_result
 READY = "ready"
 RECIPE = """
 name = "bench"
-tokenizer = {{ image_size = 224, patch_size = 16 }}
+modalities.image = {{ kind = "image", image_size = 224, patch_size = 16 }}
 trunk = {{ dim = {dim}, depth = {depth}, heads = 12 }}
 projector = {{ hidden = 2304 }}
 """
@@ -303,7 +303,7 @@ def gobelin_child(folder: str) -> None:
             base_digest=plan.base_digest,
             delta_digest=payload.digest,
             local_steps=plan.local_steps,
-            images=1,
+            samples=1,
             seconds=0.0,
             codec=plan.codec,
         )

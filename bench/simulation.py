@@ -23,7 +23,7 @@ import torch
 from bench.measure import spread, write_result
 from examples.in_process import federate_in_process
 from gobelin.shared.checkpoint import read_checkpoint
-from gobelin.shared.data import open_source
+from gobelin.shared.data import Source
 from gobelin.shared.recipe import load_recipe
 from gobelin.simulation.study import Study, StudyHome, open_study
 from gobelin.simulation.supervisor import Supervisor
@@ -86,10 +86,8 @@ def one_after_the_other(
     """Digest of the same rounds in this process with one thread, and the seconds they took."""
     torch.set_num_threads(1)
     recipe = load_recipe(options.recipe)
-    form = recipe.tokenizer
-    sources = {
-        name: open_source(home.data(name), image_size=form.image_size, channels=form.channels)
-        for name in home.study().names
+    sources: dict[str, Source] = {
+        name: recipe.modality().open(home.data(name)) for name in home.study().names
     }
     started = time.perf_counter()
     vector = federate_in_process(recipe, sources, options.rounds, options.local_steps, seed)

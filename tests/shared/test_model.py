@@ -82,7 +82,8 @@ def test_lent_weights_go_back_even_when_the_model_fails(toy: Recipe) -> None:
     with pytest.raises(RuntimeError), lent(hollow, weights_of(vector)):
         hollow.encoder()(torch.randn(3, 5, 28, 28))  # of more channels than it has
     assert all(parameter.is_meta for parameter in hollow.parameters())
-    hollow.encoder()(torch.randn(3, 1, 28, 28, device="meta"))  # nothing of the loan is left in its way
+    images = torch.randn(3, 1, 28, 28, device="meta")
+    hollow.encoder()(images)  # nothing of the loan is left in its way
 
 
 def test_a_new_trunk_is_near_the_identity() -> None:

@@ -16,7 +16,7 @@ from examples.in_process import federate_in_process
 from examples.loopback import GOBELIN, Loopback
 from gobelin.server.outer import make_outer
 from gobelin.shared.checkpoint import read_checkpoint
-from gobelin.shared.data import open_source
+from gobelin.shared.data import ImageFormat, open_source
 from gobelin.shared.data.export import write_idx
 from gobelin.shared.errors import RoundError
 from gobelin.shared.recipe import load_recipe
@@ -73,7 +73,7 @@ def computed_here(home: StudyHome, rounds: int, but: str = "", **how: Any) -> st
     """Digest of the consensus after the same rounds, computed in this process."""
     torch.set_num_threads(1)
     names = [name for name in home.study().names if name != but]
-    sources = {name: open_source(home.data(name), image_size=28, channels=1) for name in names}
+    sources = {name: open_source(home.data(name), ImageFormat(28, 1)) for name in names}
     recipe = load_recipe("toy")
     return federate_in_process(recipe, sources, rounds, STEPS, SEED, **how).digest
 

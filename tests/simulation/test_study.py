@@ -11,7 +11,7 @@ import torch
 
 from gobelin.server.round_events import Seat
 from gobelin.server.rounds import terms_of
-from gobelin.shared.data import open_source
+from gobelin.shared.data import ImageFormat, open_source
 from gobelin.shared.data.export import write_idx
 from gobelin.shared.errors import ConfigError, DataError, StateError
 from gobelin.simulation.study import Study, StudyHome, open_study
@@ -31,7 +31,7 @@ def owners(home: StudyHome) -> list[list[int]]:
     """Which images each member has."""
     owned = []
     for name in home.study().names:
-        source = open_source(home.data(name), image_size=28, channels=1)
+        source = open_source(home.data(name), ImageFormat(28, 1))
         pixels = source.read(np.arange(len(source)))[:, 0, 0, 0]
         assert source.labels is not None
         assert torch.equal(source.labels, pixels % CLASSES)
@@ -134,7 +134,7 @@ def test_labels_that_no_byte_holds_stay_behind(tmp_path: Path) -> None:
         write_png(folder / "image.png")
     home = StudyHome(tmp_path / "study")
     open_study(home, {"members": 2, "skew": "classes", "data": str(tmp_path / "images")})
-    source = open_source(home.data(home.study().names[0]), image_size=28, channels=1)
+    source = open_source(home.data(home.study().names[0]), ImageFormat(28, 1))
     assert len(source) == 150
     assert source.labels is None
 

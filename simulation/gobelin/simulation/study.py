@@ -16,7 +16,7 @@ from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
 from gobelin.server.roster import NodeEntry, Roster
 from gobelin.shared.checkpoint import MANIFEST
-from gobelin.shared.data import ImageSource, Subset, open_source
+from gobelin.shared.data import Source, Subset
 from gobelin.shared.data.export import write_idx
 from gobelin.shared.data.fashion_mnist import TRAIN, fetch_fashion_mnist
 from gobelin.shared.data.partition import Indices, by_class, dirichlet, even
@@ -133,9 +133,8 @@ def open_study(home: StudyHome, given: Mapping[str, Any]) -> Study:
 def found_study(home: StudyHome, study: Study) -> Study:
     """Share out the data and found the federation and its nodes, whole or not at all."""
     recipe = load_recipe(study.recipe)
-    form = recipe.tokenizer
     path = study.data or fetch_fashion_mnist(CACHE) / TRAIN
-    source = open_source(path, image_size=form.image_size, channels=form.channels)
+    source: Source = recipe.modality().open(path)
     parts = share_out(study, source, recipe.inner.batch_size)
     final = StudyHome(home.folder.absolute())
     with folder_atomic(home.folder) as tmp:
@@ -160,7 +159,7 @@ def found_study(home: StudyHome, study: Study) -> Study:
     return study
 
 
-def share_out(study: Study, source: ImageSource, batch: int) -> list[Indices]:
+def share_out(study: Study, source: Source, batch: int) -> list[Indices]:
     """The images of each member, by the study's skew; raises DataError when they do not suffice."""
     images, members = len(source), study.members
     if images < 2 * members:
