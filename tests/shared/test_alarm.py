@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from gobelin.shared.alarm import Collapse, collapse_alarm
 from gobelin.shared.health import Health, measure_health
 from gobelin.shared.model import build_jepa
+from gobelin.shared.objective.objective import LeJepaRecipe, load_recipe
 from gobelin.shared.objective.sigreg import directions, sigreg
 from gobelin.shared.objective.vicreg import invariance
-from gobelin.shared.recipe import ObjectiveRecipe, load_recipe
 
-OBJECTIVE = ObjectiveRecipe(slices=64)
+OBJECTIVE = LeJepaRecipe(slices=64)
 DIM = 64
 
 
