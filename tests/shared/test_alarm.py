@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from gobelin.shared.alarm import Collapse, collapse_alarm
 from gobelin.shared.health import Health, measure_health
 from gobelin.shared.model import build_jepa
-from gobelin.shared.objective.objective import LeJepaRecipe, load_recipe
+from gobelin.shared.objective.objective import LeJepaRecipe
 from gobelin.shared.objective.sigreg import directions, sigreg
 from gobelin.shared.objective.vicreg import invariance
+from gobelin.shared.recipe import load_recipe
 
 OBJECTIVE = LeJepaRecipe(slices=64)
 DIM = 64
