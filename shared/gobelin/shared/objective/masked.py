@@ -59,7 +59,11 @@ class MasksRecipe(Settings):
 
 
 class MaskedRecipe(ObjectiveRecipe):
-    """Where targets come from, how they are masked, and the predictor's sizes."""
+    """Where targets come from, how they are masked, and the predictor's sizes.
+
+    Targets that cannot be foreseen cost 1 − λ, and one point for all samples 0.41 λ times the
+    reference batch: without a teacher the latter should be more, as by default.
+    """
 
     kind: Literal["masked"] = "masked"
     weight: Fraction = 0.05  # λ
@@ -132,4 +136,4 @@ class Masked(Objective[MaskedRecipe]):
 def _project(encoder: Encoder, tokens: Tensor) -> Tensor:
     """Projections (B, N, P), fp32, of tokens (B, N, D), which pass as one batch."""
     projections: Tensor = encoder.projector(tokens.flatten(0, 1))
-    return projections.float().unflatten(0, tokens.shape[:2])
+    return projections.float().view(*tokens.shape[:2], -1)

@@ -78,7 +78,7 @@ class Ranks:
         """Put the mean over ranks into each tensor, in one message; no gradient."""
         own = list(tensors)
         mean = self.sum(torch.cat([t.flatten() for t in own])) / self.size
-        for tensor, part in zip(own, mean.split([t.numel() for t in own]), strict=True):
+        for tensor, part in zip(own, torch.split(mean, [t.numel() for t in own]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
 
