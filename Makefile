@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RAY := $(VENV)/.installed-simulation
 
-.PHONY: demo test test-simulation lint bench clean help
+.PHONY: demo demo-worldmodel test test-simulation lint bench clean help
 
 help:
 	@echo "make demo   three members weave one JEPA over Flower/gRPC (about 8 minutes on 2 cores)"
+	@echo "make demo-worldmodel   members who know a part of a world each (about 10 minutes)"
 	@echo "make test   the tests"
 	@echo "make test-simulation   those that need Ray, which it installs (225 MB)"
 	@echo "make lint   formatting, lint, types, import contracts"
@@ -29,6 +30,9 @@ $(RAY): $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python -m examples.demo $(if $(DATA),--data $(DATA))
+
+demo-worldmodel: $(STAMP)
+	$(BIN)/python -m examples.demo_worldmodel
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from examples.demo import one_thread
+from examples.processes import one_thread
 from gobelin.shared.files import write_json
 
 RESULTS = Path(__file__).parent / "results"

@@ -21,17 +21,10 @@ from bench.study_tables import (
     remedies_table,
     split_table,
 )
+from bench.world_tables import federated_table, planning_time_table
 from examples.demo import MEMBERS
 from gobelin.shared.files import write_atomic
 
-PLANNING_FIGURES = {
-    "ms.gobelin": "ours, ms",
-    "ms.draft": "ours, bf16 draft, ms",
-    "ms.baseline_batch_1": "baseline, ms",
-    "speedup": "times faster than the better baseline",
-    "speedup_draft": "with the draft",
-    "speedup_solver": "by the solver alone",
-}
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 
 
@@ -47,6 +40,7 @@ def main() -> None:
         "noniid": noniid_table,
         "split_world": split_table,
         "remedies": remedies_table,
+        "federated_worldmodel": federated_table,
         "bytes_to_accuracy": bytes_table,
         "codec_int4": codec_table,
         "codec_topk": codec_table,
@@ -204,27 +198,6 @@ def histories_table(values: Mapping[str, Any]) -> str:
         f"Goal: {values['goal']}.\n"
     )
     return "\n".join([heading, table(["figure", "value"], rows)])
-
-
-def planning_time_table(values: Mapping[str, Any]) -> str:
-    """Time per decision, ours beside stable-worldmodel's CEM."""
-    rows = []
-    for model in values["models"]:
-        for starts in values["starts"]:
-            own = {k: values.get(f"{model}.{starts}.{k}") for k in PLANNING_FIGURES}
-            digits = ["speedup" in k for k in PLANNING_FIGURES]
-            cells = [figure(own[k], 2 if d else 1) for k, d in zip(own, digits, strict=True)]
-            rows.append([f"{model}, {starts} at once", *cells])
-    heading = (
-        "## Time per decision\n\n"
-        f"`make bench-planning_time`: CEM, {values['samples']} samples × {values['iterations']} "
-        f"iterations × horizon {values['horizon']}, {values['elites']} elites, device "
-        f"{values['device']}, {values['threads']} thread(s), {values['machine']}. Milliseconds a "
-        "decision; baseline: stable-worldmodel 0.1.1. Same model, same arithmetic, but for the "
-        f"bf16 draft, which the speedup ({values['speedup']:.2f}) leaves out. "
-        f"Goal: {values['goal']}.\n"
-    )
-    return "\n".join([heading, table(["case", *PLANNING_FIGURES.values()], rows)])
 
 
 def kill_points_table(values: Mapping[str, Any]) -> str:

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from examples.loopback import CommandFailed, Loopback
+from examples.processes import one_thread
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.shared.checkpoint import read_checkpoint, write_checkpoint
 from gobelin.shared.data import BatchStream, Source, Subset
@@ -181,11 +181,6 @@ def compare(plan: Plan) -> dict[str, Evaluation]:
     with ProcessPoolExecutor(workers, get_context("spawn"), one_thread) as pool:
         found = dict(zip(names, pool.map(run_job, [Job(plan, n) for n in names]), strict=True))
     return {name: found[name] for name in ("pixels", "random", *MEMBERS, "pooled", "consensus")}
-
-
-def one_thread() -> None:
-    """In a worker: leave the other cores to the other workers."""
-    torch.set_num_threads(1)
 
 
 def summarise(plan: Plan, found: dict[str, Evaluation]) -> Results:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench.planning_time import MODELS, Baseline, OurRollout, given, models
-from bench.tables import planning_time_table
+from bench.world_tables import planning_time_table
 from gobelin.shared.errors import ConfigError
 
 KNOWN = models(torch.device("cpu"))

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from gobelin.shared.alarm import Collapse, collapse_alarm
 from gobelin.shared.health import Health, measure_health
 from gobelin.shared.model import build_jepa
-from gobelin.shared.objective.objective import LeJepaRecipe, load_recipe
+from gobelin.shared.objective.objective import LeJepaRecipe
 from gobelin.shared.objective.sigreg import directions, sigreg
 from gobelin.shared.objective.vicreg import invariance
+from gobelin.shared.recipe import load_recipe
 
 OBJECTIVE = LeJepaRecipe(slices=64)
 DIM = 64
@@ -100,10 +101,9 @@ def test_a_rank_that_falls_as_in_sound_federated_runs_raises_no_alarm() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_an_untrained_model_raises_no_alarm(seed: int) -> None:
     recipe = load_recipe("tiny")
-    model = build_jepa(recipe, seed).eval()
-    size, channels = recipe.tokenizer.image_size, recipe.tokenizer.channels
+    model = build_jepa(recipe, seed).encoder().eval()
     with torch.no_grad():
-        features = model.features(gaussian(channels * size**2)[:64].view(-1, channels, size, size))
+        features = model.features(gaussian(28 * 28)[:64].view(-1, 1, 28, 28))
         now = measure_health(features, model.projector(features), recipe.objective, seed)
     assert kind(now) is None
 

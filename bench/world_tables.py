@@ -1,0 +1,62 @@
+"""Tables of the world models: what is foreseen, and what is planned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bench.markdown import figure, table
+
+PLANNING_FIGURES = {
+    "ms.gobelin": "ours, ms",
+    "ms.draft": "ours, bf16 draft, ms",
+    "ms.baseline_batch_1": "baseline, ms",
+    "speedup": "times faster than the better baseline",
+    "speedup_draft": "with the draft",
+    "speedup_solver": "by the solver alone",
+}
+
+
+def federated_table(values: Mapping[str, Any]) -> str:
+    """A world model woven by members who know a part of the world each."""
+    titles = {"random policy": "no model: random actions", "pooled": "all data pooled"}
+    titles |= {member: f"{member} alone" for member in values["members"]}
+    rows = []
+    for name in ("random policy", *values["members"], "pooled", "consensus"):
+        imagined = figure(values.get(f"{name}.imagined"), 3)
+        done = figure(values[f"{name}.success"])
+        rows.append([titles.get(name, name), imagined, done, figure(values[f"{name}.steps_taken"])])
+    heading = (
+        "## A world model of many hands\n\n"
+        f"`make bench-federated_worldmodel`: TwoRoom, {values['rounds']} rounds of "
+        f"{values['steps'] // values['rounds']} local steps, seeds {values['seeds']}, "
+        f"{values['tasks']} journeys from anywhere to anywhere each, planned from pictures; one "
+        f"process for every node and the aggregator, {values['machine']}.\n"
+    )
+    below = (
+        f"The consensus does {figure(values['premium'], 2)} times the journeys of the best member "
+        f"alone (goal ≥ 2); pooled is {figure(values['gap_to_pooled'])} points ahead (goal ≤ 5).\n"
+    )
+    columns = ["model", "ten steps foreseen, off by", "journeys done %", "steps each"]
+    return "\n".join([heading, table(columns, rows), below])
+
+
+def planning_time_table(values: Mapping[str, Any]) -> str:
+    """Time per decision, ours beside stable-worldmodel's CEM."""
+    rows = []
+    for model in values["models"]:
+        for starts in values["starts"]:
+            own = {k: values.get(f"{model}.{starts}.{k}") for k in PLANNING_FIGURES}
+            digits = ["speedup" in k for k in PLANNING_FIGURES]
+            cells = [figure(own[k], 2 if d else 1) for k, d in zip(own, digits, strict=True)]
+            rows.append([f"{model}, {starts} at once", *cells])
+    heading = (
+        "## Time per decision\n\n"
+        f"`make bench-planning_time`: CEM, {values['samples']} samples × {values['iterations']} "
+        f"iterations × horizon {values['horizon']}, {values['elites']} elites, device "
+        f"{values['device']}, {values['threads']} thread(s), {values['machine']}. Milliseconds a "
+        "decision; baseline: stable-worldmodel 0.1.1. Same model, same arithmetic, but for the "
+        f"bf16 draft, which the speedup ({values['speedup']:.2f}) leaves out. "
+        f"Goal: {values['goal']}.\n"
+    )
+    return "\n".join([heading, table(["case", *PLANNING_FIGURES.values()], rows)])
