@@ -180,3 +180,14 @@ def test_one_view_is_too_few_to_compare() -> None:
     values["modalities"]["image"]["views"]["global_views"] = 1
     with pytest.raises(ConfigError, match=r"global_views = 2"):
         train(Recipe.model_validate(values), FIRST)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_bf16_has_about_the_loss_of_fp32(name: str) -> None:
+    recipe = recipe_of(name)
+    losses = [
+        LocalTrainer(recipe, batches, precision=precision).train(base_of(recipe), FIRST)[1].loss
+        for precision in ("fp32", "bf16")
+    ]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)

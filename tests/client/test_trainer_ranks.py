@@ -34,6 +34,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "vicreg": SMALL,
     "info_nce": {**SMALL, "temperature": 0.5},
     "byol": {**SMALL, "hidden": 32},
+    "masked": {**SMALL, "teacher": True, "predictor": {"dim": 16, "depth": 1, "heads": 2}},
     "next_latent": {**SMALL, "predictor": {"dim": 16, "depth": 1, "heads": 2}},
 }
 
@@ -132,6 +133,12 @@ def test_ranks_end_with_the_vector_of_one_process(
     delta = ParameterVector(whole.schema, torch.tensor(ranks[0][1]))
     assert apart(delta, whole) < 1e-4
     assert ranks[0][2] == pytest.approx(figures, rel=1e-3)
+
+
+def test_ranks_that_draw_masks_of_their_own_end_with_one_vector() -> None:
+    first, second = by_ranks("masked", "batch")
+    assert first[1] == second[1]
+    assert first[2] == second[2]
 
 
 def apart(one: ParameterVector, other: ParameterVector) -> float:
