@@ -81,7 +81,12 @@ def run(
     ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Take part in rounds until stopped; stop and start it at any time."""
+    """Take part in rounds until stopped; stop and start it at any time.
+
+    Several GPUs: torchrun --nproc-per-node N --no-python gobelin node run.
+    """
+    from gobelin.client.contributor import pick_device
+    from gobelin.client.crew import dismiss, enlist, follow
     from gobelin.client.home import NodeHome
     from gobelin.client.progress import Progress
     from gobelin.shared.files import sole_owner, sweep
@@ -89,6 +94,9 @@ def run(
 
     place = NodeHome(home)
     settings = place.settings()
+    if enlist(pick_device(settings.compute)) > 0:
+        follow(settings)
+        return
     with (
         Progress(settings.node, as_json) as progress,
         sole_owner(home, wait_s=1),
@@ -101,6 +109,7 @@ def run(
             from gobelin.client.link import serve
 
             serve(place, progress.on_status, give_up or math.inf)
+            dismiss()
         except Stopped:
             progress.say(f"Stopped. `gobelin node run --home {home}` continues.")
 
