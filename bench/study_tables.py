@@ -197,3 +197,40 @@ def grid_table(values: Mapping[str, Any]) -> str:
         f"![premium by data, skew, local steps and compute]({CHART.name})\n"
     )
     return "\n".join([heading, table(["changed", *figures.values()], rows)])
+
+
+def image_probe_table(values: Mapping[str, Any]) -> str:
+    """Objectives on images, at equal images seen."""
+    titles = {
+        "pixels": "raw pixels",
+        "random": "random weights",
+        "supervised": "the same net, trained on the labels",
+        "lejepa": "**LeJEPA**",
+        "vicreg": "VICReg",
+        "info_nce": "InfoNCE",
+        "masked": "masked prediction, SIGReg, no teacher",
+        "masked_teacher": "masked prediction, EMA teacher (I-JEPA)",
+        "byol": "two views, EMA teacher (BYOL)",
+        "lead": "LeJEPA over the best other without labels, points",
+    }
+    figures = {**PROBES, "effective_rank": "effective rank", "seconds": "training, s"}
+    rows = [
+        [
+            title,
+            *(
+                figure(
+                    values.get(f"{model}.{name}"), 0 if name == "seconds" else 1, model == "lead"
+                )
+                for name in figures
+            ),
+        ]
+        for model, title in titles.items()
+        if f"{model}.tokens" in values
+    ]
+    heading = (
+        "## Objectives on images\n\n"
+        f"`make bench-image_probe`: the tiny net on Fashion-MNIST, {values['images_seen']} images "
+        f"seen, probes on {values['labels']} labels, seeds {values['seeds']}, {values['machine']}. "
+        f"Goal: {values['goal']}.\n"
+    )
+    return "\n".join([heading, table(["model", *figures.values()], rows)])

@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.sketch import Sketch
 from gobelin.shared.errors import ShapeError
 from gobelin.shared.objective.lejepa import LeJepa
-from gobelin.shared.objective.objective import LeJepaRecipe
+from gobelin.shared.objective.objective import Draw, LeJepaRecipe
 from gobelin.shared.objective.sigreg import characteristic, directions, quadrature, sigreg
 
 SEED, SLICES, KNOTS, T_MAX = 5, 24, 9, 3.0
@@ -167,9 +167,9 @@ def test_lejepa_tests_all_nodes_data_with_an_offset() -> None:
     recipe = LeJepaRecipe(slices=SLICES, knots=KNOTS, t_max=T_MAX, reference_batch=40)
     objective = LeJepa(recipe)
     offset = global_sketch(own).offset_from(sketch_of(own[0]))
-    found = objective.loss(own[0][None], 1, seed=0, offset=offset).collapse
+    found = objective.loss(own[0][None], 1, Draw(torch.Generator(), 0, offset)).collapse
     of_all = sigreg(torch.cat(own), directions(SEED, DIM, SLICES), KNOTS, T_MAX) / 120
     torch.testing.assert_close(found, of_all, rtol=1e-4, atol=0)
     zero = replace(offset, cosine=0 * offset.cosine, sine=0 * offset.sine)
-    alone = objective.loss(own[0][None], 1, seed=0, offset=zero).collapse
+    alone = objective.loss(own[0][None], 1, Draw(torch.Generator(), 0, zero)).collapse
     assert abs(alone - of_all) > 0.01

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from gobelin.client.home import NodeSettings
 
 app = typer.Typer(no_args_is_help=True, help="Contribute to a federation from private data.")
 
 Home = Annotated[Path, typer.Option(help="The node's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
 DEFAULT_HOME = Path("node")
+TORCHRUN = "TORCHELASTIC_RUN_ID"  # a variable that torchrun sets
 
 
 @app.command()
@@ -81,7 +86,10 @@ def run(
     ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Take part in rounds until stopped; stop and start it at any time."""
+    """Take part in rounds until stopped; stop and start it at any time.
+
+    Several GPUs: torchrun --nproc-per-node N --no-python gobelin node run.
+    """
     from gobelin.client.home import NodeHome
     from gobelin.client.progress import Progress
     from gobelin.shared.files import sole_owner, sweep
@@ -89,6 +97,8 @@ def run(
 
     place = NodeHome(home)
     settings = place.settings()
+    if TORCHRUN in os.environ and _followed(settings):
+        return
     with (
         Progress(settings.node, as_json) as progress,
         sole_owner(home, wait_s=1),
@@ -101,8 +111,23 @@ def run(
             from gobelin.client.link import serve
 
             serve(place, progress.on_status, give_up or math.inf)
+            if TORCHRUN in os.environ:
+                from gobelin.client.crew import dismiss
+
+                dismiss()
         except Stopped:
             progress.say(f"Stopped. `gobelin node run --home {home}` continues.")
+
+
+def _followed(settings: NodeSettings) -> bool:
+    """Join the processes that torchrun started, and train along until dismissed; False: lead."""
+    from gobelin.client.contributor import pick_device
+    from gobelin.client.crew import enlist, follow
+
+    if enlist(pick_device(settings.compute)) == 0:
+        return False
+    follow(settings)
+    return True
 
 
 @app.command()

@@ -14,8 +14,9 @@ import torch
 from pydantic import ValidationError
 
 from gobelin.client.base import KeptBase
+from gobelin.client.crew import Leader
 from gobelin.client.egress import Uplink, budget_bytes
-from gobelin.client.home import ComputeSettings, NodeHome, NodeStatus
+from gobelin.client.home import ComputeSettings, NodeHome, NodeSettings, NodeStatus
 from gobelin.client.spool import Spool, Spooled
 from gobelin.client.trainer import LocalSteps, LocalTrainer, StepReport, TrainingReport
 from gobelin.protocols.messages import (
@@ -32,6 +33,7 @@ from gobelin.shared.fragments import fragment_of_round, fragments_of, start_of_r
 from gobelin.shared.model import Jepa
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
+from gobelin.shared.objective.ranks import Ranks
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.step import CodedStep
@@ -208,22 +210,7 @@ class Contributor:
         return self._trainer
 
     def _build(self, plan: RoundPlan, recipe: Recipe) -> LocalTrainer:
-        compute, data = self._settings.compute, self._settings.data
-        if compute.threads:
-            torch.set_num_threads(compute.threads)
-        source = recipe.modality(data.modality).open(
-            data.path, memory=data.cache_mb * 2**20, on_bad=data.on_bad
-        )
-        stream = BatchStream(source, recipe.inner.batch_size, self._node_seed(plan))
-        device = pick_device(compute)
-        return LocalTrainer(
-            recipe,
-            stream.batch,
-            device,
-            pick_precision(compute, device),
-            compute.compile,
-            modality=data.modality,
-        )
+        return build_trainer(self._settings, recipe, self._node_seed(plan))
 
     def _budget(self, plan: RoundPlan) -> float:
         """Seconds a round's training may take here."""
@@ -295,6 +282,24 @@ def schema_of(recipe: Recipe) -> ParameterSchema:
     """The schema a recipe builds, without allocating its tensors."""
     with torch.device("meta"):
         return ParameterSchema.of(Jepa(recipe))
+
+
+def build_trainer(settings: NodeSettings, recipe: Recipe, seed: int) -> LocalTrainer:
+    """The trainer of a recipe on the node's data, in the order of `seed`; it leads a crew's."""
+    compute, data = settings.compute, settings.data
+    if compute.threads:
+        torch.set_num_threads(compute.threads)
+    source = recipe.modality(data.modality).open(
+        data.path, memory=data.cache_mb * 2**20, on_bad=data.on_bad
+    )
+    stream = BatchStream(source, recipe.inner.batch_size, seed)
+    device = pick_device(compute)
+    precision = pick_precision(compute, device)
+    common = (recipe, stream.batch, device, precision, compute.compile)
+    ranks = Ranks.here()
+    if ranks is None or ranks.rank > 0:
+        return LocalTrainer(*common, modality=data.modality)
+    return Leader(*common, modality=data.modality, seed=seed)
 
 
 def pick_device(compute: ComputeSettings) -> str:

@@ -1,5 +1,9 @@
 """Local training: a node's long-lived inner loop, from a base vector to a trained one.
 
+Under `torchrun` the processes of a node train together: each takes every W-th sample of a batch,
+statistics and gradients are those of the whole batch (see `objective.ranks`), and all end with
+the same bytes.
+
 Whatever is random derives from seeds and the global step, and no loader has state: with the
 inner optimizer's state at hand, local steps can be repeated to the byte after a kill.
 """
@@ -19,10 +23,12 @@ import torch
 from torch import Tensor
 
 from gobelin.shared.data import Batch
-from gobelin.shared.errors import DataError, GobelinError, NamesError, ShapeError
+from gobelin.shared.errors import ConfigError, DataError, GobelinError, NamesError, ShapeError
 from gobelin.shared.health import Health, effective_rank, measure_health
 from gobelin.shared.model import build_jepa
+from gobelin.shared.model.projector import BatchNorm
 from gobelin.shared.objective import Draw, Moments, Offset
+from gobelin.shared.objective.ranks import Ranks
 from gobelin.shared.recipe import InnerRecipe, Recipe
 from gobelin.shared.seeds import derive_seed, generator_of
 from gobelin.shared.vector import ParameterSchema, ParameterVector
@@ -88,6 +94,8 @@ class LocalTrainer:
 
     `batches` gives the samples of a global step and must be a pure function of it; it is called
     from another thread, one step ahead. `modality` may be None where the recipe has only one.
+    Where a process group has been started, every rank makes the same calls with the same arguments
+    and `batches`; only `on_step` may differ, and must not raise.
     """
 
     def __init__(
@@ -116,6 +124,10 @@ class LocalTrainer:
         self.encoder = self.model.encoder(modality)
         self.objective = recipe.objective_of(modality)
         self.optimizer = _adamw(self.model, recipe.inner)
+        self.ranks = Ranks.here()
+        for module in self.model.modules():
+            if isinstance(module, BatchNorm):
+                module.ranks = self.ranks
         if compile:
             self.encoder.embed_views = torch.compile(self.encoder.embed_views)  # type: ignore[method-assign]
 
@@ -204,7 +216,7 @@ class LocalTrainer:
         sums = torch.zeros(5, dtype=torch.float64)
         samples, taken, rank = 0, 0, float("nan")
         for taken, (step, batch) in enumerate(_ahead(self.batches, local), start=1):
-            features, numbers = self._step(step, self._on_device(batch), local)
+            features, numbers = self._step(step, self._on_device(batch, self.ranks), local)
             sums += torch.tensor(numbers, dtype=torch.float64)
             samples += len(batch)
             before, now = now, self._clock()
@@ -215,7 +227,7 @@ class LocalTrainer:
                 left = (local.steps - taken) * samples / taken / rate
                 left = min(left, started + local.seconds - now)
                 on_step(StepReport(step, taken, local.steps, numbers[0], rank, rate, left))
-            if now + (now - before) > started + local.seconds:
+            if self._any_rank(now + (now - before) > started + local.seconds, local):
                 break
         trained = ParameterVector.of(self.model, self.schema)
         health = self._health(replace(local, steps=taken))
@@ -236,20 +248,28 @@ class LocalTrainer:
         """One update; features (B, D) of the batch, and loss parts with the gradient norm."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, local.total_steps, self.recipe.inner)
+        ranks = self.ranks
+        own = () if ranks is None else (ranks.rank,)
         draw = Draw(
-            views=generator_of(local.node_seed, "views", step),
+            views=generator_of(local.node_seed, "views", step, *own),
             slices=derive_seed(local.seed, "slices", step),
             offset=local.offset,
+            ranks=ranks,
         )
         with self._autocast():
             parts, features = self.objective(self.encoder, batch, draw)
         self.optimizer.zero_grad(set_to_none=True)
         parts.total.backward()  # type: ignore[no-untyped-call]
+        if ranks is not None:
+            ranks.average(p.grad for p in self.model.parameters() if p.grad is not None)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.inner.clip_norm)
         # One transfer from the device a step, before the update can spoil the moments.
-        numbers: list[float] = torch.stack(
+        found = torch.stack(
             [parts.total.detach(), parts.prediction, parts.anti_collapse, parts.collapse, norm]
-        ).tolist()
+        )
+        if ranks is not None:
+            ranks.average([found])
+        numbers: list[float] = found.tolist()
         if not all(map(math.isfinite, numbers)):
             raise DivergedError(
                 f"training diverged at step {step}: the loss is {numbers[0]}",
@@ -276,12 +296,26 @@ class LocalTrainer:
             torch.cat(features), torch.cat(projections), self.recipe.objective, seed
         )
 
-    def _on_device(self, batch: Batch) -> Batch:
-        """A batch on the device; raises DataError unless it is the modality's, B ≥ 2."""
+    def _on_device(self, batch: Batch, ranks: Ranks | None = None) -> Batch:
+        """A batch, or this rank's share of it, on the device.
+
+        Raises DataError unless it is the modality's, B ≥ 2, and ConfigError unless ranks divide it.
+        """
         self.encoder.modality.check(batch)
         if len(batch) < 2:
             raise DataError("a batch of one sample has no batch statistics", "use larger batches")
+        if ranks is not None:
+            if len(batch) % ranks.size or len(batch) < 2 * ranks.size:
+                what = f"a batch of {len(batch)} is no two or more samples for each of {ranks.size}"
+                raise ConfigError(f"{what} processes", "start a number that divides the batch")
+            batch = batch[ranks.rank :: ranks.size]
         return batch.to(self.device, non_blocking=True)
+
+    def _any_rank(self, over: bool, local: LocalSteps) -> bool:
+        """Whether any rank says so, as all must stop at one step; asked only where time is set."""
+        if self.ranks is None or local.seconds == math.inf:
+            return over
+        return bool(self.ranks.sum(torch.tensor(float(over), device=self.device)))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(

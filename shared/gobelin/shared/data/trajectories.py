@@ -23,6 +23,9 @@ class Trajectories:
     def __len__(self) -> int:
         return len(self.actions)
 
+    def __getitem__(self, rows: slice) -> Trajectories:
+        return Trajectories(self.observations[rows], self.actions[rows])
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Trajectories:
         """The same on another device."""
         return Trajectories(

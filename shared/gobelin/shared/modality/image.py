@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import torch
@@ -75,6 +76,11 @@ class Image(Modality[ImageRecipe, Tensor]):
     def views(self, batch: Tensor, generator: torch.Generator) -> Views:
         """Multi-crop views; the global ones lead."""
         return Views(self._multi_crop(batch, generator), self.recipe.views.global_views)
+
+    def grid(self, tokens: int) -> tuple[int, ...]:
+        """Rows and columns of a square."""
+        side = math.isqrt(tokens)
+        return (side, side)
 
     def made_up(self, count: int, generator: torch.Generator) -> Tensor:
         """Smooth random patterns: coarse noise, enlarged."""

@@ -67,6 +67,10 @@ class Modality(ABC, Generic[R, B]):
     def made_up(self, count: int, generator: torch.Generator) -> B:
         """A raw batch out of nothing, smooth enough to tell a model from a collapsed one."""
 
+    def grid(self, tokens: int) -> tuple[int, ...]:
+        """How a sample's tokens lie: (n,), or (h, w), or (t, h, w). A sequence unless said."""
+        return (tokens,)
+
     @property
     @abstractmethod
     def form(self) -> Format:

@@ -94,6 +94,10 @@ class Trajectory(Modality[TrajectoryRecipe, Trajectories]):
         """Of all observations, for objectives that know no actions."""
         return self.observation.views(batch.observations.flatten(0, 1), generator)
 
+    def grid(self, tokens: int) -> tuple[int, ...]:
+        """That of one observation."""
+        return self.observation.grid(tokens)
+
     def made_up(self, count: int, generator: torch.Generator) -> Trajectories:
         """Observations out of nothing, one step long, and Gaussian actions."""
         seen = self.observation.made_up(2 * count, generator)

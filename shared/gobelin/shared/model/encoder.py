@@ -29,6 +29,10 @@ class Encoder(nn.Module):
         self.tokenizer, self.trunk, self.projector = tokenizer, trunk, projector
         self.predictor = predictor
 
+    def without_predictor(self) -> Encoder:
+        """The same modules but for what predicts: what a teacher is made of."""
+        return Encoder(self.modality, self.tokenizer, self.trunk, self.projector)
+
     def prepare(self, batch: Batch) -> Tensor:
         """Raw samples as `tokens` takes them."""
         prepared: Tensor = self.modality.prepare(batch)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from gobelin.shared.objective.anti_collapse import AntiCollapse
 from gobelin.shared.objective.objective import Draw, LeJepaRecipe, LossParts, Objective
-from gobelin.shared.objective.offset import Offset
-from gobelin.shared.objective.sigreg import collapse_score, directions, sigreg
 
 if TYPE_CHECKING:
     from gobelin.shared.data import Batch
@@ -25,7 +24,7 @@ class LeJepa(Objective[LeJepaRecipe]):
         """Of augmented views of the batch; features are those of the first view."""
         views = encoder.modality.views(batch, draw.views)
         features, projections = encoder.embed_views(views.stacks)
-        parts = self.loss(projections, views.leading, draw.slices, draw.offset)
+        parts = self.loss(projections, views.leading, draw)
         return parts, features[0].detach()
 
     def projections(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -33,25 +32,12 @@ class LeJepa(Objective[LeJepaRecipe]):
         views = encoder.modality.views(batch, generator)
         return encoder.embed_views(views.stacks)[1].flatten(0, 1)  # (V B, D)
 
-    def loss(self, z: Tensor, leading: int, seed: int, offset: Offset | None = None) -> LossParts:
-        """Loss parts of projections z (V, N, D), whose first `leading` views make the centre.
-
-        `seed` picks the slices; nodes that share it test along the same directions. With an
-        `offset` the test is one of all nodes' data.
-        """
+    def loss(self, z: Tensor, leading: int, draw: Draw) -> LossParts:
+        """Loss parts of projections z (V, N, D), whose first `leading` views make the centre."""
         z = z.float()
         centre = z[:leading].mean(dim=0)  # (N, D); gradient flows through it
         prediction = (centre - z).square().mean()
-        recipe = self.recipe
-        if offset is None:
-            slices, shift = directions(seed, z.shape[-1], recipe.slices, z.device), None
-        else:
-            slices, shift = offset.draw(
-                seed, z.shape[-1], recipe.slices, recipe.knots, recipe.t_max, z.device
-            )
-        statistic = sigreg(z, slices, recipe.knots, recipe.t_max, shift)
-        collapse = collapse_score(statistic, z.shape[1])
-        # T grows with N, so a node with a larger batch would regularise harder.
-        anti_collapse = collapse * recipe.reference_batch
-        total = (1 - recipe.weight) * prediction + recipe.weight * anti_collapse
-        return LossParts(total, prediction.detach(), anti_collapse.detach(), collapse.detach())
+        test = AntiCollapse.of(z, self.recipe, draw)
+        weight = self.recipe.weight
+        total = (1 - weight) * prediction + weight * test.weighed
+        return test.parts(total, prediction)

@@ -16,8 +16,8 @@ from torch import Tensor
 from gobelin.shared.data.trajectories import Batch, Trajectories
 from gobelin.shared.errors import ConfigError
 from gobelin.shared.model.predictor import Predictor
+from gobelin.shared.objective.anti_collapse import AntiCollapse
 from gobelin.shared.objective.objective import Draw, LossParts, Objective, ObjectiveRecipe
-from gobelin.shared.objective.sigreg import collapse_score, directions, sigreg
 from gobelin.shared.recipe import PredictorRecipe
 
 if TYPE_CHECKING:
@@ -78,19 +78,9 @@ class NextLatent(Objective[NextLatentRecipe]):
         seen, done, after = (windows(x, window) for x in (z[:, :-1], conditions, z[:, 1:]))
         prediction = (predictor(seen, done).float() - after).square().mean()
         imagined = (predictor.rollout(z[:, 0], conditions).float() - z[:, 1:]).square().mean()
-        flat = z.flatten(0, 1)
-        dim, device = flat.shape[1], flat.device
-        if draw.offset is None:
-            slices, shift = directions(draw.slices, dim, recipe.slices, device), None
-        else:
-            slices, shift = draw.offset.draw(
-                draw.slices, dim, recipe.slices, recipe.knots, recipe.t_max, device
-            )
-        statistic = sigreg(flat, slices, recipe.knots, recipe.t_max, shift)
-        collapse = collapse_score(statistic, len(flat))
-        anti_collapse = collapse * recipe.reference_batch
-        total = prediction + recipe.imagined * imagined + recipe.weight * anti_collapse
-        return LossParts(total, prediction.detach(), anti_collapse.detach(), collapse.detach())
+        test = AntiCollapse.of(z.flatten(0, 1), recipe, draw)
+        total = prediction + recipe.imagined * imagined + recipe.weight * test.weighed
+        return test.parts(total, prediction)
 
 
 def windows(x: Tensor, length: int) -> Tensor:

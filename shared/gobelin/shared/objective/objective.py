@@ -11,6 +11,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
 from gobelin.shared.objective.offset import Offset
+from gobelin.shared.objective.ranks import Ranks
 from gobelin.shared.plugins import Registry
 from gobelin.shared.settings import Fraction, Positive, Settings
 
@@ -54,6 +55,7 @@ class Draw:
     views: torch.Generator  # the node's own
     slices: int  # seed of the slices, equal on all nodes
     offset: Offset | None = None  # pooled − own moments: SIGReg then tests all nodes' data
+    ranks: Ranks | None = None  # of this node, each with its share of the batch
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class LossParts:
 
     total: Tensor
     prediction: Tensor  # how far predictions are from what they predict
-    anti_collapse: Tensor  # the SIGReg statistic at the recipe's reference batch, or a stand-in
+    anti_collapse: Tensor  # SIGReg of the projections at the reference batch, minimised or not
     collapse: Tensor  # T / N, see `collapse_score`
 
 
@@ -100,8 +102,12 @@ OBJECTIVES: Registry[Objective[ObjectiveRecipe]] = Registry(
     "objective",
     "gobelin.objectives",
     {
+        "byol": "gobelin.shared.objective.byol:Byol",
+        "info_nce": "gobelin.shared.objective.two_views:InfoNce",
         "lejepa": "gobelin.shared.objective.lejepa:LeJepa",
+        "masked": "gobelin.shared.objective.masked:Masked",
         "next_latent": "gobelin.shared.objective.next_latent:NextLatent",
+        "vicreg": "gobelin.shared.objective.two_views:TwoViewVicReg",
     },
 )
 ObjectiveTable = Annotated[SerializeAsAny[ObjectiveRecipe], OBJECTIVES.table()]

@@ -8,12 +8,15 @@ those of a federation without teacher.
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
 
 from gobelin.shared.errors import ConfigError, ShapeError
+
+if TYPE_CHECKING:
+    from gobelin.shared.model.encoder import Encoder
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -49,3 +52,28 @@ def momentum_at(step: int, steps: int, start: float = START, end: float = END) -
     if steps < 1:
         raise ConfigError(f"a schedule of {steps} steps", "give at least one")
     return start + (end - start) * min(step, steps) / steps
+
+
+class Teacher:
+    """The teacher of one call of local steps, from its base on; it predicts nothing itself.
+
+    Its momentum is the same at every step: a schedule over the federation would be of no use to a
+    teacher that every round makes anew.
+    """
+
+    def __init__(self, momentum: float) -> None:
+        self._momentum = momentum
+        self._encoder: Encoder | None = None
+
+    def begin(self, student: Encoder) -> None:
+        """It is the student as it is now."""
+        self._encoder = teacher_of(student.without_predictor())
+
+    def follow(self, student: Encoder) -> None:
+        """The student has made a step, and the teacher follows."""
+        if self._encoder is not None:
+            update_teacher(self._encoder, student.without_predictor(), self._momentum)
+
+    def of(self, student: Encoder) -> Encoder:
+        """The teacher; before the first step of all the student itself stands in for it."""
+        return student if self._encoder is None else self._encoder

@@ -1,0 +1,139 @@
+"""Masked latent prediction: of some tokens of a sample, foresee the latents of the others.
+
+L = (1 − λ) · error + λ · SIGReg. Nothing is augmented, so it asks no more of a modality than tokens
+that lie on a grid. Two ways of having targets:
+
+* without a teacher (the default) they are the projections of the sample's own tokens, with their
+  gradient. SIGReg holds them up: it tests the projections at each place over samples, since a
+  latent that tells its place alone would be Gaussian over places, and foreseen without looking.
+* with one they are the tokens of an EMA teacher, normed; with λ = 0 that is I-JEPA
+  (arXiv:2301.08243).
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from gobelin.shared.errors import ConfigError
+from gobelin.shared.model.masked_predictor import MaskedPredictor
+from gobelin.shared.objective.anti_collapse import AntiCollapse
+from gobelin.shared.objective.latent import gather_tokens, teacher_error
+from gobelin.shared.objective.masks import BlockMasks, Masks, draw_masks
+from gobelin.shared.objective.objective import Draw, LossParts, Objective, ObjectiveRecipe
+from gobelin.shared.objective.teacher import Teacher
+from gobelin.shared.recipe import TrunkRecipe
+from gobelin.shared.settings import Fraction, Positive, Range, Settings
+
+if TYPE_CHECKING:
+    from gobelin.shared.data import Batch
+    from gobelin.shared.modality import AnyModality
+    from gobelin.shared.model.encoder import Encoder
+    from gobelin.shared.recipe import Recipe
+
+
+class MasksRecipe(Settings):
+    """How blocks are drawn, see `masks`; `min_keep` fits grids down to 3 × 3."""
+
+    targets: Positive = 4
+    scale: Range = (0.15, 0.2)
+    aspect: Range = (0.75, 1.5)
+    context_scale: Range = (0.85, 1.0)
+    min_keep: Annotated[int, Field(ge=0)] = 2
+
+    @model_validator(mode="after")
+    def _drawable(self) -> MasksRecipe:
+        try:
+            self.blocks()
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def blocks(self) -> BlockMasks:
+        """As masks are drawn by."""
+        return BlockMasks(**self.model_dump())
+
+
+class MaskedRecipe(ObjectiveRecipe):
+    """Where targets come from, how they are masked, and the predictor's sizes.
+
+    Targets that cannot be foreseen cost 1 − λ, and one point for all samples 0.41 λ times the
+    reference batch: without a teacher the latter should be more, as by default.
+    """
+
+    kind: Literal["masked"] = "masked"
+    weight: Fraction = 0.05  # λ
+    teacher: bool = False
+    momentum: Fraction = 0.99  # of the teacher, a step
+    masks: MasksRecipe = MasksRecipe()
+    predictor: TrunkRecipe = TrunkRecipe(dim=192, depth=6, heads=6)
+
+
+class Masked(Objective[MaskedRecipe]):
+    """Of any modality whose samples have several tokens."""
+
+    Table: ClassVar[type[MaskedRecipe]] = MaskedRecipe
+
+    def __init__(self, recipe: MaskedRecipe) -> None:
+        super().__init__(recipe)
+        self.teacher = Teacher(recipe.momentum) if recipe.teacher else None
+
+    def predictor(self, recipe: Recipe, modality: AnyModality) -> MaskedPredictor:
+        """From the trunk's tokens to a teacher's, or to projections."""
+        out = recipe.trunk.dim if self.recipe.teacher else recipe.projector.out
+        return MaskedPredictor(self.recipe.predictor, recipe.trunk.dim, out)
+
+    def begin(self, encoder: Encoder) -> None:
+        """The teacher, if any, is the base."""
+        if self.teacher is not None:
+            self.teacher.begin(encoder)
+
+    def stepped(self, encoder: Encoder) -> None:
+        """The teacher, if any, follows."""
+        if self.teacher is not None:
+            self.teacher.follow(encoder)
+
+    def __call__(self, encoder: Encoder, batch: Batch, draw: Draw) -> tuple[LossParts, Tensor]:
+        """Of raw samples as they are; features are those of whole samples."""
+        prepared = encoder.prepare(batch)
+        embedded = encoder.tokenizer(prepared)  # (B, N, D)
+        grid = encoder.modality.grid(embedded.shape[1])
+        masks = self._masks(grid, embedded, draw.views)
+        context = encoder.trunk(gather_tokens(embedded, masks.context))
+        assert encoder.predictor is not None
+        predicted = encoder.predictor(context, masks, grid)  # (T, B, Nt, out)
+        needed = self.teacher is None or self.recipe.weight > 0
+        with nullcontext() if needed else torch.no_grad():
+            tokens = encoder.trunk(embedded)
+            z = _project(encoder, tokens)
+            test = AntiCollapse.of(z.transpose(0, 1), self.recipe, draw)
+        if self.teacher is None:
+            wanted = torch.stack([gather_tokens(z, block) for block in masks.targets])
+            error = (predicted.float() - wanted).square().mean()
+        else:
+            with torch.no_grad():
+                taught = self.teacher.of(encoder).tokens(prepared)
+            wanted = torch.stack([gather_tokens(taught, block) for block in masks.targets])
+            error = teacher_error(predicted, wanted)
+        weight = self.recipe.weight
+        total = (1 - weight) * error + weight * test.weighed
+        return test.parts(total, error), tokens.detach().mean(dim=1)
+
+    def projections(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Of all tokens of all samples, (B · N, P)."""
+        return _project(encoder, encoder.tokens(encoder.prepare(batch))).flatten(0, 1)
+
+    def _masks(self, grid: tuple[int, ...], like: Tensor, random: torch.Generator) -> Masks:
+        seed = int(torch.randint(2**62, (), generator=random))
+        masks = draw_masks(grid, len(like), seed, self.recipe.masks.blocks())
+        return Masks(masks.context.to(like.device), masks.targets.to(like.device))
+
+
+def _project(encoder: Encoder, tokens: Tensor) -> Tensor:
+    """Projections (B, N, P), fp32, of tokens (B, N, D), which pass as one batch."""
+    projections: Tensor = encoder.projector(tokens.flatten(0, 1))
+    return projections.float().view(*tokens.shape[:2], -1)
