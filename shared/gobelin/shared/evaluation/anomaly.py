@@ -39,7 +39,8 @@ class Mahalanobis:
         """Anomaly scores (M,) of embeddings (M, D)."""
         away = (_like(embeddings, len(self.mean)).double() - self.mean).T
         solved = torch.linalg.solve_triangular(self.root, away, upper=False)
-        return solved.square().sum(dim=0).sqrt()
+        distances: Tensor = solved.square().sum(dim=0).sqrt()
+        return distances
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +57,11 @@ class NearestNeighbours:
 
     def score(self, embeddings: Tensor) -> Tensor:
         """Anomaly scores (M,) of embeddings (M, D)."""
-        parts = _like(embeddings, self.normal.shape[1]).to(self.normal).split(CHUNK)
-        far = [torch.cdist(part, self.normal).topk(self.k, largest=False).values for part in parts]
+        given = _like(embeddings, self.normal.shape[1]).to(self.normal)
+        far = [
+            torch.cdist(part, self.normal).topk(self.k, largest=False).values
+            for part in torch.split(given, CHUNK)
+        ]
         return torch.cat(far).mean(dim=1)
 
 

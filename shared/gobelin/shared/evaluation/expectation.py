@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -95,9 +94,7 @@ def two_room_violations(world: TwoRoom, setup: Setup) -> dict[str, Trajectories]
     seen = {
         "untouched": untouched,
         "teleported": _pictures(world, jumped),
-        "dot recoloured": from_then_on(
-            _pictures(replace(world, dot_grey=DOT_BECOMES), positions)
-        ),
+        "dot recoloured": from_then_on(_pictures(replace(world, dot_grey=DOT_BECOMES), positions)),
         "wall recoloured": from_then_on(
             _pictures(replace(world, wall_grey=WALL_BECOMES), positions)
         ),
@@ -136,9 +133,7 @@ def require_two_room(model: WorldModel) -> TwoRoom:
     return TwoRoom(image_size=form.image_size)
 
 
-def _surprise(
-    model: WorldModel, shown: Trajectories, setup: Setup, device: str
-) -> torch.Tensor:
+def _surprise(model: WorldModel, shown: Trajectories, setup: Setup, device: str) -> torch.Tensor:
     """Mean surprise (E,) around t*."""
     parts = []
     for start in range(0, len(shown), BATCH):

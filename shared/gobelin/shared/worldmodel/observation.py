@@ -108,7 +108,9 @@ def _read_npy(path: Path) -> Array:
         with path.open("rb") as file:
             found = np.lib.format.read_array(file, allow_pickle=False)
     except (ValueError, EOFError):
-        raise DataError("no .npy file of numbers that can be read", "write it with numpy.save")
+        raise DataError(
+            "no .npy file of numbers that can be read", "write it with numpy.save"
+        ) from None
     return np.asarray(found)
 
 

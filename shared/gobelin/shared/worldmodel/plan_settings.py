@@ -74,12 +74,12 @@ class PlanSettings(Settings):
     def make_planner(self) -> Planner:
         """The planner; raises PlanError for counts that make none."""
         kind = PLANNERS[self.planner]
-        known = {field.name: field.default for field in fields(kind)}  # type: ignore[arg-type]
+        known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
         chosen: dict[str, Any] = {}
         if self.samples is not None:
             chosen["starts" if "starts" in known else "samples"] = self.samples
             if "elites" in known:
-                chosen["elites"] = min(int(known["elites"]), self.samples)  # type: ignore[call-overload]
+                chosen["elites"] = min(kind().elites, self.samples)  # type: ignore[attr-defined]
         if self.iterations is not None:
             chosen["iterations"] = self.iterations
         return kind(**chosen)
@@ -127,14 +127,17 @@ class PlanSettings(Settings):
         return made
 
 
-def parse_bounds(text: str) -> dict[str, Numbers | float]:
-    """`0.1` (± for every action) or `-1:1,0:2` (each action's own); raises ConfigError."""
+def parse_bounds(text: str, actions: int) -> dict[str, Numbers]:
+    """`0.1` (± for each of A actions) or `-1:1,0:2` (each one's own); raises ConfigError."""
     try:
         if ":" not in text:
             bound = float(text)
-            return {"bound": bound}
-        pairs = [tuple(map(float, part.split(":"))) for part in text.split(",")]
-        return {"low": tuple(low for low, _ in pairs), "high": tuple(high for _, high in pairs)}
+            return {"low": (-bound,) * actions, "high": (bound,) * actions}
+        pairs = [part.split(":") for part in text.split(",")]
+        return {
+            "low": tuple(float(low) for low, _ in pairs),
+            "high": tuple(float(high) for _, high in pairs),
+        }
     except ValueError:
         what = f"{text!r} are no bounds"
         raise ConfigError(what, "write 0.1, or low:high of each action: -1:1,0:2") from None
