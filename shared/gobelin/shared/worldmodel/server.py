@@ -10,15 +10,18 @@ import ipaddress
 import logging
 import socket
 import threading
+from collections.abc import Collection
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gobelin.shared.data.trajectories import Trajectories
@@ -32,21 +35,30 @@ from gobelin.shared.worldmodel.answers import (
 )
 from gobelin.shared.worldmodel.observation import actions_of
 from gobelin.shared.worldmodel.oracle import Oracle
-from gobelin.shared.worldmodel.requests import PlanRequest, RolloutRequest, SurpriseRequest
+from gobelin.shared.worldmodel.requests import PlanRequest, Refusal, RolloutRequest, SurpriseRequest
 
 MAX_SEARCH = 2_000_000  # steps of the model that a plan may take to search
 MAX_ROLLOUT = 65_536  # steps of all plans of a rollout
 MAX_EPISODE = 4096  # steps whose plausibility is asked at once
-MAX_WAITING = 32  # requests at a time; the next are told to come again
+MAX_OPEN = 32  # requests at a time; the next are told to come again
 GRACE_S = 5  # for what is under way when the server is stopped
 log = logging.getLogger(__name__)
 
 
-def make_app(oracle: Oracle, about: dict[str, Any], max_bytes: int, hosts: list[str]) -> FastAPI:
-    """The interface; `about` is what /health says of the model."""
-    app = FastAPI(title="Gobelin world model", docs_url=None, redoc_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
-    app.add_middleware(Guard, max_bytes=max_bytes)
+def make_app(
+    oracle: Oracle, about: dict[str, Any], max_bytes: int, hosts: Collection[str] | None
+) -> FastAPI:
+    """The interface; `about` is what /health says of the model.
+
+    Bodies are at most `max_bytes`, and requests call the server by one of `hosts`; None: by any.
+    """
+    app = FastAPI(
+        title="Gobelin world model",
+        docs_url=None,
+        redoc_url=None,
+        responses={422: {"model": Refusal, "description": "What was wrong, and how to mend it"}},
+    )
+    app.add_middleware(Guard, max_bytes=max_bytes, hosts=hosts)
     app.add_exception_handler(GobelinError, _refuse)
     app.add_exception_handler(RequestValidationError, _misread)
     app.add_exception_handler(HTTPException, _unknown)
@@ -101,21 +113,39 @@ def make_app(oracle: Oracle, about: dict[str, Any], max_bytes: int, hosts: list[
 
 
 class Guard:
-    """Refuses bodies beyond a size before they are parsed, and never shows a traceback."""
+    """Refuses strange hosts, crowds and large bodies before they are parsed; shows no traceback."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app, self.max_bytes = app, max_bytes
+    def __init__(self, app: ASGIApp, max_bytes: int, hosts: Collection[str] | None) -> None:
+        self.app, self.max_bytes, self.hosts = app, max_bytes, hosts
+        self.open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        self.open += 1
+        try:
+            refusal = await self._handle(scope, receive, send)
+            if refusal is not None:
+                await refusal(scope, receive, send)
+        except ClientDisconnect:
+            log.debug("%s %s: the client went away", scope["method"], scope["path"])
+        finally:
+            self.open -= 1
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> JSONResponse | None:
+        """What to answer where the app does not."""
+        called = urlsplit("//" + Headers(scope=scope).get("host", "")).hostname
+        if self.hosts is not None and called not in self.hosts:
+            return _error(ConfigError("this server has another name", "call it 127.0.0.1"), 421)
+        if self.open > MAX_OPEN:
+            what = f"{MAX_OPEN} requests are being answered"
+            return _error(GobelinError(what, "ask again later"), 503)
         body = await self._body(receive)
         if body is None:
             what, remedy = "the request is too large", f"send at most {self.max_bytes:,} bytes"
-            await _error(DataError(what, remedy), 413)(scope, receive, send)
-            return
+            return _error(DataError(what, remedy), 413)
         begun = False
         waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -132,14 +162,16 @@ class Guard:
         except Exception as error:
             log.error("%s %s: %s", scope["method"], scope["path"], type(error).__name__)
             if not begun:
-                what = "the server failed at this request"
-                await _error(GobelinError(what), 500)(scope, receive, send)
+                return _error(GobelinError("the server failed at this request"), 500)
+        return None
 
     async def _body(self, receive: Receive) -> bytes | None:
         """All of it, or None as soon as it is too long."""
         parts, size = [], 0
         while True:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
             part = message.get("body", b"")
             size += len(part)
             if size > self.max_bytes:
@@ -170,7 +202,6 @@ def serve(app: FastAPI, listening: socket.socket) -> None:
         server_header=False,
         lifespan="off",
         ws="none",
-        limit_concurrency=MAX_WAITING,
         timeout_graceful_shutdown=GRACE_S,
     )
     server = uvicorn.Server(config)
@@ -188,9 +219,9 @@ def serve(app: FastAPI, listening: socket.socket) -> None:
         listening.close()
 
 
-def trusted_hosts(host: str) -> list[str]:
-    """The names a request may call this server by."""
-    return ["localhost", "127.0.0.1", "[::1]", "::1", host] if is_loopback(host) else ["*"]
+def trusted_hosts(host: str) -> set[str] | None:
+    """The names a request may call this server by; None: any."""
+    return {"localhost", "127.0.0.1", "::1", host} if is_loopback(host) else None
 
 
 def is_loopback(host: str) -> bool:
