@@ -6,6 +6,7 @@ otherwise, and there answers only to names of loopback, lest a web page reach it
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 import socket
@@ -186,11 +187,11 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
-    except socket.gaierror:
-        raise ConfigError(f"{host!r} is no address of this machine", "use 127.0.0.1") from None
     except OSError as error:
         what = f"cannot listen on {host} port {port}: {error.strerror}"
-        raise PortInUseError(what, "use another --port, or 0 for a free one") from None
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(what, "use another --port, or 0 for a free one") from None
+        raise ConfigError(what, "use --host 127.0.0.1, and a --port above 1023 or 0") from None
 
 
 def serve(app: FastAPI, listening: socket.socket) -> None:
