@@ -1,4 +1,4 @@
-"""The bench of expectation: batches are a function of the step, and its table tells every figure."""
+"""The bench of expectation: batches are a function of the step, its table tells every figure."""
 
 from __future__ import annotations
 

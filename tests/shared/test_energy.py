@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from gobelin.shared.data.export import write_episodes
 from gobelin.shared.data.trajectories import Trajectories
 from gobelin.shared.errors import ConfigError, DataError
+from gobelin.shared.evaluation import surprise
 from gobelin.shared.evaluation.anomaly import auroc
 from gobelin.shared.evaluation.energy import energy
 from gobelin.shared.evaluation.expectation import (
@@ -21,7 +24,8 @@ from gobelin.shared.evaluation.expectation import (
 )
 from gobelin.shared.model import build_jepa, encoder_of
 from gobelin.shared.model.world_model import WorldModel
-from gobelin.shared.recipe import load_recipe
+from gobelin.shared.planning import LinearReadout
+from gobelin.shared.recipe import Recipe, load_recipe
 from gobelin.shared.worlds import TwoRoom
 from tests.shared.tiny_world import RECIPE, episodes, trained
 
@@ -136,6 +140,37 @@ def test_a_trained_model_is_surprised_by_a_teleport_and_by_shuffled_time(
     assert found["shuffled"].test.p < 0.01
     assert found["nothing"].test.p == 0.5  # and where nothing is broken, none is found
     assert found["nothing"].noticed == 0
+
+
+def test_long_episodes_are_looked_at_in_chunks_that_look_back_far_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = RECIPE.model_dump(mode="json")
+    tables["modalities"]["robot"]["objective"]["predictor"]["history"] = 3
+    jepa = build_jepa(Recipe.model_validate(tables), seed=0)
+    torch.manual_seed(0)
+    with torch.no_grad():  # a new predictor says that nothing happens, whatever came before
+        for parameter in jepa.predictors.parameters():
+            parameter.normal_(std=0.3)
+    model, shown = WorldModel(jepa.encoder()), episodes(2, 11, seed=6)
+    observations, actions = shown.observations.numpy(), shown.actions.numpy()
+    write_episodes(tmp_path / "a.npz", observations, actions)
+    monkeypatch.setattr(surprise, "CHUNK", 4)
+    found = list(surprise.surprises(model, surprise.open_episodes(model, tmp_path)))
+    torch.testing.assert_close(torch.stack([s.energy for s in found]), model.surprise(shown))
+    assert [s.episode for s in found] == ["a.npz, episode 0", "a.npz, episode 1"]
+
+
+def test_a_readout_finds_a_linear_map_and_its_error() -> None:
+    random = torch.Generator().manual_seed(0)
+    latents, weight = torch.randn(200, 5, generator=random), torch.randn(5, 2, generator=random)
+    noise = 0.1 * torch.randn(200, 2, generator=random)
+    readout = LinearReadout.fit(latents, latents @ weight + 3 + noise)
+    torch.testing.assert_close(readout(latents), latents @ weight + 3, atol=0.1, rtol=0)
+    error = readout.error(latents, latents @ weight + 3 + noise)
+    assert error.tolist() == pytest.approx([0.1, 0.1], rel=0.2)
+    with pytest.raises(DataError, match="as many of each"):
+        LinearReadout.fit(latents, torch.zeros(3, 2))
 
 
 def test_violations_repeat_and_need_their_world(model: WorldModel) -> None:

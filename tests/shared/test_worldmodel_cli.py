@@ -29,7 +29,7 @@ Ask = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained model of positions, one of pictures with random weights, and what they are asked."""
+    """A trained model of positions, an untrained one of pictures, and what they are asked."""
     folder = tmp_path_factory.mktemp("worldmodel")
     write_checkpoint(folder / "positions", RECIPE, trained(150), {})
     for name in ("two_room", "toy"):

@@ -7,12 +7,15 @@ centre, which is what LeJEPA (arXiv:2511.08544) makes small for views of one sam
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from gobelin.shared.data.trajectories import Batch, Trajectories
 from gobelin.shared.errors import DataError
 from gobelin.shared.evaluation.embed import at_rest
+from gobelin.shared.modality.modality import Views
 from gobelin.shared.model.encoder import Encoder
 from gobelin.shared.model.world_model import WorldModel
 from gobelin.shared.seeds import generator_of
@@ -66,11 +69,20 @@ def _of_view(encoder: Encoder, context: Batch, candidate: Batch, seed: int) -> T
         what = "one sample alone has no batch statistics, which this projector works with"
         raise DataError(what, "judge several together")
     views = modality.views(context, generator_of(seed, "energy views"))
-    stacks = [views.stacks[0][: views.leading], modality.prepare(candidate).unsqueeze(0)]
+    stacks = [*_leading(views), modality.prepare(candidate).unsqueeze(0)]
     with at_rest(encoder):
         _, z = encoder.embed_views(stacks)  # (leading + 1, B, P)
     centre, own = z[:-1].float().mean(dim=0), z[-1].float()
     return (centre - own).square().mean(dim=-1)
+
+
+def _leading(views: Views) -> Iterator[Tensor]:
+    """The stacks (V_i, B, ...) of the leading views alone."""
+    left = views.leading
+    for stack in views.stacks:
+        if left > 0:
+            yield stack[:left]
+        left -= len(stack)
 
 
 def _norm_is_over_batch(encoder: Encoder) -> bool:
