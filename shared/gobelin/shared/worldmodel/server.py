@@ -63,54 +63,58 @@ def make_app(
     app.add_exception_handler(GobelinError, _refuse)
     app.add_exception_handler(RequestValidationError, _misread)
     app.add_exception_handler(HTTPException, _unknown)
-    turn = threading.Lock()  # one computation at a time: they share the cores
+    questions = Questions(oracle, about)
+    app.get("/health")(questions.health)
+    app.post("/plan", summary="Find me actions that lead from start to goal")(questions.plan)
+    app.post("/rollout", summary="What happens if")(questions.rollout)
+    app.post("/surprise", summary="How plausible is this")(questions.surprise)
+    return app
 
-    @app.get("/health")
-    def health() -> dict[str, Any]:
+
+class Questions:
+    """What can be asked, one computation at a time: they share the cores."""
+
+    def __init__(self, oracle: Oracle, about: dict[str, Any]) -> None:
+        self.oracle, self.about, self.form = oracle, about, oracle.model.form
+        self.turn = threading.Lock()
+
+    def health(self) -> dict[str, Any]:
         """Which model answers, and what it sees and does."""
-        return {"status": "ok", **about}
+        return {"status": "ok", **self.about}
 
-    @app.post("/plan", summary="Find me actions that lead from start to goal")
-    def plan(asked: PlanRequest) -> dict[str, Any]:
+    def plan(self, asked: PlanRequest) -> dict[str, Any]:
         """Actions (H, A) and what they are foreseen to lead to; an error where none are allowed."""
         if asked.settings.steps_imagined > MAX_SEARCH:
             what = f"a search of {asked.settings.steps_imagined:,} steps"
             raise ConfigError(what, f"samples × iterations × horizon ≤ {MAX_SEARCH:,}")
-        form = oracle.model.form
-        start, goal = asked.start.tensor(form), asked.goal.tensor(form)
-        with turn:
-            return planned_facts(oracle, oracle.plan(start, goal, asked.settings))
+        start, goal = asked.start.tensor(self.form), asked.goal.tensor(self.form)
+        with self.turn:
+            return planned_facts(self.oracle, self.oracle.plan(start, goal, asked.settings))
 
-    @app.post("/rollout", summary="What happens if")
-    def rollout(asked: RolloutRequest) -> dict[str, Any]:
+    def rollout(self, asked: RolloutRequest) -> dict[str, Any]:
         """How far plans lead from the start and to the goal, in latent space, at every step."""
-        form = oracle.model.form
-        actions = actions_of(asked.actions, form)
+        actions = actions_of(asked.actions, self.form)
         if actions.shape[0] * actions.shape[1] > MAX_ROLLOUT:
             raise DataError("too many steps at once", f"ask for at most {MAX_ROLLOUT:,}")
-        goal = None if asked.goal is None else asked.goal.tensor(form)
-        with turn:
-            found = oracle.rollout(asked.start.tensor(form), actions, goal)
-        facts = foreseen_facts(oracle, found)
+        goal = None if asked.goal is None else asked.goal.tensor(self.form)
+        with self.turn:
+            found = self.oracle.rollout(asked.start.tensor(self.form), actions, goal)
+        facts = foreseen_facts(self.oracle, found)
         if asked.latents:
             facts["latents"] = found.latents.tolist()
         return one_plan(facts) if _depth(asked.actions) == 2 else facts
 
-    @app.post("/surprise", summary="How plausible is this")
-    def surprise(asked: SurpriseRequest) -> dict[str, Any]:
+    def surprise(self, asked: SurpriseRequest) -> dict[str, Any]:
         """The energy of each step: low is plausible."""
-        form = oracle.model.form
-        actions = actions_of(asked.actions, form)
+        actions = actions_of(asked.actions, self.form)
         if len(actions) != 1 or actions.shape[1] + 1 != len(asked.observations):
             what = f"{len(asked.observations)} observations with actions {tuple(actions.shape)}"
             raise DataError(what, "give T actions (T, A) for T + 1 observations")
         if actions.shape[1] > MAX_EPISODE:
             raise DataError("too many steps at once", f"ask for at most {MAX_EPISODE:,}")
-        seen = torch.stack([observation.tensor(form) for observation in asked.observations])
-        with turn:
-            return surprise_facts(oracle.surprise(Trajectories(seen[None], actions))[0])
-
-    return app
+        seen = torch.stack([observation.tensor(self.form) for observation in asked.observations])
+        with self.turn:
+            return surprise_facts(self.oracle.surprise(Trajectories(seen[None], actions))[0])
 
 
 class Guard:
