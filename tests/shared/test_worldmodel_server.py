@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -24,6 +25,7 @@ from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import load_recipe
 from gobelin.shared.vector import ParameterVector
 from gobelin.shared.worldmodel.cli import app
+from gobelin.shared.worldmodel.server import MAX_OPEN, Guard
 from gobelin.shared.worlds import TwoRoom
 
 RUN = "from gobelin.shared.worldmodel.cli import app; app(standalone_mode=False)"
@@ -162,6 +164,39 @@ def test_a_port_in_use_and_a_host_that_is_none_are_refused(
     assert isinstance(CliRunner().invoke(app, given).exception, PortInUseError)
     given = ["serve", str(checkpoint), "--host", "192.0.2.1"]  # of no machine (RFC 5737)
     assert isinstance(CliRunner().invoke(app, given).exception, ConfigError)
+
+
+def through(guard: Guard) -> tuple[int, dict[str, object]]:
+    """Status and body of what a guard answers to a small request."""
+    sent: list[dict] = []
+
+    async def receive() -> dict:
+        return {"type": "http.request", "body": b"{}"}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"127.0.0.1:1")]
+    scope = {"type": "http", "method": "POST", "path": "/plan", "headers": headers}
+    asyncio.run(guard(scope, receive, send))
+    return sent[0]["status"], json.loads(sent[1]["body"])
+
+
+def test_a_failure_of_its_own_is_told_without_a_traceback() -> None:
+    async def fails(*_: object) -> None:
+        raise RuntimeError("a secret")
+
+    status, found = through(Guard(fails, 100, {"127.0.0.1"}))
+    assert status == 500
+    assert "secret" not in str(found)
+    assert found["error"] == "gobelin"
+
+
+def test_a_crowd_is_told_to_come_again() -> None:
+    guard = Guard(lambda *_: None, 100, None)
+    guard.open = MAX_OPEN
+    assert through(guard)[0] == 503
+    assert guard.open == MAX_OPEN
 
 
 def test_it_ends_on_sigterm_without_a_word(
