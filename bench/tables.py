@@ -21,7 +21,7 @@ from bench.study_tables import (
     remedies_table,
     split_table,
 )
-from bench.world_tables import federated_table, planning_time_table
+from bench.world_tables import expectation_table, federated_table, planning_time_table
 from examples.demo import MEMBERS
 from gobelin.shared.files import write_atomic
 
@@ -49,6 +49,7 @@ def main() -> None:
         "aggregator_memory": memory_table,
         "histories": histories_table,
         "planning_time": planning_time_table,
+        "expectation": expectation_table,
         "kill_points": kill_points_table,
         "broadcast_int8": broadcast_table,
         "broadcast_int4": broadcast_table,

@@ -60,3 +60,32 @@ def planning_time_table(values: Mapping[str, Any]) -> str:
         f"Goal: {values['goal']}.\n"
     )
     return "\n".join([heading, table(["case", *PLANNING_FIGURES.values()], rows)])
+
+
+def expectation_table(values: Mapping[str, Any]) -> str:
+    """Violation of expectation, beside models without training."""
+    heads = ["violation", "surprise, untouched", "violated", "AUROC", "noticed, %", "worst p"]
+    rows = []
+    for name in values["violations"]:
+        for prefix, title in (("", name), ("untrained.", f"{name}, untrained")):
+            key = f"{prefix}{name}"
+            rows.append(
+                [
+                    title,
+                    figure(values[f"{key}.untouched"], 4),
+                    figure(values[f"{key}.violated"], 4),
+                    figure(values[f"{key}.auroc"], 3),
+                    figure(values[f"{key}.noticed"]),
+                    f"{values[f'{key}.p']:.2g}",
+                ]
+            )
+    heading = (
+        "## Violation of expectation\n\n"
+        f"`make bench-expectation`: recipe {values['recipe']}, {values['steps']} steps, seeds "
+        f"{values['seeds']}, {values['machine']}. {values['episodes']} unseen episodes of two "
+        f"rooms, broken at one step; surprise is the mean of the {values['around']} steps from "
+        "there. AUROC: of telling broken from untouched episodes; noticed: episodes that surprise "
+        "more when broken; p: paired one-sided t-test, the worst of the seeds. Goal: "
+        f"{values['goal']}.\n"
+    )
+    return "\n".join([heading, table(heads, rows)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,14 +126,34 @@ class EpisodeSource:
         actions = np.empty((count, form.steps, form.actions), dtype=np.float32)
         for row in np.argsort(indices, kind="stable"):  # a file after the other
             episode = self._episodes[self._owners[indices[row]]]
-            group = self._groups(episode.file)[episode.group]
-            start = int(self._starts[indices[row]])
-            first, stop = episode.observation + start, episode.observation + start + form.steps + 1
-            seen = _rows(group.observations, episode.stacked, first, stop)
-            observations[row] = _channels_first(seen, form)
-            first = episode.action + start
-            actions[row] = _rows(group.actions, episode.stacked, first, first + form.steps)
+            seen, done = self._part(episode, int(self._starts[indices[row]]), form.steps)
+            observations[row], actions[row] = seen, done
         return Trajectories(torch.from_numpy(observations), torch.from_numpy(actions))
+
+    @property
+    def episodes(self) -> Sequence[Episode]:
+        """The episodes that can be used, in the order their windows are in."""
+        return self._episodes
+
+    def part(self, number: int, start: int, steps: int) -> Trajectories:
+        """So many steps of one episode, from its step `start` on, as a batch of one."""
+        seen, done = self._part(self._episodes[number], start, steps)
+        kind = np.float32 if self._form.image_size is None else np.uint8
+        return Trajectories(
+            torch.from_numpy(np.array(seen, dtype=kind))[None],
+            torch.from_numpy(np.array(done, dtype=np.float32))[None],
+        )
+
+    def _part(
+        self, episode: Episode, start: int, steps: int
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Observations (T + 1, ...) and actions (T, A) as they are stored, channels first."""
+        group = self._groups(episode.file)[episode.group]
+        first = episode.observation + start
+        seen = _rows(group.observations, episode.stacked, first, first + steps + 1)
+        first = episode.action + start
+        done = _rows(group.actions, episode.stacked, first, first + steps)
+        return _channels_first(seen, self._form), done
 
     def _groups(self, number: int) -> list[Group]:
         """The groups of one file; the last few files are kept open."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gobelin.shared.data.formats import TrajectoryFormat
 from gobelin.shared.data.trajectories import Trajectories
 from gobelin.shared.errors import ConfigError
 from gobelin.shared.modality.trajectory import Trajectory
@@ -26,6 +27,21 @@ class WorldModel:
             raise ConfigError("this model predicts nothing", 'train it with kind = "next_latent"')
         self.encoder = encoder.eval()
         self._modality, self._predictor = encoder.modality, encoder.predictor
+
+    @property
+    def modality(self) -> Trajectory:
+        """Of the encoder."""
+        return self._modality
+
+    @property
+    def form(self) -> TrajectoryFormat:
+        """What is expected of an episode."""
+        return self._modality.form
+
+    @property
+    def history(self) -> int:
+        """Observations the predictor looks back on."""
+        return self._predictor.history
 
     def encode(self, observations: Tensor) -> Tensor:
         """Latents (N, P) of raw observations (N, ...)."""

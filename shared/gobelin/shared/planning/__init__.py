@@ -7,6 +7,7 @@ from gobelin.shared.planning.gradient import Gradient
 from gobelin.shared.planning.guardrails import Constraint, KeepOut, KeepWithin, SpendAtMost
 from gobelin.shared.planning.hierarchy import Hierarchy, SlowModel
 from gobelin.shared.planning.problem import Plan, Planner, Problem, plan
+from gobelin.shared.planning.readout import LinearReadout
 from gobelin.shared.planning.sampling import Cem, Icem, Mppi
 from gobelin.shared.planning.space import ActionSpace
 
@@ -29,6 +30,7 @@ __all__ = [
     "Icem",
     "KeepOut",
     "KeepWithin",
+    "LinearReadout",
     "Mppi",
     "Plan",
     "Planner",

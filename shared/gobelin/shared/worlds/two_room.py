@@ -62,6 +62,8 @@ class TwoRoom:
     max_step: float = 0.12  # actions are clipped to ± this, per axis
     image_size: int = 32  # pixels a side
     dot: float = 1.2  # standard deviation of the dot, pixels
+    dot_grey: int = DOT
+    wall_grey: int = WALL
 
     def step(self, positions: Floats, actions: Floats) -> Floats:
         """Positions (N, 2) after actions (N, 2)."""
@@ -101,10 +103,14 @@ class TwoRoom:
         drift = scale / 2 * random.standard_normal((len(start), 1, 2))
         jitter = scale * random.standard_normal((len(start), steps, 2))
         actions = np.clip(drift + jitter, -self.max_step, self.max_step).astype(np.float32)
+        return Episodes(self.follow(start, actions), actions)
+
+    def follow(self, start: Floats, actions: Floats) -> Floats:
+        """Positions (N, T + 1, 2) from `start` (N, 2) through actions (N, T, 2)."""
         positions = [start]
-        for t in range(steps):
+        for t in range(actions.shape[1]):
             positions.append(self.step(positions[-1], actions[:, t]))
-        return Episodes(np.stack(positions, axis=1), actions)
+        return np.stack(positions, axis=1)
 
     def render(self, positions: Floats) -> NDArray[np.uint8]:
         """Pictures of positions (N, 2), uint8 (N, 1, H, W): a soft dot over the wall."""
@@ -112,7 +118,7 @@ class TwoRoom:
         centres = (np.arange(size, dtype=np.float32) + 0.5) / size
         # A product of two bells, one an axis: (N, H) and (N, W).
         bells = np.exp(-0.5 * ((positions[:, :, None] - centres) * (size / self.dot)) ** 2)
-        dots = DOT * bells[:, 1, :, None] * bells[:, 0, None, :]
+        dots = self.dot_grey * bells[:, 1, :, None] * bells[:, 0, None, :]
         pictures: NDArray[np.uint8] = np.maximum(dots, self._walls())[:, None].astype(np.uint8)
         return pictures
 
@@ -122,5 +128,5 @@ class TwoRoom:
         picture = np.zeros((size, size), dtype=np.float32)
         rows = (np.arange(size) + 0.5) / size
         closed = np.abs(rows - self.door) > self.door_width / 2
-        picture[closed, size // 2 - 1 : size // 2 + 1] = WALL
+        picture[closed, size // 2 - 1 : size // 2 + 1] = self.wall_grey
         return picture
