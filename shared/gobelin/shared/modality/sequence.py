@@ -25,7 +25,7 @@ class SequenceTokenizer(nn.Module):
         kernel: int,  # steps, odd
         patch: int,  # P, steps a token
         dim: int,  # D
-        spacing: float = 1.0,  # of tokens, in units of position: its fastest channel turns by 2π a 2π
+        spacing: float = 1.0,  # of tokens, in radians of the fastest position channel
     ) -> None:
         super().__init__()
         self.patch, self.spacing = patch, spacing
