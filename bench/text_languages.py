@@ -59,7 +59,7 @@ class Section:
 
     text: bytes
     article: int
-    language: str
+    language: str  # the primary subtag (BCP 47): variants of one are one language
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,10 @@ def read_regions(data: Path) -> dict[str, list[Section]]:
     """The sections of each region."""
     regions = {}
     for folder in sorted(p for p in data.iterdir() if p.is_dir()):
-        table = pq.read_table(folder, columns=["text", "article", "declaration"]).to_pylist()
+        table = pq.read_table(folder, columns=["text", "article", "language"]).to_pylist()
         regions[folder.name] = [
-            Section(row["text"].encode(), int(row["article"]), row["declaration"]) for row in table
+            Section(row["text"].encode(), int(row["article"]), row["language"].split("-")[0])
+            for row in table
         ]
     return regions
 
@@ -149,12 +150,15 @@ def draw_languages(
     regions: dict[str, list[Section]], seed: int
 ) -> tuple[set[str], set[str], set[str]]:
     """Languages held out of training, told apart, and fitted on for articles."""
-    held, known, fitted = set(), set(), set()
+    held: set[str] = set()
+    known: set[str] = set()
+    fitted: set[str] = set()
     for name, sections in regions.items():
         counts: dict[str, int] = {}
         for section in sections:
             counts[section.language] = counts.get(section.language, 0) + 1
-        complete = sorted(language for language, count in counts.items() if count >= 30)
+        elsewhere = {s.language for n, each in regions.items() if n != name for s in each}
+        complete = sorted(x for x, count in counts.items() if count >= 30 and x not in elsewhere)
         order = np.random.default_rng(derive_seed(seed, "languages", name)).permutation(
             len(complete)
         )
@@ -225,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of regions")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--local-steps", type=int, default=40)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()

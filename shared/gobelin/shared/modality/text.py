@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -124,6 +125,13 @@ class Text(Modality[TextRecipe, Tensor]):
         ends = torch.randint(length // 2, length + 1, (count, 1), generator=generator)
         return torch.where(torch.arange(length) < ends, text, PAD).to(torch.uint8)
 
+    @property
+    def _view_length(self) -> int:
+        """Bytes the longest span has, its start moved back by at most 3, in whole patches."""
+        recipe = self.recipe
+        longest = math.ceil(recipe.views.share[1] * recipe.length) + 3
+        return min(recipe.length, math.ceil(longest / recipe.patch) * recipe.patch)
+
     def _view(self, batch: Tensor, generator: torch.Generator) -> Tensor:
         length, views = self.recipe.length, self.recipe.views
         draw = Draw(len(batch), generator, batch.device)
@@ -135,8 +143,9 @@ class Text(Modality[TextRecipe, Tensor]):
         stops = starts + size
         stops = torch.where(stops < whole, to_border(batch, stops.clamp(max=length - 1)), whole)
         stops = torch.maximum(stops, torch.minimum(starts + 1, whole))
-        span = take_spans(batch, starts, length)
-        inside = torch.arange(length, device=batch.device) < (stops - starts)[:, None]
+        span = take_spans(batch, starts, self._view_length)
+        steps = torch.arange(self._view_length, device=batch.device)
+        inside = steps < (stops - starts)[:, None]
         chances = torch.rand(span.shape, generator=generator).to(batch.device)
         span = torch.where(chances < views.masked, MASK, span)
         return torch.where(inside, span, PAD).to(torch.uint8)
