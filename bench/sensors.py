@@ -210,8 +210,8 @@ def summary(found: dict[Job, dict[str, float]]) -> dict[str, Any]:
                     rows.setdefault(f"{job.model}.{name}", []).append(value)
                 else:
                     solo.setdefault(name, []).append(value)
-        for name, values in solo.items():
-            rows.setdefault(f"solo_mean.{name}", []).append(sum(values) / len(values))
+        for name, each in solo.items():
+            rows.setdefault(f"solo_mean.{name}", []).append(sum(each) / len(each))
     values: dict[str, Any] = {name: spread(row) for name, row in rows.items()}
     for name, row in (("accuracy", "consensus.tokens"), ("auroc", "consensus.auroc")):
         values[name] = values[row]

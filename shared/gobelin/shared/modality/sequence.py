@@ -35,8 +35,10 @@ class SequenceTokenizer(nn.Module):
     def forward(self, sequences: Tensor) -> Tensor:
         """Tokens in the order of time."""
         mixed = F.gelu(self.mix(sequences.transpose(1, 2))).transpose(1, 2)  # (B, T, hidden)
-        tokens: Tensor = self.embed(mixed.unflatten(1, (-1, self.patch)).flatten(2))
-        count, dim = tokens.shape[1:]
+        batch, steps, hidden = mixed.shape
+        count = steps // self.patch
+        tokens: Tensor = self.embed(mixed.reshape(batch, count, self.patch * hidden))
+        dim = tokens.shape[2]
         centres = (torch.arange(count, device=tokens.device) + 0.5) * self.spacing
         return tokens + sines(centres, dim).to(tokens.dtype)
 

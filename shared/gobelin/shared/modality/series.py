@@ -115,7 +115,8 @@ class Series(Modality[SeriesRecipe, Tensor]):
     def present(self, prepared: Tensor) -> Tensor:
         """Patches with at least one value."""
         known = prepared[..., self.recipe.channels :] > 0
-        return known.unflatten(1, (-1, self.recipe.patch)).flatten(2).any(dim=2)
+        patches = known.reshape(len(known), -1, self.recipe.patch * self.recipe.channels)
+        return patches.any(dim=2)
 
     def views(self, batch: Tensor, generator: torch.Generator) -> Views:
         """Crops in time, each with noise, channels scaled and dropped, and a span masked."""

@@ -108,7 +108,7 @@ class Text(Modality[TextRecipe, Tensor]):
 
     def present(self, prepared: Tensor) -> Tensor:
         """Patches that are not padding alone."""
-        return (prepared != PAD).unflatten(1, (-1, self.recipe.patch)).any(dim=2)
+        return (prepared != PAD).reshape(len(prepared), -1, self.recipe.patch).any(dim=2)
 
     def views(self, batch: Tensor, generator: torch.Generator) -> Views:
         """Spans of each text, at characters' borders, with some bytes masked."""

@@ -74,10 +74,10 @@ class VideoTokenizer(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         """Tokens (B, N, D) of clips (B, T, C, H, W), frame by frame, row by row."""
         frames, side = self.patch
-        cut = clips.unflatten(4, (-1, side)).unflatten(3, (-1, side)).unflatten(1, (-1, frames))
-        # (B, t, frames, C, h, side, w, side)
-        cut = cut.permute(0, 1, 4, 6, 2, 3, 5, 7)
-        grid = (cut.shape[1], cut.shape[2], cut.shape[3])
+        batch, length, channels, height, width = clips.shape
+        grid = (length // frames, height // side, width // side)
+        cut = clips.reshape(batch, grid[0], frames, channels, grid[1], side, grid[2], side)
+        cut = cut.permute(0, 1, 4, 6, 2, 3, 5, 7)  # (B, t, h, w, frames, C, side, side)
         tokens: Tensor = self.embed(cut.flatten(4).flatten(1, 3))
         placed = positions(grid, tokens.shape[2], self.extent, tokens.device)
         return tokens + placed.to(tokens.dtype)
@@ -158,16 +158,16 @@ class Video(Modality[VideoRecipe, Tensor]):
         views = self.recipe.views
         draw = Draw(len(clips), generator, clips.device)
         x = sub_clip(clips, views.time_scale, draw)
-        frames, channels = x.shape[1:3]
+        batch, frames, channels = x.shape[:3]
         # Frames as channels: one crop and one blur a clip.
         x = random_resized_crop(x.flatten(1, 2), scale, size, views.flip, draw)
         x = image_views.blur(x, views.blur, draw)
         # Frames one below the other: one photometric change a clip.
-        x = x.unflatten(1, (frames, channels)).transpose(1, 2).flatten(2, 3)  # (B, C, T·S, S)
+        x = x.view(batch, frames, channels, size, size).transpose(1, 2).flatten(2, 3)
         x = image_views.jitter_light(x, views, draw)
         x = image_views.jitter_colour(x, views, draw)
         x = image_views.solarize(x, views.solarize, draw)
-        return 2 * x.unflatten(2, (frames, size)).transpose(1, 2) - 1
+        return 2 * x.view(batch, channels, frames, size, size).transpose(1, 2) - 1
 
 
 def sub_clip(clips: Tensor, scale: Range, draw: Draw) -> Tensor:
