@@ -184,7 +184,8 @@ def test_a_window_that_ends_early_has_the_features_of_its_part() -> None:
 def test_padding_does_not_change_the_features_of_a_text(padding: int) -> None:
     encoder = encoder_of("text_tiny")
     texts = torch.zeros(3, 72, dtype=torch.uint8)
-    for row, text in enumerate((b"All human beings", "Všichni lidé rodí se".encode(), b"a")):
+    whole = b"All human beings are born free and equal in dignity and rights. They are"
+    for row, text in enumerate((whole, "Všichni lidé rodí se".encode(), b"a")):
         texts[row, : len(text)] = torch.tensor(list(text), dtype=torch.uint8)
     longer = torch.nn.functional.pad(texts, (0, padding))
     torch.testing.assert_close(encoder.features(longer), encoder.features(texts), rtol=0, atol=1e-5)
