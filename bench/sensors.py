@@ -167,12 +167,16 @@ def labels_of(source: MemorySource) -> Tensor:
 def main() -> None:
     """Run every model and seed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of subjects")
+    parser.add_argument("--data", type=Path, default=Path(".cache/watch"), help="subjects")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--local-steps", type=int, default=40)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
+    if not options.data.is_dir():
+        parser.error(
+            f"there is no {options.data}: `gobelin data prepare watch --split-by subject --out` it"
+        )
     jobs = [
         Job(options.data, model, anomaly, options.rounds, options.local_steps, seed)
         for seed in options.seeds

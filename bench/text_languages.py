@@ -227,12 +227,16 @@ def joined(sources: list[MemorySource]) -> MemorySource:
 def main() -> None:
     """Run every model and seed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of regions")
+    parser.add_argument("--data", type=Path, default=Path(".cache/udhr"), help="regions")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--local-steps", type=int, default=40)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
+    if not options.data.is_dir():
+        parser.error(
+            f"there is no {options.data}: `gobelin data prepare udhr --split-by region --out` it"
+        )
     regions = list(read_regions(options.data))
     jobs = [
         Job(options.data, model, options.rounds, options.local_steps, seed)
