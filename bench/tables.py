@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.markdown import PROBES, figure, table
 from bench.measure import RESULTS
+from bench.modality_tables import languages_table, sensors_table
 from bench.premium_images import MEMBERS as LETTERS
 from bench.premium_images import SCENARIOS
 from bench.speed_tables import aggregation_table, exchange_table, memory_table
@@ -41,6 +42,8 @@ def main() -> None:
         "split_world": split_table,
         "remedies": remedies_table,
         "federated_worldmodel": federated_table,
+        "sensors": sensors_table,
+        "text_languages": languages_table,
         "bytes_to_accuracy": bytes_table,
         "codec_int4": codec_table,
         "codec_topk": codec_table,

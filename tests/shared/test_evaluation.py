@@ -100,6 +100,9 @@ def test_images_without_labels_and_models_that_diverged_are_refused(toy):
         def tokens(self, prepared):
             return torch.full((len(prepared), 4, 8), torch.nan)
 
+        def pool(self, tokens, prepared):
+            return tokens.mean(dim=1)
+
     with pytest.raises(DataError, match="NaN or infinity"):
         evaluate_model(Diverged(), squares(20, 0), squares(20, 1))
     with pytest.raises(DataError, match="no images to embed"):

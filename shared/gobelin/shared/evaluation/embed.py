@@ -1,4 +1,4 @@
-"""Embedding: images of a source as the frozen features of a model."""
+"""Embedding: samples of a source as the frozen features of a model."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ BATCH = 256
 
 
 class Encoder(Protocol):
-    """What can be embedded with: raw samples (B, ...) → prepared ones → tokens (B, T, D)."""
+    """What can be embedded with: raw samples (B, ...) → prepared ones → tokens (B, T, D), and
+    their mean."""
 
     def prepare(self, batch: Batch) -> Tensor: ...
 
     def tokens(self, prepared: Tensor) -> Tensor: ...
 
+    def pool(self, tokens: Tensor, prepared: Tensor) -> Tensor: ...
+
 
 @dataclass(frozen=True)
 class Embedding:
-    """Features of N labelled images."""
+    """Features of N labelled samples."""
 
-    tokens: Tensor  # (N, T * D) fp32: where in the image things are is kept
+    tokens: Tensor  # (N, T * D) fp32: where in the sample things are is kept
     pooled: Tensor  # (N, D) fp32: the mean over tokens
     labels: Tensor  # (N,)
 
@@ -45,7 +48,7 @@ def embed(
     device: torch.device | str = "cpu",
     batch: int = BATCH,
 ) -> Embedding:
-    """Embed the labelled images at `indices` (all of them by default), on `device`.
+    """Embed the labelled samples at `indices` (all of them by default), on `device`.
 
     The result holds 4 * T * D bytes an image. Raises DataError on a source without labels.
     """
@@ -57,9 +60,10 @@ def embed(
     with at_rest(model), torch.no_grad():
         for start in range(0, len(chosen), batch):
             samples = source.read(chosen[start : start + batch]).to(device)
-            out = model.tokens(model.prepare(samples)).float()  # (b, T, D)
+            prepared = model.prepare(samples)
+            out = model.tokens(prepared).float()  # (b, T, D)
             tokens.append(out.flatten(1))
-            pooled.append(out.mean(dim=1))
+            pooled.append(model.pool(out, prepared))
     of_chosen = labels[torch.from_numpy(chosen)].to(device)
     return Embedding(torch.cat(tokens), torch.cat(pooled), of_chosen)
 
@@ -74,7 +78,7 @@ def raw(
     """The prepared samples themselves, flattened, as features (N, F), and their labels (N,)."""
     labels = require_labels(source)
     chosen = np.arange(len(source)) if indices is None else indices
-    flat = modality.prepare(source.read(chosen).to(device)).flatten(1)
+    flat = modality.prepare(source.read(chosen).to(device)).flatten(1).float()
     return flat, labels[torch.from_numpy(chosen)].to(device)
 
 

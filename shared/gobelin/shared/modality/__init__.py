@@ -8,8 +8,11 @@ MODALITIES: Registry[AnyModality] = Registry(
     "gobelin.modalities",
     {
         "image": "gobelin.shared.modality.image:Image",
+        "series": "gobelin.shared.modality.series:Series",
+        "text": "gobelin.shared.modality.text:Text",
         "trajectory": "gobelin.shared.modality.trajectory:Trajectory",
         "vector": "gobelin.shared.modality.vector:Vector",
+        "video": "gobelin.shared.modality.video:Video",
     },
 )
 

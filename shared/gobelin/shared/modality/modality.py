@@ -59,6 +59,13 @@ class Modality(ABC, Generic[R, B]):
     def prepare(self, batch: B) -> Tensor:
         """Raw samples as the tokenizer takes them, unaugmented."""
 
+    def present(self, prepared: Tensor) -> Tensor | None:
+        """Which tokens (B, N) of prepared samples hold data, as bool; None: all of them.
+
+        The others, padding or missing values, are neither attended to nor pooled.
+        """
+        return None
+
     @abstractmethod
     def views(self, batch: B, generator: torch.Generator) -> Views:
         """Augmented views of raw samples, prepared; the same on every device."""

@@ -39,13 +39,26 @@ class Encoder(nn.Module):
         return prepared
 
     def tokens(self, prepared: Tensor) -> Tensor:
-        """Encoded tokens (B, N, D) of prepared samples (B, ...)."""
-        encoded: Tensor = self.trunk(self.tokenizer(prepared))
-        return encoded
+        """Encoded tokens (B, N, D) of prepared samples (B, ...); zeros where there are no data."""
+        present = self.present(prepared)
+        encoded: Tensor = self.trunk(self.tokenizer(prepared), present)
+        return encoded if present is None else encoded * present[..., None]
 
     def features(self, prepared: Tensor) -> Tensor:
         """Mean-pooled features (B, D) of prepared samples (B, ...)."""
-        return self.tokens(prepared).mean(dim=1)
+        return self.pool(self.tokens(prepared), prepared)
+
+    def pool(self, tokens: Tensor, prepared: Tensor) -> Tensor:
+        """The mean (B, D) of the encoded tokens (B, N, D) that hold data of the samples."""
+        present = self.present(prepared)
+        if present is None:
+            return tokens.mean(dim=1)
+        return (tokens * present[..., None]).sum(dim=1) / present.sum(dim=1, keepdim=True)
+
+    def present(self, prepared: Tensor) -> Tensor | None:
+        """Which tokens (B, N) hold data, None if all; of a sample without any, all pass for it."""
+        found: Tensor | None = self.modality.present(prepared)
+        return None if found is None else found | ~found.any(dim=1, keepdim=True)
 
     def forward(self, prepared: Tensor) -> Tensor:
         """Projections (B, out) of prepared samples (B, ...)."""

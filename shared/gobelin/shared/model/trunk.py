@@ -16,10 +16,10 @@ class Trunk(nn.Module):
         self.blocks = nn.ModuleList(Block(recipe) for _ in range(recipe.depth))
         self.norm = nn.LayerNorm(recipe.dim)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Run all blocks and the final norm."""
+    def forward(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
+        """Run all blocks and the final norm; tokens not `present` (B, N) are not attended to."""
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = block(tokens, present)
         normed: Tensor = self.norm(tokens)
         return normed
 
@@ -36,9 +36,9 @@ class Block(nn.Module):
         self.mlp_in = nn.Linear(recipe.dim, hidden)
         self.mlp_out = nn.Linear(hidden, recipe.dim)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
         """(B, N, D) → (B, N, D)."""
-        tokens = tokens + self.attention(self.norm_attention(tokens))
+        tokens = tokens + self.attention(self.norm_attention(tokens), present)
         changed: Tensor = self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(tokens))))
         return tokens + changed
 
@@ -52,11 +52,12 @@ class Attention(nn.Module):
         self.query_key_value = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) → (B, N, D)."""
+    def forward(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
+        """(B, N, D) → (B, N, D), attending to tokens that are `present` (B, N)."""
         batch, length, dim = tokens.shape
         mixed = self.query_key_value(tokens).view(batch, length, 3, self.heads, -1)
         query, key, value = mixed.permute(2, 0, 3, 1, 4)  # each (B, heads, N, D/heads)
-        attended = F.scaled_dot_product_attention(query, key, value)
+        mask = None if present is None else present[:, None, None, :]
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         joined: Tensor = self.out(attended.transpose(1, 2).reshape(batch, length, dim))
         return joined
