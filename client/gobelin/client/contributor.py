@@ -28,7 +28,7 @@ from gobelin.protocols.messages import (
 from gobelin.shared.codec import LOSSLESS, Compressed, compress, pick_rung
 from gobelin.shared.data import BatchStream
 from gobelin.shared.errors import ConfigError, ContributionError, MomentsError
-from gobelin.shared.fragments import fragment_of_round, fragments_of, start_of_round
+from gobelin.shared.fragments import Fragment, fragment_of_round, fragments_of, start_of_round
 from gobelin.shared.model import Jepa
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
@@ -78,7 +78,7 @@ class Contributor:
         """
         base = self._base(plan, segments, steps)
         pooled = pooled_moments(plan, moments)
-        fragment = fragment_of_round(base.schema, plan.fragments, plan.round)
+        fragment = self._part(plan, base.schema)
         done = self._spool.find(plan.digest, plan.round, fragment.schema)
         if done is not None:
             return done
@@ -114,6 +114,7 @@ class Contributor:
             metrics=_metrics(report, made),
             codec=codec,
             moments_digest=digest_of(sent),
+            modality=self._modality(plan),
         )
         self._spool.put(
             contribution,
@@ -134,8 +135,17 @@ class Contributor:
         """
         schema = schema_of(parse_recipe(plan.recipe))
         _check_fragments(plan, schema)
+        part = self._part(plan, schema)
+        return self._spool.find(plan.digest, plan.round, part.schema)
+
+    def _modality(self, plan: RoundPlan) -> str:
+        """What this node tells as its modality; raises ConfigError where the recipe lacks it."""
+        return parse_recipe(plan.recipe).told(self._settings.data.modality)
+
+    def _part(self, plan: RoundPlan, schema: ParameterSchema) -> Fragment:
+        """What of the model this node exchanges in the plan's round; raises ConfigError."""
         fragment = fragment_of_round(schema, plan.fragments, plan.round)
-        return self._spool.find(plan.digest, plan.round, fragment.schema)
+        return fragment.part(self._modality(plan))
 
     def _codec(self, plan: RoundPlan, schema: ParameterSchema) -> str:
         """The codec of this round's delta: the plan's, or a coarser one that keeps the budget."""

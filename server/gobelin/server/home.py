@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from gobelin.server.roster import NodeEntry, Roster
 from gobelin.shared.checkpoint import MANIFEST, Checkpoint, read_checkpoint
 from gobelin.shared.codec import CodecName
-from gobelin.shared.errors import StateError
+from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.files import read_json, write_json
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.settings import Settings, read_settings
@@ -106,6 +106,18 @@ class FederationSettings(Settings):
     outer: OuterSettings = OuterSettings()
     aggregation: AggregationSettings = AggregationSettings()
     policy: PolicySettings = PolicySettings()
+
+    def require_fit(self, recipe: Recipe) -> None:
+        """Raise ConfigError on what there is not where members have several modalities.
+
+        Moments of two modalities pooled would let each keep to a part of the space. Scores on
+        samples of one modality say nothing of what members of another trained.
+        """
+        asked = {"rounds.cross_node": self.rounds.cross_node, "policy.probe": self.policy.probe}
+        for key, value in asked.items():
+            if value and len(recipe.modalities) > 1:
+                names = ", ".join(sorted(recipe.modalities))
+                raise ConfigError(f"{key} is for one modality, the recipe has {names}", "unset it")
 
 
 class AggregatorHome:

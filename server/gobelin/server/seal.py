@@ -13,10 +13,11 @@ from gobelin.protocols.messages import RoundPlan
 from gobelin.server.broadcast import STEP, Broadcast, broadcast_fragment
 from gobelin.server.evidence import of_members, remember
 from gobelin.server.geometry import Deltas
+from gobelin.server.groups import move_groups
 from gobelin.server.home import AggregatorHome
 from gobelin.server.merge import Counted, Merged, Merger, accumulate
 from gobelin.server.node_record import NodeRecord
-from gobelin.server.outer import make_outer, state_of, step_fragment, with_state
+from gobelin.server.outer import make_outer
 from gobelin.server.policy import freshness
 from gobelin.server.pooling import of_tensors, tensors_of
 from gobelin.server.quality import Examiner
@@ -100,21 +101,28 @@ class Sealer:
         self,
         standing: Standing,
         fragment: Fragment,
-        deltas: Deltas,
+        deltas: Mapping[str, Deltas],
         rows: Sequence[Row],
         moments: Moments | None = None,
     ) -> Outcome:
-        """The next standing from a fragment's deltas and their rows, in the same order.
+        """The next standing from a fragment's deltas, by group, and their rows, in the same order.
 
         `moments` are those of the base, pooled.
         """
         decay = self._settings.rounds.staleness_decay
         base, counted = standing.base, [_counted(row, decay) for row in rows]
-        merged = self._merger.merge(deltas, counted, state_of(fragment, standing.merge))
-        values, outer = step_fragment(
-            self._outer, fragment, base.values, merged.delta, standing.outer
+        moved = move_groups(
+            self._merger,
+            self._outer,
+            fragment,
+            self._recipe.told_modalities,
+            deltas,
+            counted,
+            base.values,
+            standing.outer,
+            standing.merge,
         )
-        wanted = ParameterVector(base.schema, values)
+        merged, wanted = moved.merged, ParameterVector(base.schema, moved.values)
         codec = self._settings.rounds.broadcast
         told = broadcast_fragment(codec, fragment, base, wanted, standing.owed)
         weighed = [
@@ -129,8 +137,8 @@ class Sealer:
         scores = of_members([(row.member, row.score) for row in counted if row.score is not None])
         after = Standing(
             base=told.consensus,
-            outer=outer,
-            merge=with_state(fragment, standing.merge, merged.state),
+            outer=moved.outer,
+            merge=moved.merge,
             influence=accumulate(standing.influence, merged.members),
             moments=moments,
             scores=remember(standing.scores, scores),
@@ -230,6 +238,7 @@ def _counted(row: Row, decay: float) -> Counted:
         steps=row["local_steps"],
         freshness=freshness(row["staleness"], decay),
         score=row["measured"].get("score"),
+        modality=row["modality"],
     )
 
 
