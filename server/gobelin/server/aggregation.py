@@ -173,11 +173,10 @@ def aggregate(
     if rule.remembers:
         seen = Extended(deltas, torch.zeros(deltas.size) if previous is None else previous)
     mix = _held(rule.mix(Geometry(seen), weights), len(deltas), cap)
-    held, reference = mix[: len(deltas)], clip if capped else None
-    influence = influences(held, lengths, reference)
-    unit = reference
-    if unit is None:
-        unit = math.fsum(float(share) * norm for share, norm in zip(held, lengths, strict=True))
+    held: Sequence[Fraction | float] = mix[: len(deltas)]
+    influence = influences(held, lengths, clip if capped else None)
+    moved = (float(share) * norm for share, norm in zip(held, lengths, strict=True))
+    unit = clip if capped and clip is not None else math.fsum(moved)
     peaks = [seen.peak(i) for i in range(len(seen))]
     result = torch.empty(deltas.size)
     diagnostics = Diagnostics(weights, lengths)
