@@ -15,7 +15,7 @@ from gobelin.server.broadcast import Broadcast, broadcast_fragment
 from gobelin.server.groups import move_groups
 from gobelin.server.merge import Counted, Merged, Merger
 from gobelin.server.outer import OuterOptimizer, OuterState, Sgd
-from gobelin.server.pooling import pool_members
+from gobelin.server.pooling import pool_modalities
 from gobelin.shared.codec import compress
 from gobelin.shared.data import BatchStream, Source
 from gobelin.shared.fragments import fragment_of_round, start_of_round
@@ -90,8 +90,11 @@ def federate_in_process(
         first, total = (number - 1) * local_steps, rounds * local_steps
         fragment = fragment_of_round(base.schema, fragments, number)
         sent = {name: mine for name, mine in seen.items() if name not in declining}
-        pooled, before, seen = pool_members(sent, {name: name for name in sent}), seen, {}
+        owners = {name: name for name in sent}
+        pools = pool_modalities(sent, owners, told_of, recipe.told_modalities)
+        before, seen = seen, {}
         for name, trainer in sorted(trainers.items()):
+            pooled = pools.pooled.get(told_of[name]) if pools else None
             offset = pooled.offset_from(before[name]) if pooled else None
             local = LocalSteps(first, steps[name], total, seed, seeds[name], offset)
             if cross_node and number < rounds:  # nobody would use the last base's

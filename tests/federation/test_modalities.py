@@ -10,6 +10,7 @@ import torch
 from examples.in_process import federate_in_process
 from examples.loopback import Loopback
 from gobelin.server.outer import make_outer
+from gobelin.server.seal import Standing
 from gobelin.shared.checkpoint import read_checkpoint
 from gobelin.shared.fragments import SHARED
 from gobelin.shared.recipe import load_recipe
@@ -44,14 +45,15 @@ def federation(folder: Path, options: tuple[str, ...]) -> Loopback:
 
 
 @pytest.mark.parametrize(
-    ("codec", "fragments", "broadcast"), [("fp32", 1, "fp32"), ("topk", 2, "int8")]
+    ("codec", "fragments", "broadcast", "cross_node"),
+    [("fp32", 1, "fp32", False), ("topk", 2, "int8", False), ("int8", 1, "fp32", True)],
 )
 def test_members_of_two_modalities_give_the_digest_of_the_same_rounds_in_one_process(
-    tmp_path: Path, codec: str, fragments: int, broadcast: str
+    tmp_path: Path, codec: str, fragments: int, broadcast: str, cross_node: bool
 ) -> None:
     """The only robot and then the aggregator are killed on the way."""
     options = ("--codec", codec, "--fragments", str(fragments), "--broadcast", broadcast)
-    with federation(tmp_path, options) as net:
+    with federation(tmp_path, (*options, *["--cross-node"] * cross_node)) as net:
         net.found()
         net.start()
         net.wait_for("round_sealed", 1)
@@ -77,9 +79,13 @@ def test_members_of_two_modalities_give_the_digest_of_the_same_rounds_in_one_pro
             codec=codec,
             fragments=fragments,
             broadcast=broadcast,
+            cross_node=cross_node,
             modalities=MODALITIES,
         )
         assert release.vector.digest == expected.digest
+        second = read_checkpoint(net.aggregator_home / "rounds" / "round-00002")
+        pooled = Standing.of(second).moments  # the only robot's moments reach nobody
+        assert (set(pooled.pooled) if pooled else set()) == ({"image"} if cross_node else set())
         told = {row["node"]: row["modality"] for row in release.facts["contributions"]}
         assert told == MODALITIES
         groups = release.facts["groups"]

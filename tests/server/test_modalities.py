@@ -8,22 +8,27 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gobelin.protocols.messages import RoundPlan
 from gobelin.server.admission import Admitted, Refusal, admit
 from gobelin.server.deltas import GroupedDeltas
 from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
+from gobelin.server.pooling import of_tensors, pool_members, pool_modalities, tensors_of
 from gobelin.server.quality import CollapseGate, Examiner
 from gobelin.server.rounds import RoundEngine, make_examiner
-from gobelin.shared.errors import ConfigError
+from gobelin.shared.errors import ConfigError, MomentsError
 from gobelin.shared.fragments import SHARED, fragment_of_round
 from gobelin.shared.model import build_jepa
+from gobelin.shared.objective import Moments
+from gobelin.shared.objective.pools import Pools
 from gobelin.shared.recipe import Recipe, load_recipe
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 from tests.answers import contribution, wired
 from tests.server.world import World
-from tests.two_modalities import write_recipe
+from tests.two_modalities import write_images, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -126,21 +131,49 @@ def founded(folder: Path, **parts: Any) -> AggregatorHome:
     return AggregatorHome(folder / "home")
 
 
-def test_moments_and_probes_are_refused_where_members_have_several_modalities(
-    tmp_path: Path,
-) -> None:
-    with pytest.raises(ConfigError, match=r"rounds\.cross_node is for one modality"):
-        founded(tmp_path, rounds={"cross_node": True})
+def test_a_probe_is_refused_where_members_have_several_modalities(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"policy\.probe"):
+        founded(tmp_path, policy={"probe": str(write_images(tmp_path / "probe", 1))})
     assert not (tmp_path / "home").exists()
     home = founded(tmp_path)
     text = home.settings_file.read_text()
-    home.settings_file.write_text(text.replace("cross_node = false", "cross_node = true"))
-    world = World()
-    with pytest.raises(ConfigError, match=r"rounds\.cross_node"):  # nor by hand, later
-        RoundEngine(home, world, world.clock, world.sleep)
     home.settings_file.write_text(text.replace("[policy]", f"[policy]\nprobe = '{tmp_path}'"))
-    with pytest.raises(ConfigError, match=r"policy\.probe"):
+    world = World()
+    with pytest.raises(ConfigError, match=r"policy\.probe"):  # nor by hand, later
         RoundEngine(home, world, world.clock, world.sleep)
+
+
+def moments(seed: int) -> Moments:
+    return Moments.of(torch.randn(50, 4, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_moments_are_pooled_by_modality_and_one_member_is_no_pool() -> None:
+    seen = {name: moments(i) for i, name in enumerate("abcd")}
+    told = {"a": "image", "b": "robot", "c": "image", "d": "text"}
+    owners = {"a": "a", "b": "b", "c": "c", "d": "d"}
+    modalities = ("image", "robot", "text")
+    found = pool_modalities(seen, owners, told, modalities)
+    assert found is not None
+    assert set(found.pooled) == {"image"}
+    both = pool_members({n: seen[n] for n in "ac"}, owners)
+    assert both is not None
+    assert found.pooled["image"].to_bytes() == both.to_bytes()
+    assert pool_modalities({"a": seen["a"], "b": seen["b"]}, owners, told, modalities) is None
+    again = of_tensors(tensors_of(found), modalities)
+    assert again.to_bytes() == found.to_bytes()
+
+
+@given(st.sets(st.sampled_from(["image", "robot", "text"]), min_size=1))
+def test_pools_are_their_bytes_and_no_others(names: set[str]) -> None:
+    told = ("image", "robot", "text")
+    pools = Pools(told, {name: moments(len(name)) for name in names})
+    data = pools.to_bytes()
+    again = Pools.from_bytes(data, 4, told)
+    assert set(again.pooled) == names
+    assert again.digest == pools.digest
+    for wrong in (data[:-1], data + b"\x00", b"\x02" + data[1:], b"\x00\x00\x00", b""):
+        with pytest.raises(MomentsError):
+            Pools.from_bytes(wrong, 4, told)
 
 
 def test_deltas_lie_apart_by_group_and_nothing_stays(

@@ -32,6 +32,7 @@ from gobelin.shared.fragments import Fragment, fragment_of_round, fragments_of, 
 from gobelin.shared.model import Jepa
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
+from gobelin.shared.objective.pools import Pools
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.step import CodedStep
@@ -77,7 +78,8 @@ class Contributor:
         of another federation.
         """
         base = self._base(plan, segments, steps)
-        pooled = pooled_moments(plan, moments)
+        pools = pooled_moments(plan, moments)
+        pooled = pools.pooled.get(self._modality(plan)) if pools else None
         fragment = self._part(plan, base.schema)
         done = self._spool.find(plan.digest, plan.round, fragment.schema)
         if done is not None:
@@ -290,12 +292,14 @@ def parse_recipe(text: str) -> Recipe:
         raise ContributionError("the plan's recipe is not valid", "update gobelin") from None
 
 
-def pooled_moments(plan: RoundPlan, data: bytes) -> Moments | None:
-    """The moments a plan names, None where it names none; raises ContributionError on others."""
+def pooled_moments(plan: RoundPlan, data: bytes) -> Pools | None:
+    """The pools a plan names, None where it names none; raises ContributionError on others."""
     if digest_of(data) != plan.moments_digest:
         raise ContributionError("the moments are not the ones the plan names")
+    recipe = parse_recipe(plan.recipe)
     try:
-        return Moments.from_bytes(data, parse_recipe(plan.recipe).projector.out) if data else None
+        dim, told = recipe.projector.out, recipe.told_modalities
+        return Pools.from_bytes(data, dim, told) if data else None
     except MomentsError as error:
         raise ContributionError(f"the plan's moments are none: {error.what}") from None
 

@@ -108,16 +108,15 @@ class FederationSettings(Settings):
     policy: PolicySettings = PolicySettings()
 
     def require_fit(self, recipe: Recipe) -> None:
-        """Raise ConfigError on what there is not where members have several modalities.
+        """Raise ConfigError on a probe where members have several modalities.
 
-        Moments of two modalities pooled would let each keep to a part of the space. Scores on
-        samples of one modality say nothing of what members of another trained.
+        Scores on samples of one say nothing of what members of another have trained.
         """
-        asked = {"rounds.cross_node": self.rounds.cross_node, "policy.probe": self.policy.probe}
-        for key, value in asked.items():
-            if value and len(recipe.modalities) > 1:
-                names = ", ".join(sorted(recipe.modalities))
-                raise ConfigError(f"{key} is for one modality, the recipe has {names}", "unset it")
+        if self.policy.probe is not None and len(recipe.modalities) > 1:
+            names = ", ".join(sorted(recipe.modalities))
+            raise ConfigError(
+                f"policy.probe is of one modality, the recipe has {names}", "unset policy.probe"
+            )
 
 
 class AggregatorHome:

@@ -21,7 +21,7 @@ from gobelin.server.history import Past, answerable
 from gobelin.server.home import AggregatorHome
 from gobelin.server.journal import Journal
 from gobelin.server.node_record import settle
-from gobelin.server.pooling import pool_members
+from gobelin.server.pooling import pool_modalities
 from gobelin.server.quality import Examiner
 from gobelin.server.reasons import RefusalCode
 from gobelin.server.round_events import (
@@ -277,9 +277,13 @@ class OpenRound:
         rows = [self._state.counted[one] for one in asked]
         fresh = {one.node for one in asked if one.round == self._plan.round}
         moments = {node: self._moments[node] for node in fresh if node in self._moments}
-        pooled = pool_members(
-            moments, {node: seat.member for node, seat in self._state.seats.items()}
-        )
+        owners = {node: seat.member for node, seat in self._state.seats.items()}
+        told = {
+            one.node: row["modality"]
+            for one, row in zip(asked, rows, strict=True)
+            if one.node in moments and one.round == self._plan.round
+        }
+        pooled = pool_modalities(moments, owners, told, self._modalities)
         sealer = self._rim.sealer
         deltas = self._deltas.by_group
         outcome = sealer.aggregate(self._standing, self._fragment, deltas, rows, pooled)

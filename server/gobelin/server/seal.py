@@ -25,7 +25,7 @@ from gobelin.server.round_state import Round
 from gobelin.server.rules import make_rule
 from gobelin.shared.checkpoint import Checkpoint, at_rest, write_checkpoint
 from gobelin.shared.fragments import Fragment
-from gobelin.shared.objective import Moments
+from gobelin.shared.objective.pools import Pools
 from gobelin.shared.vector import ParameterVector
 
 CROSS_NODE = "cross_node"  # name of the pooled moments in a checkpoint's extra
@@ -40,7 +40,7 @@ class Standing:
     outer: Mapping[str, Tensor] = field(default_factory=dict)  # the outer optimizer's state
     merge: Mapping[str, Tensor] = field(default_factory=dict)  # the aggregation rule's
     influence: Mapping[str, float] = field(default_factory=dict)  # of members, over all rounds
-    moments: Moments | None = None  # of the last round's base, pooled
+    moments: Pools | None = None  # of the last round's base
     scores: Sequence[float] = ()  # of members, in the last rounds
     owed: Tensor | None = None  # (P,) by the broadcast
     records: Mapping[str, NodeRecord] = field(default_factory=dict)  # by node id
@@ -56,7 +56,7 @@ class Standing:
             outer=checkpoint.extra.get("outer", {}),
             merge=checkpoint.extra.get("merge", {}),
             influence={name: row["influence_total"] for name, row in members.items()},
-            moments=of_tensors(moments) if moments else None,
+            moments=of_tensors(moments, checkpoint.recipe.told_modalities) if moments else None,
             scores=checkpoint.facts.get("scores", ()),
             owed=checkpoint.extra.get("owed", {}).get("residual"),
             records={node: NodeRecord.of(row) for node, row in nodes.items()},
@@ -103,7 +103,7 @@ class Sealer:
         fragment: Fragment,
         deltas: Mapping[str, Deltas],
         rows: Sequence[Row],
-        moments: Moments | None = None,
+        moments: Pools | None = None,
     ) -> Outcome:
         """The next standing from a fragment's deltas, by group, and their rows, in the same order.
 
