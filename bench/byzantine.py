@@ -161,7 +161,7 @@ def admission(
     arrays = {
         name: WireArray(DTYPE, (len(part) // 4,), ENCODING, part) for name, part in data.items()
     }
-    outcome = admit(plan, base.schema, recipe.projector.out, header.to_bytes(), arrays)
+    outcome = admit(plan, {"": base.schema}, recipe.projector.out, header.to_bytes(), arrays)
     if isinstance(outcome, Refusal):
         return outcome
     seen = gate.judge(base, outcome.delta) if gate is not None else None

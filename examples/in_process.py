@@ -12,16 +12,10 @@ from torch import Tensor
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.server.aggregation import InMemory
 from gobelin.server.broadcast import Broadcast, broadcast_fragment
+from gobelin.server.groups import move_groups
 from gobelin.server.merge import Counted, Merged, Merger
-from gobelin.server.outer import (
-    OuterOptimizer,
-    OuterState,
-    Sgd,
-    state_of,
-    step_fragment,
-    with_state,
-)
-from gobelin.server.pooling import pool_members
+from gobelin.server.outer import OuterOptimizer, OuterState, Sgd
+from gobelin.server.pooling import pool_modalities
 from gobelin.shared.codec import compress
 from gobelin.shared.data import BatchStream, Source
 from gobelin.shared.fragments import fragment_of_round, start_of_round
@@ -53,6 +47,7 @@ def federate_in_process(
     fragments: int = 1,
     alpha: float = 1.0,
     merger: Merger | None = None,
+    modalities: Mapping[str, str] | None = None,
     tamper: Tamper | None = None,
     on_merge: Callable[[int, Merged], None] | None = None,
     on_broadcast: Callable[[int, Broadcast], None] | None = None,
@@ -65,7 +60,8 @@ def federate_in_process(
     `cross_node` all members but the `declining` ones say the moments of every base, and in the
     next round SIGReg tests the data of all who did. `taken` says how many of the local steps
     members take that are short of time. Of `fragments` a round exchanges one, which members take
-    into their own models with the share `alpha`. `tamper` turns a round's number, base and honest
+    into their own models with the share `alpha`. `modalities` says of which modality members' data
+    are, where the recipe has several. `tamper` turns a round's number, base and honest
     deltas, as sent, into those that are admitted, `on_merge` sees what they came to,
     `on_broadcast` how members are told.
     """
@@ -78,8 +74,14 @@ def federate_in_process(
     seen: dict[str, Moments] = {}  # of the last base
     own: dict[str, Tensor] = {}  # members' models after the last round
     seeds = {name: derive_seed(seed, "node", name) for name in members}
+    of = {name: (modalities or {}).get(name) for name in members}
+    told_of = {name: recipe.told(modality) for name, modality in of.items()}
     trainers = {
-        name: LocalTrainer(recipe, BatchStream(source, recipe.inner.batch_size, seeds[name]).batch)
+        name: LocalTrainer(
+            recipe,
+            BatchStream(source, recipe.inner.batch_size, seeds[name]).batch,
+            modality=of[name],
+        )
         for name, source in members.items()
     }
     steps = {**dict.fromkeys(members, local_steps), **(taken or {})}
@@ -88,8 +90,11 @@ def federate_in_process(
         first, total = (number - 1) * local_steps, rounds * local_steps
         fragment = fragment_of_round(base.schema, fragments, number)
         sent = {name: mine for name, mine in seen.items() if name not in declining}
-        pooled, before, seen = pool_members(sent, {name: name for name in sent}), seen, {}
+        owners = {name: name for name in sent}
+        pools = pool_modalities(sent, owners, told_of, recipe.told_modalities)
+        before, seen = seen, {}
         for name, trainer in sorted(trainers.items()):
+            pooled = pools.pooled.get(told_of[name]) if pools else None
             offset = pooled.offset_from(before[name]) if pooled else None
             local = LocalSteps(first, steps[name], total, seed, seeds[name], offset)
             if cross_node and number < rounds:  # nobody would use the last base's
@@ -99,19 +104,38 @@ def federate_in_process(
                 start = start_of_round(number, base, fragments, number - 1, own[name], alpha)
             trained, _ = trainer.train(start, local)
             own[name], debt = trained.values, residuals[name]
-            due = None if debt is None else fragment.take(debt)
-            made = compress(codec, fragment.of(trained) - fragment.of(base), due)
-            residuals[name] = fragment.owe(debt, made.residual)
+            part = fragment.part(told_of[name])
+            due = None if debt is None else part.take(debt)
+            made = compress(codec, part.of(trained) - part.of(base), due)
+            residuals[name] = part.owe(debt, made.residual)
             deltas = {**deltas, name: made.payload.decode()}
         if tamper is not None:
             deltas = tamper(number, base, deltas)
         names = sorted(deltas)
-        counted = [Counted(name, steps[name]) for name in names]
-        admitted = InMemory([deltas[n].values for n in names])
-        merged = merger.merge(admitted, counted, state_of(fragment, memory))
-        memory = with_state(fragment, memory, merged.state)
-        values, state = step_fragment(outer, fragment, base.values, merged.delta, state)
-        wanted = ParameterVector(base.schema, values)
+        counted = [Counted(name, steps[name], modality=told_of[name]) for name in names]
+        admitted = {
+            group.group: InMemory(
+                [
+                    group.within(fragment.part(told_of[name])).of(deltas[name]).values
+                    for name in names
+                    if group.trained_by(told_of[name])
+                ]
+            )
+            for group in fragment.groups(recipe.told_modalities)
+        }
+        moved = move_groups(
+            merger,
+            outer,
+            fragment,
+            recipe.told_modalities,
+            admitted,
+            counted,
+            base.values,
+            state,
+            memory,
+        )
+        merged, state, memory = moved.merged, moved.outer, moved.merge
+        wanted = ParameterVector(base.schema, moved.values)
         told = broadcast_fragment(broadcast, fragment, base, wanted, owed)
         base, owed = told.consensus, told.owed
         if on_round is not None:

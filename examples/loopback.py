@@ -41,6 +41,7 @@ class Loopback:
     local_steps: int = 5
     seed: int = 0
     options: Sequence[str] = ()  # more of `gobelin aggregator init`
+    modalities: Mapping[str, str] = field(default_factory=dict)  # of members' data, where several
     threads: int = 1  # of each node
     environment: Mapping[str, str] = field(default_factory=dict)  # more of every process's
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -77,10 +78,12 @@ class Loopback:
 
     def found_node(self, member: str, data: Path, address: str) -> None:
         """Found one node, without admitting it."""
+        told = self.modalities.get(member)
         gobelin(
             *("node", "init", "--home", self.node_home(member), "--member", member),
             *("--aggregator", address, "--ca", self.aggregator_home / "tls" / "ca.pem"),
             *("--data", data, "--threads", str(self.threads)),
+            *(("--modality", told) if told else ()),
         )
 
     def start_aggregator(self) -> subprocess.Popen[bytes]:

@@ -47,7 +47,7 @@ def header_of(delta: ParameterVector, **changes: object) -> Contribution:
 
 
 def judged(header: bytes, arrays: Arrays) -> Admitted | Refusal:
-    return admit(PLAN, SCHEMA, DIM, header, arrays)
+    return admit(PLAN, {"": SCHEMA}, DIM, header, arrays)
 
 
 def reason(outcome: Admitted | Refusal) -> str:

@@ -48,7 +48,7 @@ def judged(payload: Payload, asked: str = "", **changes: object) -> Admitted | R
         name: WireArray(DTYPE, (end - start,), encoding_of(payload.codec), payload.segments[name])
         for name, (start, end) in SCHEMA.segments.items()
     }
-    return admit(plan, SCHEMA, 8, dataclasses.replace(header, **changes).to_bytes(), arrays)
+    return admit(plan, {"": SCHEMA}, 8, dataclasses.replace(header, **changes).to_bytes(), arrays)
 
 
 def altered(payload: Payload, change: Any) -> Payload:

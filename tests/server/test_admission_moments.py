@@ -38,7 +38,7 @@ def judged(
         *("fed", 2, plan.digest, plan.base_digest, DELTA.digest, 5, 80, 1.0), moments_digest=named
     )
     arrays = wired(DELTA.segments())
-    return admit(plan, SCHEMA, DIM, header.to_bytes(), arrays, moments)
+    return admit(plan, {"": SCHEMA}, DIM, header.to_bytes(), arrays, moments)
 
 
 def reason(outcome: Admitted | Refusal) -> str:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from gobelin.protocols.messages import Farewell, RoundPlan
 from gobelin.server.aggregation import InMemory
 from gobelin.server.courier import NodeState, Parcel, Reply
-from gobelin.server.deltas import RoundDeltas
+from gobelin.server.deltas import GroupedDeltas, RoundDeltas
 from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
 from gobelin.server.merge import Merger
@@ -145,7 +145,7 @@ def test_a_kill_in_any_round_loses_neither_momentum_nor_the_last_aggregate(
     for number in (1, 2, 3):
         with monkeypatch.context() as patch:
             kill_at(patch, "contribution", number)
-            patch.setattr(RoundDeltas, "remove", lambda self: None)
+            patch.setattr(GroupedDeltas, "remove", lambda self: None)
             with pytest.raises(Killed):
                 run(home)
         assert list(home.collecting.iterdir())  # what a killed aggregator leaves

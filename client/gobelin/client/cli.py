@@ -27,6 +27,9 @@ def init(
     aggregator: Annotated[str, typer.Option(help="host:port of the aggregator.")],
     ca: Annotated[Path, typer.Option(help="The federation's ca.pem, from its operator.")],
     data: Annotated[Path, typer.Option(help="Private data: images, Parquet or IDX.")],
+    modality: Annotated[
+        str | None, typer.Option(help="Of the data, where the recipe has several.")
+    ] = None,
     node: Annotated[str, typer.Option(help="Name of this node; the member's if left out.")] = "",
     home: Home = DEFAULT_HOME,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
@@ -56,7 +59,7 @@ def init(
             "member": member,
             "node": node or member,
             "aggregator": aggregator,
-            "data": {"path": str(data.resolve())},
+            "data": {"path": str(data.resolve()), "modality": modality},
             "compute": {
                 "device": device,
                 "precision": precision,

@@ -29,10 +29,11 @@ from gobelin.protocols.messages import (
 from gobelin.shared.codec import LOSSLESS, Compressed, compress, pick_rung
 from gobelin.shared.data import BatchStream
 from gobelin.shared.errors import ConfigError, ContributionError, MomentsError
-from gobelin.shared.fragments import fragment_of_round, fragments_of, start_of_round
+from gobelin.shared.fragments import Fragment, fragment_of_round, fragments_of, start_of_round
 from gobelin.shared.model import Jepa
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
+from gobelin.shared.objective.pools import Pools
 from gobelin.shared.objective.ranks import Ranks
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
@@ -79,8 +80,9 @@ class Contributor:
         of another federation.
         """
         base = self._base(plan, segments, steps)
-        pooled = pooled_moments(plan, moments)
-        fragment = fragment_of_round(base.schema, plan.fragments, plan.round)
+        pools = pooled_moments(plan, moments)
+        pooled = pools.pooled.get(self._modality(plan)) if pools else None
+        fragment = self._part(plan, base.schema)
         done = self._spool.find(plan.digest, plan.round, fragment.schema)
         if done is not None:
             return done
@@ -116,6 +118,7 @@ class Contributor:
             metrics=_metrics(report, made),
             codec=codec,
             moments_digest=digest_of(sent),
+            modality=self._modality(plan),
         )
         self._spool.put(
             contribution,
@@ -136,8 +139,17 @@ class Contributor:
         """
         schema = schema_of(parse_recipe(plan.recipe))
         _check_fragments(plan, schema)
+        part = self._part(plan, schema)
+        return self._spool.find(plan.digest, plan.round, part.schema)
+
+    def _modality(self, plan: RoundPlan) -> str:
+        """What this node tells as its modality; raises ConfigError where the recipe lacks it."""
+        return parse_recipe(plan.recipe).told(self._settings.data.modality)
+
+    def _part(self, plan: RoundPlan, schema: ParameterSchema) -> Fragment:
+        """What of the model this node exchanges in the plan's round; raises ConfigError."""
         fragment = fragment_of_round(schema, plan.fragments, plan.round)
-        return self._spool.find(plan.digest, plan.round, fragment.schema)
+        return fragment.part(self._modality(plan))
 
     def _codec(self, plan: RoundPlan, schema: ParameterSchema) -> str:
         """The codec of this round's delta: the plan's, or a coarser one that keeps the budget."""
@@ -267,12 +279,14 @@ def parse_recipe(text: str) -> Recipe:
         raise ContributionError("the plan's recipe is not valid", "update gobelin") from None
 
 
-def pooled_moments(plan: RoundPlan, data: bytes) -> Moments | None:
-    """The moments a plan names, None where it names none; raises ContributionError on others."""
+def pooled_moments(plan: RoundPlan, data: bytes) -> Pools | None:
+    """The pools a plan names, None where it names none; raises ContributionError on others."""
     if digest_of(data) != plan.moments_digest:
         raise ContributionError("the moments are not the ones the plan names")
+    recipe = parse_recipe(plan.recipe)
     try:
-        return Moments.from_bytes(data, parse_recipe(plan.recipe).projector.out) if data else None
+        dim, told = recipe.projector.out, recipe.told_modalities
+        return Pools.from_bytes(data, dim, told) if data else None
     except MomentsError as error:
         raise ContributionError(f"the plan's moments are none: {error.what}") from None
 

@@ -16,6 +16,9 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint or release folder.")],
     data: Annotated[Path, typer.Option(help="Labelled images the probes are fitted on.")],
     test: Annotated[Path, typer.Option(help="Labelled images they are tested on.")],
+    modality: Annotated[
+        str | None, typer.Option(help="Of the data, where the recipe has several.")
+    ] = None,
     labels: Annotated[int, typer.Option(help="Labelled images to fit on, at most.", min=2)] = 20000,
     seed: Annotated[int, typer.Option(help="Seed of the labels drawn.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
@@ -37,16 +40,16 @@ def evaluate(
 
     found = read_checkpoint(checkpoint)
     require_device(device)
-    modality = found.recipe.modality()
-    train_source, test_source = modality.open(data), modality.open(test)
-    model = encoder_of(found.recipe, found.vector).to(device)
-    objective = found.recipe.objective_of()
+    kind = found.recipe.modality(modality)
+    train_source, test_source = kind.open(data), kind.open(test)
+    model = encoder_of(found.recipe, found.vector, modality).to(device)
+    objective = found.recipe.objective_of(modality)
     loss = held_out_loss(model, objective, test_source, seed=seed, device=device)
     evaluation = evaluate_model(
         model, train_source, test_source, label_budget=labels, seed=seed, loss=loss, device=device
     )
     raw = evaluate_raw(
-        modality, train_source, test_source, label_budget=labels, seed=seed, device=device
+        kind, train_source, test_source, label_budget=labels, seed=seed, device=device
     )
     if as_json:
         facts = {"model": evaluation.facts(), "raw": raw.facts()}

@@ -24,6 +24,9 @@ def probe(
     test: Annotated[
         Path | None, typer.Option(help="Labelled test images; else a fifth of --data is held out.")
     ] = None,
+    modality: Annotated[
+        str | None, typer.Option(help="Of the data, where the recipe has several.")
+    ] = None,
     labels: Annotated[int, typer.Option(help="Labelled images to use, at most.", min=2)] = 20000,
     seed: Annotated[int, typer.Option(help="Seed of the labels drawn and held out.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
@@ -37,10 +40,12 @@ def probe(
 
     found = read_checkpoint(release)
     require_device(device)
-    modality = found.recipe.modality()
-    known = modality.open(data)
-    unseen = None if test is None else modality.open(test)
-    head = build_head(found, known, unseen, label_budget=labels, seed=seed, device=device)
+    kind = found.recipe.modality(modality)
+    known = kind.open(data)
+    unseen = None if test is None else kind.open(test)
+    head = build_head(
+        found, known, unseen, label_budget=labels, seed=seed, device=device, modality=modality
+    )
     save_head(out, head)
     if as_json:
         print(json.dumps({"head": str(out), "seed": seed, **head.facts()}, indent=2))

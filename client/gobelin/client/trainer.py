@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -123,7 +123,9 @@ class LocalTrainer:
         self.schema = ParameterSchema.of(self.model)
         self.encoder = self.model.encoder(modality)
         self.objective = recipe.objective_of(modality)
-        self.optimizer = _adamw(self.model, recipe.inner)
+        own = {id(parameter) for parameter in self.encoder.parameters()}
+        self._trained = {n: p for n, p in self.model.named_parameters() if id(p) in own}
+        self.optimizer = _adamw(list(self._trained.values()), recipe.inner)
         self.ranks = Ranks.here()
         for module in self.model.modules():
             if isinstance(module, BatchNorm):
@@ -179,7 +181,7 @@ class LocalTrainer:
     def state(self) -> dict[str, Tensor]:
         """The inner optimizer's state by flat names, on the CPU: a copy, ready for safetensors."""
         tensors = {"step": torch.zeros(())}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self._trained.items():
             kept = self.optimizer.state[parameter]
             tensors["step"] = kept["step"].to("cpu", copy=True)
             for moment in MOMENTS:
@@ -191,7 +193,7 @@ class LocalTrainer:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Put the inner optimizer where `state()` was taken; raises NamesError or ShapeError."""
         remedy = "use the state of the same recipe, or start the inner optimizer anew"
-        parameters = dict(self.model.named_parameters())
+        parameters = self._trained
         expected = {f"{m}.{name}": p.shape for m in MOMENTS for name, p in parameters.items()}
         expected["step"] = torch.Size()
         if set(state) != set(expected):
@@ -261,8 +263,8 @@ class LocalTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         parts.total.backward()  # type: ignore[no-untyped-call]
         if ranks is not None:
-            ranks.average(p.grad for p in self.model.parameters() if p.grad is not None)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.inner.clip_norm)
+            ranks.average(p.grad for p in self._trained.values() if p.grad is not None)
+        norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), self.recipe.inner.clip_norm)
         # One transfer from the device a step, before the update can spoil the moments.
         found = torch.stack(
             [parts.total.detach(), parts.prediction, parts.anti_collapse, parts.collapse, norm]
@@ -332,16 +334,16 @@ def learning_rate(step: int, total_steps: int, inner: InnerRecipe) -> float:
     return inner.final_lr + (inner.lr - inner.final_lr) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _adamw(model: torch.nn.Module, inner: InnerRecipe) -> torch.optim.AdamW:
+def _adamw(parameters: Sequence[torch.nn.Parameter], inner: InnerRecipe) -> torch.optim.AdamW:
     """AdamW (arXiv:1711.05101) with decay on matrices only, its state made at once, all zero."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]  # biases and norms
+    matrices = [p for p in parameters if p.ndim >= 2]
+    others = [p for p in parameters if p.ndim < 2]  # biases and norms
     groups = [
         {"params": matrices, "weight_decay": inner.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=inner.lr, betas=inner.betas, fused=True)
-    for parameter in model.parameters():
+    for parameter in parameters:
         optimizer.state[parameter] = {
             "step": torch.zeros((), device=parameter.device),
             **{moment: torch.zeros_like(parameter) for moment in MOMENTS},

@@ -120,6 +120,7 @@ class Contribution(Message):
     metrics: Mapping[str, float] = field(default_factory=dict)  # declared scalars, never a weight
     codec: str = "fp32"  # what the delta is encoded by
     moments_digest: str = ""  # of the base's, on this node's data; empty when it declines
+    modality: str = ""  # of this node's data, of which it says what it sends; "" if there is one
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class Admitted:
 
 def admit(
     plan: RoundPlan,
-    schema: ParameterSchema,
+    schemas: Mapping[str, ParameterSchema],
     dim: int,
     header: bytes,
     arrays: Mapping[str, WireArray],
@@ -62,13 +62,20 @@ def admit(
 ) -> Admitted | Refusal:
     """Check a reply against the plan it answers; cheap checks come first.
 
-    The plan's recipe says `schema`, and `dim`, the size D of a projection.
+    The plan's recipe says `schemas`, of what members of each modality send ("" where there is one),
+    and `dim`, the size D of a projection.
     """
     try:
         contribution = Contribution.from_bytes(header)
     except MalformedMessageError as error:
         return Refusal(RefusalCode.MALFORMED, str(error))
-    refusal = _answers(plan, contribution) or _fits(schema, contribution.codec, arrays)
+    if refusal := _answers(plan, contribution):
+        return refusal
+    schema = schemas.get(contribution.modality)
+    if schema is None:
+        found = f"of the modality {contribution.modality!r:.40}, not of {', '.join(schemas)}"
+        return Refusal(RefusalCode.MODALITY, found)
+    refusal = _fits(schema, contribution.codec, arrays)
     if refusal := refusal or _fits_moments(plan, dim, contribution.moments_digest, moments):
         return refusal
     payload = Payload(

@@ -138,6 +138,7 @@ class Aggregate:
     norms: list[float]  # as the members sent them
     influence: list[float]  # functional influence, see policy.influences
     clip: float | None  # the norm deltas were clipped to
+    unit: float  # what influence is a share of: the norm deltas are clipped to, or Σ mⱼ‖dⱼ‖
     figures: Figures
 
 
@@ -172,7 +173,10 @@ def aggregate(
     if rule.remembers:
         seen = Extended(deltas, torch.zeros(deltas.size) if previous is None else previous)
     mix = _held(rule.mix(Geometry(seen), weights), len(deltas), cap)
-    influence = influences(mix[: len(deltas)], lengths, clip if capped else None)
+    held: Sequence[Fraction | float] = mix[: len(deltas)]
+    influence = influences(held, lengths, clip if capped else None)
+    moved = (float(share) * norm for share, norm in zip(held, lengths, strict=True))
+    unit = clip if capped and clip is not None else math.fsum(moved)
     peaks = [seen.peak(i) for i in range(len(seen))]
     result = torch.empty(deltas.size)
     diagnostics = Diagnostics(weights, lengths)
@@ -186,7 +190,7 @@ def aggregate(
 
     for sums in map_turns(deltas.size, turn):
         diagnostics.add(sums)
-    return Aggregate(result, sent, influence, clip, diagnostics.figures(deltas.size))
+    return Aggregate(result, sent, influence, clip, unit, diagnostics.figures(deltas.size))
 
 
 def _held(mix: Mix, members: int, cap: float) -> Mix:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from gobelin.protocols.messages import Farewell, Receipt, RoundPlan
 from gobelin.server.admission import WireArray
-from gobelin.shared.objective import Moments
+from gobelin.shared.objective.pools import Pools
 from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import ParameterVector
 
@@ -44,7 +44,7 @@ class Enclosure:
 
     base: ParameterVector | None
     steps: tuple[CodedStep, ...] = ()
-    moments: Moments | None = None
+    moments: Pools | None = None
 
     def facts(self) -> dict[str, int | None]:
         """How many steps, none for a whole base, and how many bytes."""

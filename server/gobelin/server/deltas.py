@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
@@ -18,7 +18,42 @@ from torch import Tensor
 from gobelin.server.fixed_point import LIMIT
 from gobelin.server.scratch import scratch
 from gobelin.shared.errors import StateError
+from gobelin.shared.fragments import Fragment
 from gobelin.shared.vector import ParameterVector
+
+
+class GroupedDeltas:
+    """Admitted deltas of a round, kept apart by the groups of its fragment."""
+
+    def __init__(self, folder: Path, fragment: Fragment, modalities: Collection[str]) -> None:
+        self._folder, self._fragment = folder, fragment
+        self._groups = fragment.groups(modalities)
+        shutil.rmtree(folder, ignore_errors=True)
+        self.by_group = {
+            group.group: RoundDeltas(folder / group.group, group.schema.size)
+            for group in self._groups
+        }
+
+    def add(self, name: str, modality: str, delta: ParameterVector) -> None:
+        """Keep the delta that a member of a modality has sent of its part of the fragment.
+
+        Raises ValueError as `RoundDeltas.add` does.
+        """
+        part = self._fragment.part(modality)
+        for group in self._groups:
+            if group.trained_by(modality):
+                self.by_group[group.group].add(name, group.within(part).of(delta))
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Let go of all other deltas."""
+        for deltas in self.by_group.values():
+            deltas.keep_only(names)
+
+    def remove(self) -> None:
+        """The round is over: nothing of it stays."""
+        for deltas in self.by_group.values():
+            deltas.remove()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class RoundDeltas:

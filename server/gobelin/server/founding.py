@@ -52,6 +52,7 @@ def found(folder: Path, charter: Charter) -> dict[str, Any]:
     host, port = choose_address(charter.address)
     recipe = load_recipe(charter.recipe)
     settings = _settings(charter, host, port)
+    settings.require_fit(recipe)
     if settings.policy.probe is not None:
         kind_of(settings.policy.probe)  # refuses what holds no images
     vector = ParameterVector.of(build_jepa(recipe, charter.seed))

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from gobelin.server.roster import NodeEntry, Roster
 from gobelin.shared.checkpoint import MANIFEST, Checkpoint, read_checkpoint
 from gobelin.shared.codec import CodecName
-from gobelin.shared.errors import StateError
+from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.files import read_json, write_json
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.settings import Settings, read_settings
@@ -106,6 +106,17 @@ class FederationSettings(Settings):
     outer: OuterSettings = OuterSettings()
     aggregation: AggregationSettings = AggregationSettings()
     policy: PolicySettings = PolicySettings()
+
+    def require_fit(self, recipe: Recipe) -> None:
+        """Raise ConfigError on a probe where members have several modalities.
+
+        Scores on samples of one say nothing of what members of another have trained.
+        """
+        if self.policy.probe is not None and len(recipe.modalities) > 1:
+            names = ", ".join(sorted(recipe.modalities))
+            raise ConfigError(
+                f"policy.probe is of one modality, the recipe has {names}", "unset policy.probe"
+            )
 
 
 class AggregatorHome:

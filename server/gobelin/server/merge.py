@@ -28,6 +28,7 @@ class Counted:
     steps: int = 1  # local steps it took, as it says
     freshness: Fraction = Fraction(1)  # see `policy.freshness`
     score: float | None = None  # evidence, where it was measured; see `evidence`
+    modality: str = ""  # of the data it is trained on; empty where there is only one
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Merged:
     step_factors: Sequence[float]  # of each contribution, 1 where all took as many local steps
     members: dict[str, dict[str, Any]]  # by member: weight, influence, minority loss, …
     facts: dict[str, Any]  # of the whole merge
+    unit: float  # what influence is a share of
     state: Mapping[str, Tensor] = field(default_factory=dict)  # for the next round
 
     @property
@@ -113,6 +115,7 @@ class Merger:
                 "sign_most": figures.sign_most,
                 "retained_norm": figures.retained_norm,
             },
+            unit=made.unit,
             state={PREVIOUS: made.delta} if self.rule.remembers else {},
         )
 

@@ -15,13 +15,13 @@ from gobelin.protocols.messages import (
 )
 from gobelin.server.admission import Admitted, Refusal, admit
 from gobelin.server.courier import Courier, Parcel, Reply
-from gobelin.server.deltas import RoundDeltas
+from gobelin.server.deltas import GroupedDeltas
 from gobelin.server.dispatch import Dispatch
 from gobelin.server.history import Past, answerable
 from gobelin.server.home import AggregatorHome
 from gobelin.server.journal import Journal
 from gobelin.server.node_record import settle
-from gobelin.server.pooling import pool_members
+from gobelin.server.pooling import pool_modalities
 from gobelin.server.quality import Examiner
 from gobelin.server.reasons import RefusalCode
 from gobelin.server.round_events import (
@@ -106,9 +106,12 @@ class OpenRound:
         )
         schema = standing.base.schema
         self._fragment = fragment_of_round(schema, plan.fragments, plan.round)
-        self._deltas = RoundDeltas(rim.home.collecting, self._fragment.schema.size)
+        recipe = rim.home.recipe()
+        self._modalities = recipe.told_modalities
+        self._schemas = {name: self._fragment.part(name).schema for name in self._modalities}
+        self._deltas = GroupedDeltas(rim.home.collecting, self._fragment, self._modalities)
         self._moments: dict[str, Moments] = {}  # by node, of those who did not decline
-        self._dim = rim.home.recipe().projector.out
+        self._dim = recipe.projector.out
         self._outcome: Outcome | None = None
         self._look_at = rim.clock()
 
@@ -179,8 +182,9 @@ class OpenRound:
         found = screen(self._state, *asked) or self._admit(asked.round, reply)
         if isinstance(found, Refusal):
             return self._advance(Refused(*asked, found))
-        whole = self._fragment.widen(found.delta)
-        measured = self._rim.examiner.examine(self._standing.base, whole)
+        modality = found.contribution.modality
+        whole = self._fragment.part(modality).widen(found.delta)
+        measured = self._rim.examiner.examine(self._standing.base, whole, modality)
         if isinstance(measured, Refusal):
             return self._advance(Refused(*asked, measured))
         self._rim.journal.keep(asked, reply)
@@ -210,13 +214,13 @@ class OpenRound:
             return self._plan.round
 
     def _hold(self, asked: Asked, admitted: Admitted) -> None:
-        self._deltas.add(str(asked), admitted.delta)
+        self._deltas.add(str(asked), admitted.contribution.modality, admitted.delta)
         if admitted.moments is not None and asked.round == self._plan.round:
             self._moments[asked.node] = admitted.moments  # a late one's are of another base
 
     def _admit(self, number: int, reply: Reply) -> Admitted | Refusal:
-        plan, schema = self._plans.get(number, self._plan), self._fragment.schema
-        return admit(plan, schema, self._dim, reply.header, reply.arrays, reply.moments)
+        plan = self._plans.get(number, self._plan)
+        return admit(plan, self._schemas, self._dim, reply.header, reply.arrays, reply.moments)
 
     def _row(
         self, asked: Asked, admitted: Admitted, measured: Mapping[str, float]
@@ -269,15 +273,20 @@ class OpenRound:
         self._rim.tell("offered", {"round": self._plan.round, "nodes": sent})
 
     def _aggregate(self, asked: Sequence[Asked]) -> None:
-        self._deltas.keep_only(map(str, asked))
+        self._deltas.keep_only([str(one) for one in asked])
         rows = [self._state.counted[one] for one in asked]
         fresh = {one.node for one in asked if one.round == self._plan.round}
         moments = {node: self._moments[node] for node in fresh if node in self._moments}
-        pooled = pool_members(
-            moments, {node: seat.member for node, seat in self._state.seats.items()}
-        )
+        owners = {node: seat.member for node, seat in self._state.seats.items()}
+        told = {
+            one.node: row["modality"]
+            for one, row in zip(asked, rows, strict=True)
+            if one.node in moments and one.round == self._plan.round
+        }
+        pooled = pool_modalities(moments, owners, told, self._modalities)
         sealer = self._rim.sealer
-        outcome = sealer.aggregate(self._standing, self._fragment, self._deltas, rows, pooled)
+        deltas = self._deltas.by_group
+        outcome = sealer.aggregate(self._standing, self._fragment, deltas, rows, pooled)
         last = self._state.terms.max_staleness
         pending = answerable(self._plan, range(1, self._plan.round + 1), last)
         records = settle(self._standing.records, self._plan, self._state, outcome.rows, pending)
@@ -305,6 +314,7 @@ def row_of(
         "base_digest": made.base_digest,
         "delta_digest": made.delta_digest,
         "delta_norm": admitted.delta.norm(),
+        "modality": made.modality,
         "codec": made.codec,
         "bytes": admitted.payload_bytes,
         "moments_digest": made.moments_digest,

@@ -118,7 +118,9 @@ def with_state(fragment: Fragment, state: OuterState, own: OuterState) -> OuterS
 
 
 def _prefix(fragment: Fragment) -> str:
-    return "" if fragment.schema is fragment.whole else f"{fragment.index}."
+    if fragment.schema is fragment.whole:
+        return ""
+    return f"{fragment.index}.{fragment.group}." if fragment.group else f"{fragment.index}."
 
 
 def step_fragment(

@@ -8,7 +8,8 @@ on those of the public probe where there is one.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
@@ -40,13 +41,20 @@ class Look:
 class CollapseGate:
     """Compares a contributed model's features with the base's on the same few images.
 
-    `samples` is a raw batch (B, ...) of the recipe's modality, made up where None.
+    `samples` is a raw batch (B, ...) of the modality, made up where None; `modality` need not be
+    said where the recipe has only one.
     """
 
-    def __init__(self, recipe: Recipe, seed: int, samples: Batch | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        seed: int,
+        samples: Batch | None = None,
+        modality: str | None = None,
+    ) -> None:
         self._model = hollow_jepa(recipe)
-        self._encoder = self._model.encoder().eval()
-        self._samples = made_up(recipe, seed) if samples is None else samples
+        self._encoder = self._model.encoder(modality).eval()
+        self._samples = made_up(recipe, seed, modality) if samples is None else samples
         self._base: tuple[str, Tensor] = ("", torch.empty(0))  # digest, features
 
     def judge(self, base: ParameterVector, delta: ParameterVector) -> Refusal | Look:
@@ -88,34 +96,40 @@ class CollapseGate:
 
 @dataclass(frozen=True)
 class Examiner:
-    """All that the aggregator itself measures of contributions."""
+    """All that the aggregator itself measures of contributions, by their modality."""
 
-    gate: CollapseGate | None = None
-    evidence: Evidence | None = None
+    gates: Mapping[str, CollapseGate] = field(default_factory=dict)
+    evidence: Mapping[str, Evidence] = field(default_factory=dict)
 
-    def examine(self, base: ParameterVector, delta: ParameterVector) -> Refusal | dict[str, float]:
+    def examine(
+        self, base: ParameterVector, delta: ParameterVector, modality: str = ""
+    ) -> Refusal | dict[str, float]:
         """A refusal, or what was measured of base + delta, by name, for the record."""
         found: dict[str, float] = {}
-        if self.gate is not None:
-            look = self.gate.judge(base, delta)
+        if modality in self.gates:
+            look = self.gates[modality].judge(base, delta)
             if isinstance(look, Refusal):
                 return look
             found |= asdict(look)
-        if self.evidence is not None:
-            found["score"] = self.evidence.score(base, delta)
+        if modality in self.evidence:
+            found["score"] = self.evidence[modality].score(base, delta)
             if not math.isfinite(found["score"]):
                 what = "the loss of the contributed model on the probe is not finite"
                 return Refusal(RefusalCode.QUALITY_FLOOR, what)
         return found
 
     def rotation(self, base: ParameterVector, consensus: ParameterVector) -> float | None:
-        """Degrees by which the consensus's frame lies turned against the base's, if looked at."""
-        return None if self.gate is None else self.gate.look(base, consensus).frame_rotation
+        """Degrees by which the consensus's frame lies turned against the base's, if looked at.
+
+        The most that it does on samples of any modality.
+        """
+        looks = [gate.look(base, consensus) for gate in self.gates.values()]
+        return max((look.frame_rotation for look in looks), default=None)
 
 
-def made_up(recipe: Recipe, seed: int) -> Batch:
-    """A raw batch of the recipe's modality that nobody owns, from a seed."""
-    made: Batch = recipe.modality().made_up(SAMPLES, generator_of(seed, "collapse gate"))
+def made_up(recipe: Recipe, seed: int, modality: str | None = None) -> Batch:
+    """A raw batch of one of the recipe's modalities that nobody owns, from a seed."""
+    made: Batch = recipe.modality(modality).made_up(SAMPLES, generator_of(seed, "collapse gate"))
     return made
 
 

@@ -38,6 +38,7 @@ class RefusalCode(Reason):
     PLAN_DIGEST = "plan_digest", "answers another plan"
     STALE = "stale", "answers a round that was sealed too long ago"
     LOCAL_STEPS = "local_steps", "no local steps, or more than the plan asks for"
+    MODALITY = "modality", "of a modality that the recipe does not have"
     CODEC = "codec", "encoded by no codec the plan allows, or not a payload of it"
     CODEC_FINER = "codec_finer", "encoded by a finer codec than the plan's"
     NAMES = "vector.names", "the segments are not the schema's"

@@ -36,12 +36,15 @@ FAREWELL_S = 10.0  # for nodes to hear that the federation has finished
 def make_examiner(recipe: Recipe, settings: FederationSettings) -> Examiner:
     """What contributions are looked at with: the public probe's samples, or made-up ones."""
     policy, seed = settings.policy, settings.seed
-    evidence, samples = None, None
+    evidence, samples = {}, None
     if policy.probe is not None:
         probe = open_probe(policy.probe, recipe, seed, policy.probe_images)
-        evidence, samples = ProbeLoss(recipe, seed, probe), probe.read(np.arange(SAMPLES))
-    gate = CollapseGate(recipe, seed, samples) if policy.collapse_gate else None
-    return Examiner(gate, evidence)
+        evidence, samples = {"": ProbeLoss(recipe, seed, probe)}, probe.read(np.arange(SAMPLES))
+    if not policy.collapse_gate:
+        return Examiner({}, evidence)
+    told = recipe.told_modalities
+    gates = {name: CollapseGate(recipe, seed, samples, name or None) for name in told}
+    return Examiner(gates, evidence)
 
 
 class RoundEngine:
@@ -56,6 +59,7 @@ class RoundEngine:
     ) -> None:
         self._settings = settings = home.settings()
         self._recipe = home.recipe()
+        settings.require_fit(self._recipe)
         examiner = make_examiner(self._recipe, settings)
         self._rim = Rim(
             home=home,

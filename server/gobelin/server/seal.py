@@ -13,10 +13,11 @@ from gobelin.protocols.messages import RoundPlan
 from gobelin.server.broadcast import STEP, Broadcast, broadcast_fragment
 from gobelin.server.evidence import of_members, remember
 from gobelin.server.geometry import Deltas
+from gobelin.server.groups import move_groups
 from gobelin.server.home import AggregatorHome
 from gobelin.server.merge import Counted, Merged, Merger, accumulate
 from gobelin.server.node_record import NodeRecord
-from gobelin.server.outer import make_outer, state_of, step_fragment, with_state
+from gobelin.server.outer import make_outer
 from gobelin.server.policy import freshness
 from gobelin.server.pooling import of_tensors, tensors_of
 from gobelin.server.quality import Examiner
@@ -24,7 +25,7 @@ from gobelin.server.round_state import Round
 from gobelin.server.rules import make_rule
 from gobelin.shared.checkpoint import Checkpoint, at_rest, write_checkpoint
 from gobelin.shared.fragments import Fragment
-from gobelin.shared.objective import Moments
+from gobelin.shared.objective.pools import Pools
 from gobelin.shared.vector import ParameterVector
 
 CROSS_NODE = "cross_node"  # name of the pooled moments in a checkpoint's extra
@@ -39,7 +40,7 @@ class Standing:
     outer: Mapping[str, Tensor] = field(default_factory=dict)  # the outer optimizer's state
     merge: Mapping[str, Tensor] = field(default_factory=dict)  # the aggregation rule's
     influence: Mapping[str, float] = field(default_factory=dict)  # of members, over all rounds
-    moments: Moments | None = None  # of the last round's base, pooled
+    moments: Pools | None = None  # of the last round's base
     scores: Sequence[float] = ()  # of members, in the last rounds
     owed: Tensor | None = None  # (P,) by the broadcast
     records: Mapping[str, NodeRecord] = field(default_factory=dict)  # by node id
@@ -55,7 +56,7 @@ class Standing:
             outer=checkpoint.extra.get("outer", {}),
             merge=checkpoint.extra.get("merge", {}),
             influence={name: row["influence_total"] for name, row in members.items()},
-            moments=of_tensors(moments) if moments else None,
+            moments=of_tensors(moments, checkpoint.recipe.told_modalities) if moments else None,
             scores=checkpoint.facts.get("scores", ()),
             owed=checkpoint.extra.get("owed", {}).get("residual"),
             records={node: NodeRecord.of(row) for node, row in nodes.items()},
@@ -100,21 +101,28 @@ class Sealer:
         self,
         standing: Standing,
         fragment: Fragment,
-        deltas: Deltas,
+        deltas: Mapping[str, Deltas],
         rows: Sequence[Row],
-        moments: Moments | None = None,
+        moments: Pools | None = None,
     ) -> Outcome:
-        """The next standing from a fragment's deltas and their rows, in the same order.
+        """The next standing from a fragment's deltas, by group, and their rows, in the same order.
 
         `moments` are those of the base, pooled.
         """
         decay = self._settings.rounds.staleness_decay
         base, counted = standing.base, [_counted(row, decay) for row in rows]
-        merged = self._merger.merge(deltas, counted, state_of(fragment, standing.merge))
-        values, outer = step_fragment(
-            self._outer, fragment, base.values, merged.delta, standing.outer
+        moved = move_groups(
+            self._merger,
+            self._outer,
+            fragment,
+            self._recipe.told_modalities,
+            deltas,
+            counted,
+            base.values,
+            standing.outer,
+            standing.merge,
         )
-        wanted = ParameterVector(base.schema, values)
+        merged, wanted = moved.merged, ParameterVector(base.schema, moved.values)
         codec = self._settings.rounds.broadcast
         told = broadcast_fragment(codec, fragment, base, wanted, standing.owed)
         weighed = [
@@ -129,8 +137,8 @@ class Sealer:
         scores = of_members([(row.member, row.score) for row in counted if row.score is not None])
         after = Standing(
             base=told.consensus,
-            outer=outer,
-            merge=with_state(fragment, standing.merge, merged.state),
+            outer=moved.outer,
+            merge=moved.merge,
             influence=accumulate(standing.influence, merged.members),
             moments=moments,
             scores=remember(standing.scores, scores),
@@ -230,6 +238,7 @@ def _counted(row: Row, decay: float) -> Counted:
         steps=row["local_steps"],
         freshness=freshness(row["staleness"], decay),
         score=row["measured"].get("score"),
+        modality=row["modality"],
     )
 
 

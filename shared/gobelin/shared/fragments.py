@@ -3,12 +3,17 @@
 Streaming DiLoCo (arXiv:2501.18512): of K fragments a round exchanges one, so it sends a K-th of
 the bytes. Meanwhile a node goes on from its own values of the others; freezing them instead costs
 a fifth of the loss. Layers are dealt out in strides, as the paper finds best.
+
+Where a recipe has several modalities, a member exchanges its part of a fragment: what all members
+train, and what those of its modality do. What the same members train is a group of the fragment;
+groups are averaged one by one, each over the members that trained it.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import torch
@@ -17,6 +22,7 @@ from torch import Tensor
 from gobelin.shared.errors import ConfigError
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
+SHARED = "(shared)"  # name of the group that all members train; no modality is called so
 BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")  # the trunk's layers, by number
 
 
@@ -27,6 +33,38 @@ class Fragment:
     index: int
     whole: ParameterSchema
     names: frozenset[str]
+    group: str = ""  # of those who train it: SHARED, or a modality; empty where it is no group
+
+    def part(self, modality: str) -> Fragment:
+        """What members of a modality exchange of it; all of it where `modality` is empty."""
+        if not modality:
+            return self
+        own = (t.name for t in self.schema.tensors if t.modality in ("", modality))
+        return replace(self, names=frozenset(own))
+
+    def groups(self, modalities: Collection[str]) -> tuple[Fragment, ...]:
+        """Its tensors by who trains them: all members, or those of one of so many modalities.
+
+        The fragment itself where there are fewer than two.
+        """
+        if len(modalities) < 2:
+            return (self,)
+        names: dict[str, set[str]] = {}
+        for spec in self.schema.tensors:
+            names.setdefault(spec.modality or SHARED, set()).add(spec.name)
+        return tuple(
+            replace(self, names=frozenset(names[group]), group=group)
+            for group in (SHARED, *sorted(modalities))
+            if group in names
+        )
+
+    def trained_by(self, modality: str) -> bool:
+        """Whether members of a modality train this group."""
+        return self.group in ("", SHARED, modality)
+
+    def within(self, part: Fragment) -> Fragment:
+        """This group as a part of another part's vector, where it lies in that."""
+        return replace(self, whole=part.schema)
 
     @cached_property
     def schema(self) -> ParameterSchema:
@@ -89,7 +127,8 @@ def fragments_of(schema: ParameterSchema, count: int) -> tuple[Fragment, ...]:
 
     Block i of the trunk is in fragment i mod K; what lies outside of blocks (tokenizer,
     projector, norms), module by module from the largest, in the one that is smallest so far.
-    Raises ConfigError on no fragments, or more than there are parts to deal out.
+    Raises ConfigError on no fragments, or more than there are parts to deal out; where there are
+    several modalities, also if a fragment would have nothing that all members train.
     """
     too_many = ConfigError(f"{count} fragments of this model are too many", "lower outer.fragments")
     if not 1 <= count <= len(schema.tensors):
@@ -110,6 +149,10 @@ def fragments_of(schema: ParameterSchema, count: int) -> tuple[Fragment, ...]:
         names[index].update(others[module])
         sizes[index] += size_of[module]
     if not all(names):
+        raise too_many
+    of = {spec.name: spec.modality for spec in schema.tensors}
+    several = len(set(of.values()) - {""}) > 1
+    if several and any(all(of[name] for name in own) for own in names):
         raise too_many
     return tuple(Fragment(i, schema, frozenset(own)) for i, own in enumerate(names))
 

@@ -107,6 +107,19 @@ class Recipe(Settings):
             raise ConfigError(f"the recipe has no modality {modality!r}", f"it has {names}")
         return modality
 
+    def told(self, modality: str | None) -> str:
+        """How members tell their modality: by its name, or not at all where there is only one.
+
+        Raises ConfigError.
+        """
+        name = self.pick(modality)
+        return name if len(self.modalities) > 1 else ""
+
+    @property
+    def told_modalities(self) -> tuple[str, ...]:
+        """What members may tell as their modality, sorted."""
+        return tuple(sorted(self.modalities)) if len(self.modalities) > 1 else ("",)
+
     def modality(self, name: str | None = None) -> AnyModality:
         """One of its modalities, by name; the only one if None. Raises ConfigError."""
         table = self.modalities[self.pick(name)]

@@ -26,6 +26,7 @@ from gobelin.shared.errors import (
 )
 
 DTYPE = "float32"
+OF_MODALITIES = ("tokenizers", "predictors")  # roles whose tensors have their modality second
 SEGMENT = 1 << 20  # scalars of the pieces in which a vector travels (4 MiB)
 
 
@@ -40,6 +41,12 @@ class TensorSpec:
     def role(self) -> str:
         """The named group (trunk, tokenizer, projector, ...): the first part of the name."""
         return self.name.split(".", 1)[0]
+
+    @property
+    def modality(self) -> str:
+        """The modality whose members train it; empty where all do."""
+        role, _, rest = self.name.partition(".")
+        return rest.split(".", 1)[0] if role in OF_MODALITIES else ""
 
     @property
     def numel(self) -> int:

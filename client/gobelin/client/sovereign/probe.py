@@ -40,6 +40,7 @@ class Head:
     accuracy: float  # percent, on images it was not fitted on
     train_images: int
     test_images: int
+    modality: str | None = None  # of the recipe's; None where it has only one
 
     def facts(self) -> dict[str, Any]:
         """Plain JSON, without the weights."""
@@ -50,6 +51,7 @@ class Head:
             "accuracy": self.accuracy,
             "train_images": self.train_images,
             "test_images": self.test_images,
+            "modality": self.modality,
         }
 
 
@@ -61,10 +63,12 @@ def build_head(
     label_budget: int = LABELS,
     seed: int = 0,
     device: str = "cpu",
+    modality: str | None = None,
 ) -> Head:
     """Fit a head on labelled `data` and measure it on `test`, or on a fifth of `data` held out.
 
-    Raises DataError on missing labels, fewer than two classes, or too few images.
+    `modality` need not be said where the recipe has only one. Raises ConfigError where it must be,
+    DataError on missing labels, fewer than two classes, or too few images.
     """
     classes = count_classes(data)
     chosen = draw(data, label_budget, seed, "head labels")
@@ -74,7 +78,7 @@ def build_head(
             what = f"{len(data)} labelled images leave none to measure the head on"
             raise DataError(what, "give more images, or a test set")
         test = Subset(data, held)
-    model = encoder_of(release.recipe, release.vector).to(device)
+    model = encoder_of(release.recipe, release.vector, modality).to(device)
     known = embed(model, data, chosen, device=device)
     unseen = embed(model, test, device=device)
     accuracy, linear = linear_probe(
@@ -88,6 +92,7 @@ def build_head(
         accuracy=accuracy,
         train_images=len(chosen),
         test_images=len(test),
+        modality=modality,
     )
 
 
@@ -121,6 +126,7 @@ def load_head(folder: Path) -> Head:
             accuracy=float(manifest["accuracy"]),
             train_images=int(manifest["train_images"]),
             test_images=int(manifest["test_images"]),
+            modality=manifest.get("modality"),  # heads of older versions do not say
         )
     except (OSError, KeyError, TypeError, ValueError, SafetensorError, StateError) as error:
         kind = type(error).__name__
@@ -138,7 +144,7 @@ def predict(head: Head, release: Checkpoint, samples: Tensor) -> Tensor:
             f"this is {release.vector.digest[:12]}",
             "use its own release, or build the head again on this one",
         )
-    model = encoder_of(release.recipe, release.vector)
+    model = encoder_of(release.recipe, release.vector, head.modality)
     with at_rest(model), torch.no_grad():
         tokens = model.tokens(model.prepare(samples)).flatten(1)
     return head.linear.logits(tokens).softmax(dim=1)

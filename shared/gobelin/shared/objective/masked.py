@@ -103,29 +103,41 @@ class Masked(Objective[MaskedRecipe]):
         embedded = encoder.tokenizer(prepared)  # (B, N, D)
         grid = encoder.modality.grid(embedded.shape[1])
         masks = self._masks(grid, embedded, draw.views)
-        context = encoder.trunk(gather_tokens(embedded, masks.context))
+        present = encoder.present(prepared)  # (B, N), or None where every token holds data
+        seen = None
+        if present is not None:
+            seen = gather_tokens(present[..., None], masks.context)[..., 0]
+            seen = seen | ~seen.any(dim=1, keepdim=True)  # something must be attended to
+        context = encoder.trunk(gather_tokens(embedded, masks.context), seen)
         assert encoder.predictor is not None
         predicted = encoder.predictor(context, masks, grid)  # (T, B, Nt, out)
         needed = self.teacher is None or self.recipe.weight > 0
         with nullcontext() if needed else torch.no_grad():
-            tokens = encoder.trunk(embedded)
+            tokens = encoder.trunk(embedded, present)
             z = _project(encoder, tokens)
-            test = AntiCollapse.of(z.transpose(0, 1), self.recipe, draw)
+            tested = z.transpose(0, 1) if present is None else z[present][None]
+            test = AntiCollapse.of(tested, self.recipe, draw)
+        latents = z
+        if self.teacher is not None:
+            with torch.no_grad():
+                latents = self.teacher.of(encoder).tokens(prepared)
+        wanted = torch.stack([gather_tokens(latents, block) for block in masks.targets])
+        if present is not None:  # nobody can foresee what is not there
+            there = torch.stack([gather_tokens(present[..., None], b) for b in masks.targets])
+            predicted, wanted = predicted[there[..., 0]], wanted[there[..., 0]]
         if self.teacher is None:
-            wanted = torch.stack([gather_tokens(z, block) for block in masks.targets])
             error = (predicted.float() - wanted).square().mean()
         else:
-            with torch.no_grad():
-                taught = self.teacher.of(encoder).tokens(prepared)
-            wanted = torch.stack([gather_tokens(taught, block) for block in masks.targets])
             error = teacher_error(predicted, wanted)
         weight = self.recipe.weight
         total = (1 - weight) * error + weight * test.weighed
-        return test.parts(total, error), tokens.detach().mean(dim=1)
+        return test.parts(total, error), encoder.pool(tokens, prepared).detach()
 
     def projections(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Of all tokens of all samples, (B · N, P)."""
-        return _project(encoder, encoder.tokens(encoder.prepare(batch))).flatten(0, 1)
+        """Of all tokens of all samples that hold data, (n, P)."""
+        prepared = encoder.prepare(batch)
+        z, present = _project(encoder, encoder.tokens(prepared)), encoder.present(prepared)
+        return z.flatten(0, 1) if present is None else z[present]
 
     def _masks(self, grid: tuple[int, ...], like: Tensor, random: torch.Generator) -> Masks:
         seed = int(torch.randint(2**62, (), generator=random))
