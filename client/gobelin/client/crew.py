@@ -2,29 +2,33 @@
 
 Rank 0 alone knows the aggregator and the node's folder. Before it trains it tells the others all
 that a call of local steps depends on, so they keep nothing between rounds and need not be asked
-where they stand. What goes between them are pickles: it does not leave the node.
+where they stand. What goes between them is safetensors with a line of JSON, never a pickle: a crew
+may span machines.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load, save
 from torch import Tensor
 
 from gobelin.client.home import NodeSettings
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.shared.errors import GobelinError
-from gobelin.shared.objective import Moments
+from gobelin.shared.objective import MomentOffset, Moments
 from gobelin.shared.objective.ranks import Ranks
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.vector import ParameterVector
 
+STATE = "state."  # before the names of the inner optimizer's tensors
 WAIT = timedelta(days=365)  # for a word of rank 0, between whose rounds may lie any time
 
 
@@ -38,6 +42,40 @@ class Order:
     base: Tensor  # (n,) fp32
     state: dict[str, Tensor]  # of the inner optimizer
     local: LocalSteps
+
+    def to_bytes(self) -> bytes:
+        """The order for the other ranks."""
+        offset = self.local.offset
+        said = {
+            "what": self.what,
+            "recipe": self.recipe.canonical(),
+            "seed": self.seed,
+            "local": asdict(replace(self.local, offset=None)),
+        }
+        tensors = {"base": self.base, "said": _bytes(json.dumps(said).encode())}
+        tensors |= {f"{STATE}{name}": tensor for name, tensor in self.state.items()}
+        if offset is not None:
+            assert isinstance(offset, MomentOffset)
+            tensors["pooled"] = _bytes(offset.pooled.to_bytes())
+            tensors["own"] = _bytes(offset.own.to_bytes())
+        data: bytes = save(tensors)
+        return data
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Order:
+        """What `to_bytes` wrote."""
+        tensors = load(data)
+        said = json.loads(tensors["said"].numpy().tobytes())
+        recipe = Recipe.model_validate_json(said["recipe"])
+        local = LocalSteps(**said["local"])
+        if "pooled" in tensors:
+            pooled, own = (
+                Moments.from_bytes(tensors[name].numpy().tobytes(), recipe.projector.out)
+                for name in ("pooled", "own")
+            )
+            local = replace(local, offset=pooled.offset_from(own))
+        state = {n.removeprefix(STATE): t for n, t in tensors.items() if n.startswith(STATE)}
+        return cls(said["what"], recipe, said["seed"], tensors["base"], state, local)
 
 
 class Leader(LocalTrainer):
@@ -103,6 +141,21 @@ def dismiss() -> None:
 
 def _broadcast(order: Order | None) -> Order | None:
     """Rank 0's order, on every rank."""
-    held = [order]
-    dist.broadcast_object_list(held, src=0, device=torch.device("cpu"))
-    return held[0]
+    data = _bytes(b"" if order is None else order.to_bytes())
+    length = torch.tensor([len(data)])
+    dist.broadcast(length, src=0)
+    if not int(length):
+        return None
+    if dist.get_rank():
+        data = torch.empty(int(length), dtype=torch.uint8)
+    dist.broadcast(data, src=0)
+    return Order.from_bytes(data.numpy().tobytes()) if dist.get_rank() else order
+
+
+def _bytes(data: bytes) -> Tensor:
+    """uint8 (n,)."""
+    return (
+        torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        if data
+        else torch.empty(0, dtype=torch.uint8)
+    )
