@@ -46,7 +46,11 @@ def federation(folder: Path, options: tuple[str, ...]) -> Loopback:
 
 @pytest.mark.parametrize(
     ("codec", "fragments", "broadcast", "cross_node"),
-    [("fp32", 1, "fp32", False), ("topk", 2, "int8", False), ("int8", 1, "fp32", True)],
+    [
+        pytest.param("fp32", 1, "fp32", False, marks=pytest.mark.slow),
+        pytest.param("topk", 2, "int8", False, marks=pytest.mark.slow),
+        ("int8", 1, "fp32", True),
+    ],
 )
 def test_members_of_two_modalities_give_the_digest_of_the_same_rounds_in_one_process(
     tmp_path: Path, codec: str, fragments: int, broadcast: str, cross_node: bool
