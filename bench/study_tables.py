@@ -234,3 +234,22 @@ def image_probe_table(values: Mapping[str, Any]) -> str:
         f"Goal: {values['goal']}.\n"
     )
     return "\n".join([heading, table(["model", *figures.values()], rows)])
+
+
+def sigreg_table(values: Mapping[str, Any]) -> str:
+    """SIGReg's forward and backward pass beside two packages'."""
+    rows = []
+    for row in values["rows"]:
+        size, best = row["size"], row["ms_best"]
+        others = [f"{best[name]:.1f}" for name in values["baselines"]]
+        sizes = f"N {size['N']}, D {size['D']}, M {size['M']}, {row['threads']} thread(s)"
+        rows.append([sizes, f"{best['gobelin']:.1f}", *others, f"{row['speedup']:.1f}"])
+    heading = (
+        "## SIGReg, forward and backward\n\n"
+        f"`make bench-sigreg`: device {values['device']}, best of {values['repetitions']}, "
+        f"{values['machine']}, against the faster of the others. Greatest relative "
+        f"difference of value and gradient {values['max_rel_error']:.1e}. Goal: "
+        f"{values['goal']}.\n"
+    )
+    columns = ["size", "ours, ms", *(f"{name}, ms" for name in values["baselines"]), "times faster"]
+    return "\n".join([heading, table(columns, rows)])

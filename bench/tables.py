@@ -20,6 +20,7 @@ from bench.study_tables import (
     image_probe_table,
     noniid_table,
     remedies_table,
+    sigreg_table,
     split_table,
 )
 from bench.world_tables import expectation_table, federated_table, planning_time_table
@@ -41,6 +42,7 @@ def main() -> None:
         "noniid": noniid_table,
         "split_world": split_table,
         "remedies": remedies_table,
+        "sigreg": sigreg_table,
         "federated_worldmodel": federated_table,
         "sensors": sensors_table,
         "text_languages": languages_table,
