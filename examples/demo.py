@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import shutil
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -22,15 +21,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from examples.loopback import CommandFailed, Loopback
-from examples.processes import one_thread
+from examples.loopback import Loopback
+from examples.processes import one_thread, told_errors
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.shared.checkpoint import read_checkpoint, write_checkpoint
 from gobelin.shared.data import BatchStream, Source, Subset
 from gobelin.shared.data.export import write_idx, write_image_folder, write_parquet
 from gobelin.shared.data.fashion_mnist import CLASS_NAMES, TEST, TRAIN, fetch_fashion_mnist
 from gobelin.shared.data.partition import dirichlet, hold_out
-from gobelin.shared.errors import GobelinError
 from gobelin.shared.evaluation import (
     Evaluation,
     MemberWorth,
@@ -295,7 +293,7 @@ def main() -> None:
     parser.add_argument("--recipe", default=Plan.recipe)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    try:
+    with told_errors():
         images = fetch_fashion_mnist(options.cache, options.data)
         plan = Plan(
             options.folder,
@@ -306,12 +304,6 @@ def main() -> None:
             seed=options.seed,
         )
         run(plan, Console())
-    except GobelinError as error:
-        print(f"demo: [{error.code}] {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except CommandFailed as error:
-        print(f"demo: {error}", file=sys.stderr)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

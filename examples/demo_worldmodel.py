@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -24,13 +23,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from examples.loopback import CommandFailed, Loopback
-from examples.processes import one_thread
+from examples.loopback import Loopback
+from examples.processes import one_thread, told_errors
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.shared.checkpoint import read_checkpoint, write_checkpoint
 from gobelin.shared.data import BatchStream
 from gobelin.shared.data.prepare.worlds import prepare_two_room
-from gobelin.shared.errors import GobelinError
 from gobelin.shared.evaluation.foresight import Foresight, foresight
 from gobelin.shared.evaluation.planning import Outcome, Policy, Task, drive, planning_policy
 from gobelin.shared.files import write_json
@@ -264,14 +262,8 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=Plan.tasks)
     parser.add_argument("--seed", type=int, default=0)
     options = vars(parser.parse_args())
-    try:
+    with told_errors():
         run(Plan(**options), Console())
-    except GobelinError as error:
-        print(f"demo: [{error.code}] {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except CommandFailed as error:
-        print(f"demo: {error}", file=sys.stderr)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

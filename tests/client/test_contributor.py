@@ -343,3 +343,19 @@ def test_a_device_this_machine_lacks_is_a_config_error(tmp_path: Path) -> None:
 
 def test_the_schema_of_a_recipe_is_that_of_its_model() -> None:
     assert schema_of(RECIPE) == BASE.schema
+
+
+def test_an_operator_is_warned_of_a_collapsed_model(tmp_path: Path) -> None:
+    same = torch.full((40, 1, 28, 28), 90, dtype=torch.uint8)  # all images become one embedding
+    write_idx(tmp_path / "data", same, torch.zeros(40, dtype=torch.int64))
+    write_authority(tmp_path / "tls", "fed", ["localhost"])
+    node = Node(home_at(tmp_path))
+    node(plan(1, BASE), BASE)
+    (warning,) = [status for status in node.statuses if status.state == "warning"]
+    assert "collapsed model (point)" in warning.note
+
+
+def test_nobody_is_warned_of_a_sound_model(home: NodeHome) -> None:
+    node = Node(home)
+    rounds_of(node, 2)
+    assert {status.state for status in node.statuses} == {"training"}

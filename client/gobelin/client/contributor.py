@@ -26,10 +26,12 @@ from gobelin.protocols.messages import (
     Receipt,
     RoundPlan,
 )
+from gobelin.shared.alarm import collapse_alarm
 from gobelin.shared.codec import LOSSLESS, Compressed, compress, pick_rung
 from gobelin.shared.data import BatchStream
 from gobelin.shared.errors import ConfigError, ContributionError, MomentsError
 from gobelin.shared.fragments import Fragment, fragment_of_round, fragments_of, start_of_round
+from gobelin.shared.health import Health
 from gobelin.shared.model import Jepa
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
@@ -56,6 +58,7 @@ class Contributor:
         self._trainer: LocalTrainer | None = None
         self._trained = 0  # the round after which the trainer's inner state stands
         self._recipe_digest = ""
+        self._sound: Health | None = None  # of the last model that had not collapsed
 
     def hear(self, federation: str, before: int, receipts: Iterable[Receipt]) -> None:
         """Keep what became of the contributions to rounds before `before`, and say what is new."""
@@ -100,6 +103,7 @@ class Contributor:
                 "the device has too little memory for this recipe",
                 "free it, use bf16 (compute.precision), or join with a larger one",
             ) from None
+        self._watch(plan, report.health)
         seconds = time.monotonic() - started
         sends = plan.cross_node and self._settings.egress.moments
         sent = own.to_bytes() if own is not None and sends else b""
@@ -131,6 +135,15 @@ class Contributor:
         )
         self._trained = plan.round
         return Spooled(contribution, made.payload, sent)
+
+    def _watch(self, plan: RoundPlan, health: Health) -> None:
+        """Warn where what was trained has collapsed; the last sound model is what it is held to."""
+        alarm = collapse_alarm(health, self._sound)
+        if alarm is None:
+            self._sound = health
+            return
+        note = f"round {plan.round} left a collapsed model ({alarm.kind}): {alarm.found}"
+        self._on_status(NodeStatus("warning", round=plan.round, note=note))
 
     def finished(self, plan: RoundPlan) -> Spooled | None:
         """What this node has finished for a plan, or None; nothing is trained for it.

@@ -138,7 +138,7 @@ def found_node(folder: Path, settings: NodeSettings, ca: Path) -> NodeHome:
 class NodeStatus:
     """What a node is doing, for its terminal view and `status.json`."""
 
-    state: str  # idle, waiting, training, sending, finished
+    state: str  # idle, waiting, training, warning, sending, finished
     round: int = 0
     rounds: int = 0
     step: int = 0

@@ -24,19 +24,6 @@ def nt_xent(z: Tensor, temperature: float = 0.1) -> Tensor:
     return F.cross_entropy(logits.masked_fill(itself, -torch.inf), partner)
 
 
-def symmetric_info_nce(a: Tensor, b: Tensor, temperature: float = 0.07) -> Tensor:
-    """CLIP's loss (arXiv:2103.00020) of pairs (a, b), each (N, D): mean of both directions.
-
-    Candidates of a row of `a` are all rows of `b`, and the other way round. Raises ShapeError on
-    unequal shapes.
-    """
-    if a.shape != b.shape or a.ndim != 2:
-        raise ShapeError(f"InfoNCE of {tuple(a.shape)} and {tuple(b.shape)}", "give (N, D) twice")
-    logits = _cosines(a, b) / temperature
-    pairs = torch.arange(len(a), device=a.device)
-    return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
-
-
 def _cosines(a: Tensor, b: Tensor) -> Tensor:
     """Cosines (N, M) of rows of (N, D) and (M, D), in fp32 (fp64 for fp64) under autocast too."""
     with torch.autocast(a.device.type, enabled=False):

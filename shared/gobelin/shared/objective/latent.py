@@ -26,18 +26,15 @@ def teacher_error(predicted: Tensor, target: Tensor, beta: float = 1.0) -> Tenso
         return F.smooth_l1_loss(_wide(predicted), wanted, beta=beta)
 
 
-def next_latent_error(predicted: Tensor, latents: Tensor) -> Tensor:
-    """LeWM's loss: mean square of what was foreseen less what came.
+def latent_error(predicted: Tensor, latents: Tensor) -> Tensor:
+    """LeWM's loss: mean square of what was foreseen less what came, both (..., D).
 
-    `latents` (B, T, D) are a sequence's embeddings, and predicted (B, T − 1, D) is what the
-    predictor makes of the first T − 1: of step t the embedding of step t + 1. The gradient flows
-    through both: it is anti-collapse that holds the targets up, not a stop-gradient. Raises
-    ShapeError unless the lengths fit.
+    The gradient flows through both: it is anti-collapse that holds the targets up, not a
+    stop-gradient. Raises ShapeError on unequal shapes.
     """
-    later = latents[:, 1:]
-    _require_same(predicted, later)
+    _require_same(predicted, latents)
     with torch.autocast(predicted.device.type, enabled=False):
-        return (_wide(predicted) - _wide(later)).square().mean()
+        return (_wide(predicted) - _wide(latents)).square().mean()
 
 
 def _wide(x: Tensor) -> Tensor:

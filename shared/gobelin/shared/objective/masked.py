@@ -22,7 +22,7 @@ from torch import Tensor
 from gobelin.shared.errors import ConfigError
 from gobelin.shared.model.masked_predictor import MaskedPredictor
 from gobelin.shared.objective.anti_collapse import AntiCollapse
-from gobelin.shared.objective.latent import gather_tokens, teacher_error
+from gobelin.shared.objective.latent import gather_tokens, latent_error, teacher_error
 from gobelin.shared.objective.masks import BlockMasks, Masks, draw_masks
 from gobelin.shared.objective.objective import Draw, LossParts, Objective, ObjectiveRecipe
 from gobelin.shared.objective.teacher import Teacher
@@ -126,7 +126,7 @@ class Masked(Objective[MaskedRecipe]):
             there = torch.stack([gather_tokens(present[..., None], b) for b in masks.targets])
             predicted, wanted = predicted[there[..., 0]], wanted[there[..., 0]]
         if self.teacher is None:
-            error = (predicted.float() - wanted).square().mean()
+            error = latent_error(predicted, wanted)
         else:
             error = teacher_error(predicted, wanted)
         weight = self.recipe.weight

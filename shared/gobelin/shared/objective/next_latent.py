@@ -17,6 +17,7 @@ from gobelin.shared.data.trajectories import Batch, Trajectories
 from gobelin.shared.errors import ConfigError
 from gobelin.shared.model.predictor import Predictor
 from gobelin.shared.objective.anti_collapse import AntiCollapse
+from gobelin.shared.objective.latent import latent_error
 from gobelin.shared.objective.objective import Draw, LossParts, Objective, ObjectiveRecipe
 from gobelin.shared.recipe import PredictorRecipe
 
@@ -76,8 +77,8 @@ class NextLatent(Objective[NextLatentRecipe]):
         conditions = modality.conditions(actions)
         window = min(predictor.history, actions.shape[1])
         seen, done, after = (windows(x, window) for x in (z[:, :-1], conditions, z[:, 1:]))
-        prediction = (predictor(seen, done).float() - after).square().mean()
-        imagined = (predictor.rollout(z[:, 0], conditions).float() - z[:, 1:]).square().mean()
+        prediction = latent_error(predictor(seen, done), after)
+        imagined = latent_error(predictor.rollout(z[:, 0], conditions), z[:, 1:])
         test = AntiCollapse.of(z.flatten(0, 1), recipe, draw)
         total = prediction + recipe.imagined * imagined + recipe.weight * test.weighed
         return test.parts(total, prediction)

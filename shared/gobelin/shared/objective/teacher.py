@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound=nn.Module)
 
-START, END = 0.996, 1.0  # momentum of the first and of the last step (arXiv:2301.08243)
-
 
 def teacher_of(student: Model) -> Model:
     """A copy of the student as it is, at rest and without gradients: a round's first teacher."""
@@ -42,16 +40,6 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
         raise ShapeError("teacher and student differ in their parameters", "make it by teacher_of")
     for name, parameter in its.items():
         parameter.lerp_(own[name].to(parameter.dtype), 1 - momentum)
-
-
-def momentum_at(step: int, steps: int, start: float = START, end: float = END) -> float:
-    """Linear from `start` at step 0 to `end` at step `steps`, then constant.
-
-    Steps are the federation's, not the round's, so nodes agree and a resumed run goes on.
-    """
-    if steps < 1:
-        raise ConfigError(f"a schedule of {steps} steps", "give at least one")
-    return start + (end - start) * min(step, steps) / steps
 
 
 class Teacher:
