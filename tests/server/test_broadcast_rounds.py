@@ -27,16 +27,6 @@ from tests.server.world import (
 WHOLE = None
 
 
-@pytest.fixture
-def north() -> Node:
-    return Node("north")
-
-
-@pytest.fixture
-def south() -> Node:
-    return Node("south")
-
-
 def parcels_of(fed: Federation, node: Node) -> list[Parcel]:
     return [parcel for parcel in fed.world.parcels if parcel.node == node.id]
 

@@ -20,16 +20,6 @@ from tests.server.world import DEADLINE, Federation, Killed, Node, World, federa
 HALF = freshness(1, 0.5)  # of a contribution that is one round late
 
 
-@pytest.fixture
-def north() -> Node:
-    return Node("north")
-
-
-@pytest.fixture
-def south() -> Node:
-    return Node("south")
-
-
 def late(node: Node, delays: dict[int, float]) -> None:
     """The node answers these rounds so many seconds after the offer, all others never."""
 

@@ -26,16 +26,6 @@ from tests.server.world import (
 )
 
 
-@pytest.fixture
-def north() -> Node:
-    return Node("north")
-
-
-@pytest.fixture
-def south() -> Node:
-    return Node("south")
-
-
 def slow(node: Node, seconds: float) -> None:
     node.answer = lambda plan, base: [(seconds, node.reply(plan, base))]
 

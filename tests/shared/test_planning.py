@@ -29,7 +29,7 @@ from gobelin.shared.planning import (
     plan,
 )
 from gobelin.shared.recipe import PredictorRecipe
-from gobelin.shared.worlds import LinearWorld
+from tests.shared.linear_world import LinearWorld
 
 WALKER = LinearWorld.walker(step=0.3)
 GOALS = torch.tensor([[1.0, 0.5], [-0.7, 0.2], [0.0, 0.0]])

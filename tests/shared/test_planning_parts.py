@@ -34,7 +34,7 @@ from gobelin.shared.planning.control import shifted
 from gobelin.shared.planning.judged import Judged
 from gobelin.shared.planning.noise import Noise
 from gobelin.shared.planning.sampling import path_weights
-from gobelin.shared.worlds import LinearWorld
+from tests.shared.linear_world import LinearWorld
 
 STEP = 0.3
 WALKER = LinearWorld.walker(step=STEP)

@@ -1,6 +1,5 @@
 """Worlds: small ones with exact dynamics, to train and judge world models and planners on."""
 
-from gobelin.shared.worlds.linear import LinearWorld
 from gobelin.shared.worlds.two_room import REGIONS, WORLD, Box, Episodes, TwoRoom
 
-__all__ = ["REGIONS", "WORLD", "Box", "Episodes", "LinearWorld", "TwoRoom"]
+__all__ = ["REGIONS", "WORLD", "Box", "Episodes", "TwoRoom"]
