@@ -53,6 +53,7 @@ TOTAL_STEPS = 1000  # of the schedule
 BATCHES = 4  # of ready views, in turn
 CURVE_STEPS = 20
 POOL = 4  # batches of images that views are made of
+SIDES = ("stable_pretraining", "gobelin")
 VIEWS = {  # beside the recipe's own: theirs needs a local view
     "tiny": {"global_views": 2, "local_views": 2, "local_size": 28, "local_scale": [0.05, 0.3]},
 }
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5, help="turns")
     parser.add_argument("--loaders", type=int, default=0, help="processes of their augmentation")
     parser.add_argument("--threads", type=int, help="of PyTorch on the CPU")
+    parser.add_argument("--profile", type=Path, help="also write both steps' operators here")
     parser.add_argument("--name", default="train_step", help="of the result file")
     options = parser.parse_args()
     if not (options.baseline_path / "stable_pretraining").is_dir():
@@ -180,10 +182,13 @@ def main() -> None:
         "goal": "speedup >= 1.2, curve and parity <= 1e-3",
     }
     values["curve"] = curve(setting)
-    print("curve", values["curve"]["max_rel_error"])
+    print("curve", values["curve"]["max_rel_error"], flush=True)
     for name, measured in (("step", step_turns), ("with_views", view_turns)):
-        values[name] = compare(measured(setting, options.steps), options.repetitions)
-        print(name, values[name])
+        turns = measured(setting, options.steps)
+        values[name] = compare(turns, options.repetitions)
+        print(name, values[name], flush=True)
+        if options.profile:
+            write_profile(options.profile / f"{name}.txt", turns, device)
     values["speedup"] = values["step"]["speedup"]
     values["parity"] = parity(device)
     print("parity", values["parity"])
@@ -210,10 +215,9 @@ Turn = Callable[[], float]  # images a second of some steps
 
 def compare(turns: tuple[Turn, Turn], repetitions: int) -> dict[str, Any]:
     """Images a second of both, theirs and ours in turn."""
-    names = ("stable_pretraining", "gobelin")
-    rates: dict[str, list[float]] = {name: [] for name in names}
+    rates: dict[str, list[float]] = {name: [] for name in SIDES}
     for repetition in range(-1, repetitions):
-        for name, turn in zip(names, turns, strict=True):
+        for name, turn in zip(SIDES, turns, strict=True):
             rate = turn()
             if repetition >= 0:  # the first one warms up, and compiles
                 rates[name].append(rate)
@@ -225,6 +229,22 @@ def compare(turns: tuple[Turn, Turn], repetitions: int) -> dict[str, Any]:
         "speedup": middle["gobelin"] / middle["stable_pretraining"],
         "speedup_best": best["gobelin"] / best["stable_pretraining"],
     }
+
+
+def write_profile(path: Path, turns: tuple[Turn, Turn], device: torch.device) -> None:
+    """The dearest operators of a turn of theirs and one of ours."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    key = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    tables = []
+    for name, turn in zip(SIDES, turns, strict=True):
+        with torch.profiler.profile(activities=activities) as profile:
+            turn()
+        table = profile.key_averages().table(sort_by=key, row_limit=30, max_name_column_width=60)
+        tables.append(f"{name}\n{table}")
+    path.write_text("\n".join(tables))
 
 
 def step_turns(setting: Setting, steps: int) -> tuple[Turn, Turn]:
@@ -255,9 +275,7 @@ def view_turns(setting: Setting, steps: int) -> tuple[Turn, Turn]:
     return theirs, our_turn(setting, trainer, steps)
 
 
-def ready_trainer(
-    setting: Setting, ready: Sequence[Sequence[Tensor]]
-) -> tuple[LocalTrainer, int]:
+def ready_trainer(setting: Setting, ready: Sequence[Sequence[Tensor]]) -> tuple[LocalTrainer, int]:
     """Our trainer on ready views, and how many of them are global."""
     batch = setting.images()[: setting.recipe.inner.batch_size]
     trainer = setting.ours(lambda step: batch)
