@@ -16,7 +16,7 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 
 from bench.sigreg import definitions
 from gobelin.client.trainer import learning_rate
@@ -35,6 +35,8 @@ AUGMENTATIONS = (
     "RandomHorizontalFlip", "RandomResizedCrop", "PILGaussianBlur", "Compose",
     "MultiViewTransform",
 )  # fmt: skip
+PREFETCH = 2  # batches a loader process makes ahead
+ENDLESS = 1 << 40  # samples
 NAMES = {  # ours, then timm's
     "norm_attention": "norm1",
     "attention.query_key_value": "attn.qkv",
@@ -262,13 +264,13 @@ class Pictures:
 
 
 def loader(images: Tensor, transform: Any, batch: int, workers: int, pin: bool) -> DataLoader[Any]:
-    """Batches of lists of views (B, C, S, S), made by `workers` processes, or here if 0."""
+    """Lists of views (B, C, S, S) without end, made by `workers` processes, or here if 0."""
+    pictures: Any = Pictures(images, transform)
     return DataLoader(
-        Pictures(images, transform),  # type: ignore[arg-type]
+        pictures,
         batch_size=batch,
-        shuffle=True,
-        drop_last=True,
+        sampler=RandomSampler(pictures, replacement=True, num_samples=ENDLESS),
         num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
         pin_memory=pin,
-        persistent_workers=workers > 0,
     )

@@ -23,7 +23,8 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,9 @@ from torch import Tensor
 from bench.measure import write_result
 from bench.parity import parity
 from bench.sigreg import device_name, synchronise
-from bench.stable_lejepa import StableStep, augmentation, image_of, loader
-from gobelin.client.trainer import LocalSteps, LocalTrainer, StepReport
+from bench.stable_lejepa import PREFETCH, StableStep, augmentation, image_of, loader
+from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.shared.evaluation.embed import require_device
-from gobelin.shared.modality import Modality
-from gobelin.shared.modality.image import Image
 from gobelin.shared.modality.modality import Views
 from gobelin.shared.model import build_jepa
 from gobelin.shared.objective.anti_collapse import AntiCollapse
@@ -59,25 +58,6 @@ VIEWS = {  # beside the recipe's own: theirs needs a local view
 }
 
 
-@dataclass
-class Clock:
-    """Images a second between the first and the last step of a turn."""
-
-    batch: int
-    device: torch.device
-    times: list[float] = field(default_factory=list)
-
-    def tick(self, report: StepReport | None = None) -> None:
-        """A step is done."""
-        self.times.append(time.perf_counter())
-
-    def rate(self) -> float:
-        """Over the turn that ends now."""
-        rate = self.batch * (len(self.times) - 1) / (self.times[-1] - self.times[0])
-        self.times.clear()
-        return rate
-
-
 class TheirFormula(LeJepa):
     """invariance + λ · T of the projections of all views together."""
 
@@ -88,18 +68,16 @@ class TheirFormula(LeJepa):
         return test.parts(prediction + WEIGHT * test.weighed, prediction)
 
 
-class ReadyViews(Image):
-    """Images whose views are there already, a batch after the other."""
+class ReadyViews:
+    """Views that are there already, a batch after the other, whatever the images."""
 
-    def __init__(self, modality: Modality[Any, Any], batches: Sequence[Sequence[Tensor]]) -> None:
-        super().__init__(modality.recipe)
-        self.batches, self.turn = batches, 0
+    def __init__(self, batches: Sequence[Sequence[Tensor]], leading: int) -> None:
+        self.batches, self.leading, self.turn = batches, leading, 0
 
-    def views(self, batch: Tensor, generator: torch.Generator) -> Views:
-        """The next ready stacks, whatever the batch."""
+    def __call__(self, batch: Tensor, generator: torch.Generator) -> Views:
+        """The next ready stacks."""
         self.turn += 1
-        stacks = self.batches[(self.turn - 1) % len(self.batches)]
-        return Views(stacks, self.recipe.views.global_views)
+        return Views(self.batches[(self.turn - 1) % len(self.batches)], self.leading)
 
 
 @dataclass(frozen=True)
@@ -112,6 +90,11 @@ class Setting:
     precision: str
     compile: bool
     loaders: int
+
+    @property
+    def leading(self) -> int:
+        """How many views are global."""
+        return image_of(self.recipe).views.global_views
 
     def images(self) -> Tensor:
         """uint8 (POOL · B, C, S, S), smooth random patterns."""
@@ -128,10 +111,16 @@ class Setting:
             for i, p in enumerate(islice(cycle(parts), BATCHES))
         ]
 
-    def ours(self, batches: Callable[[int], Tensor]) -> LocalTrainer:
-        """Our trainer, minimising their formula."""
-        precision = "bf16" if self.precision == "bf16" else "fp32"
-        trainer = LocalTrainer(self.recipe, batches, str(self.device), precision, self.compile)  # type: ignore[arg-type]
+    def ours(self) -> LocalTrainer:
+        """Our trainer on the images, minimising their formula."""
+        parts = self.images().split(self.recipe.inner.batch_size)
+        trainer = LocalTrainer(
+            self.recipe,
+            lambda step: parts[step % len(parts)],
+            str(self.device),
+            "bf16" if self.precision == "bf16" else "fp32",
+            self.compile,
+        )
         trainer.objective = TheirFormula(self.recipe.objective)  # type: ignore[arg-type]
         return trainer
 
@@ -152,6 +141,7 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true", help="torch.compile neither side")
     parser.add_argument("--batch", type=int, help="images a step; the recipe's")
     parser.add_argument("--steps", type=int, default=20, help="a turn")
+    parser.add_argument("--view-steps", type=int, default=6, help="a turn that makes views, too")
     parser.add_argument("--repetitions", type=int, default=5, help="turns")
     parser.add_argument("--loaders", type=int, default=0, help="processes of their augmentation")
     parser.add_argument("--threads", type=int, help="of PyTorch on the CPU")
@@ -177,14 +167,14 @@ def main() -> None:
         "precision": precision,
         "compiled": compile,
         "steps": options.steps,
+        "view_steps": options.view_steps,
         "repetitions": options.repetitions,
         "loaders": options.loaders,
         "goal": "speedup >= 1.2, curve and parity <= 1e-3",
     }
     values["curve"] = curve(setting)
     print("curve", values["curve"]["max_rel_error"], flush=True)
-    for name, measured in (("step", step_turns), ("with_views", view_turns)):
-        turns = measured(setting, options.steps)
+    for name, turns in sides(setting, options.steps, options.view_steps):
         values[name] = compare(turns, options.repetitions)
         print(name, values[name], flush=True)
         if options.profile:
@@ -247,75 +237,84 @@ def write_profile(path: Path, turns: tuple[Turn, Turn], device: torch.device) ->
     path.write_text("\n".join(tables))
 
 
-def step_turns(setting: Setting, steps: int) -> tuple[Turn, Turn]:
-    """On the same ready views."""
-    ready = setting.ready()
-    trainer, leading = ready_trainer(setting, ready)
-    theirs = setting.theirs()
-    supply = cycle([[view for stack in stacks for view in stack] for stacks in ready])
-    return their_turn(setting, theirs, supply, leading, steps), our_turn(setting, trainer, steps)
+def sides(setting: Setting, steps: int, view_steps: int) -> Iterator[tuple[str, tuple[Turn, Turn]]]:
+    """Turns of both on ready views, and then on views that each makes."""
+    trainer, theirs = setting.ours(), setting.theirs()
+    with on_ready_views(setting, trainer) as views:
+        yield (
+            "step",
+            (
+                their_turn(setting, theirs, views, steps),
+                our_turn(setting, trainer, steps),
+            ),
+        )
+    yield (
+        "with_views",
+        (
+            their_turn(
+                setting, theirs, made_views(setting), view_steps, PREFETCH * setting.loaders
+            ),
+            our_turn(setting, trainer, view_steps),
+        ),
+    )
 
 
-def view_turns(setting: Setting, steps: int) -> tuple[Turn, Turn]:
-    """On images whose views each side makes."""
-    images, batch = setting.images(), setting.recipe.inner.batch_size
-    parts = images.split(batch)
-    trainer = setting.ours(lambda step: parts[step % len(parts)])
-    transform = augmentation(setting.folder, setting.recipe)
-    on_device = setting.device.type != "cpu"
-    made = loader(images, transform, batch, setting.loaders, pin=on_device)
-
-    def supply() -> Iterator[list[Tensor]]:
-        while True:
-            for views in made:
-                yield [view.to(setting.device, non_blocking=True) for view in views]
-
-    leading = image_of(setting.recipe).views.global_views
-    theirs = their_turn(setting, setting.theirs(), supply(), leading, steps)
-    return theirs, our_turn(setting, trainer, steps)
+@contextmanager
+def on_ready_views(setting: Setting, trainer: LocalTrainer) -> Iterator[Iterator[list[Tensor]]]:
+    """Our trainer sees ready views for a while, and the same are there for theirs."""
+    ready, modality = setting.ready(), trainer.encoder.modality
+    modality.views = ReadyViews(ready, setting.leading)
+    try:
+        yield cycle([[view for stack in stacks for view in stack] for stacks in ready])
+    finally:
+        del modality.views  # its class's own again
 
 
-def ready_trainer(setting: Setting, ready: Sequence[Sequence[Tensor]]) -> tuple[LocalTrainer, int]:
-    """Our trainer on ready views, and how many of them are global."""
-    batch = setting.images()[: setting.recipe.inner.batch_size]
-    trainer = setting.ours(lambda step: batch)
-    modality = ReadyViews(trainer.encoder.modality, ready)
-    trainer.encoder.modality = modality
-    return trainer, modality.recipe.views.global_views
+def made_views(setting: Setting) -> Iterator[list[Tensor]]:
+    """Views by the augmentation of theirs, on the device."""
+    made = loader(
+        setting.images(),
+        augmentation(setting.folder, setting.recipe),
+        setting.recipe.inner.batch_size,
+        setting.loaders,
+        pin=setting.device.type != "cpu",
+    )
+    for views in made:
+        yield [view.to(setting.device, non_blocking=True) for view in views]
 
 
 def their_turn(
     setting: Setting,
     theirs: StableStep,
     supply: Iterator[list[Tensor]],
-    leading: int,
     steps: int,
+    stored: int = 0,  # batches that may have been made while the other side had its turn
 ) -> Turn:
-    """Some steps of theirs; the loss is looked at once, at the end."""
-    clock = Clock(setting.recipe.inner.batch_size, setting.device)
+    """Some steps of theirs; the loss is not looked at."""
 
     def turn() -> float:
+        times = []
+        for _ in range(stored):
+            next(supply)
         for step in range(steps):
-            theirs(step, next(supply), leading)
+            theirs(step, next(supply), setting.leading)
             if step in (0, steps - 1):
                 synchronise(setting.device)
-                clock.tick()
-        first, last = clock.times
-        clock.times.clear()
-        return clock.batch * (steps - 1) / (last - first)
+                times.append(time.perf_counter())
+        return setting.recipe.inner.batch_size * (steps - 1) / (times[1] - times[0])
 
     return turn
 
 
 def our_turn(setting: Setting, trainer: LocalTrainer, steps: int) -> Turn:
-    """As many of ours, from the start again: the inner optimizer goes on, as theirs does."""
-    clock = Clock(setting.recipe.inner.batch_size, setting.device)
-    base = [ParameterVector.of(trainer.model)]
+    """As many of ours, from the first on again; weights and inner optimizer go on, as theirs do."""
+    local = LocalSteps(0, steps, TOTAL_STEPS, seed=0, node_seed=1)
 
     def turn() -> float:
-        local = LocalSteps(0, steps, TOTAL_STEPS, seed=0, node_seed=1)
-        base[0], _ = trainer.train(base[0], local, clock.tick)
-        return clock.rate()
+        times: list[float] = []
+        base = ParameterVector.of(trainer.model)
+        trainer.train(base, local, lambda report: times.append(time.perf_counter()))
+        return setting.recipe.inner.batch_size * (steps - 1) / (times[-1] - times[0])
 
     return turn
 
@@ -323,16 +322,14 @@ def our_turn(setting: Setting, trainer: LocalTrainer, steps: int) -> Turn:
 def curve(setting: Setting) -> dict[str, Any]:
     """Both losses over the first steps, fp32, not compiled, all views of full size."""
     plain = Setting(whole(setting.recipe), setting.folder, setting.device, "fp32", False, 0)
-    ready = plain.ready()
-    trainer, leading = ready_trainer(plain, ready)
+    trainer, theirs = plain.ours(), plain.theirs()
     losses: list[float] = []
     base = ParameterVector.of(build_jepa(plain.recipe, seed=0))
     local = LocalSteps(0, CURVE_STEPS, TOTAL_STEPS, seed=0, node_seed=1)
-    trainer.train(base, local, lambda report: losses.append(report.loss))
-    theirs = plain.theirs()
     theirs.share_slices(local.seed)
-    supply = cycle([[view for stack in stacks for view in stack] for stacks in ready])
-    others = [float(theirs(step, next(supply), leading)) for step in range(CURVE_STEPS)]
+    with on_ready_views(plain, trainer) as views:
+        trainer.train(base, local, lambda report: losses.append(report.loss))
+        others = [float(theirs(step, next(views), plain.leading)) for step in range(CURVE_STEPS)]
     apart = [abs(a - b) / abs(b) for a, b in zip(losses, others, strict=True)]
     return {
         "gobelin": losses,
