@@ -89,8 +89,9 @@ def principal_plane(features: Tensor) -> Tensor:
     return plane
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    """An empty figure, made without pyplot: nothing global, no display."""
+def new_figure(width: float, height: float, panels: int = 1) -> tuple[Any, Any]:
+    """An empty figure in inches and its axes side by side, made without pyplot: nothing global, no
+    display. Raises ConfigError without matplotlib."""
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
@@ -100,14 +101,23 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
         ) from None
     mpl.rcParams["text.parse_math"] = False  # a member may well have a $ in its name
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
+    row = figure.subplots(1, panels, squeeze=False)[0]
+    for axes in row:
+        axes.tick_params(labelsize=8)
+        for name, spine in axes.spines.items():
+            spine.set_visible(name in ("left", "bottom"))
+    return figure, row
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    """An empty figure in the ink of a page."""
+    figure, (axes,) = new_figure(width, height)
     axes.set_facecolor("none")
-    axes.tick_params(colors=INK, labelsize=8)
+    axes.tick_params(colors=INK)
     for side in (axes.xaxis.label, axes.yaxis.label):
         side.set_color(INK)
-    for name, spine in axes.spines.items():
+    for spine in axes.spines.values():
         spine.set_color(INK)
-        spine.set_visible(name in ("left", "bottom"))
     return figure, axes
 
 

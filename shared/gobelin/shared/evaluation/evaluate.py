@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gobelin.shared.data import Source
+from gobelin.shared.evaluation.attentive import attentive_probe
 from gobelin.shared.evaluation.embed import (
     BATCH,
     Encoder,
@@ -17,6 +18,7 @@ from gobelin.shared.evaluation.embed import (
     raw,
     require_labels,
 )
+from gobelin.shared.evaluation.label_curves import features
 from gobelin.shared.evaluation.probes import accuracy, few_shot, knn, linear_probe, require_labelled
 from gobelin.shared.health import deviations, effective_rank
 from gobelin.shared.modality import AnyModality
@@ -38,6 +40,7 @@ class Evaluation:
     test_images: int
     loss: float | None = None  # JEPA loss on the test images, where it was measured
     also: Mapping[str, float] = field(default_factory=dict)  # token probe on further test sets
+    attentive: float | None = None  # attentive probe on tokens, where it was asked for
 
     def facts(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -55,10 +58,12 @@ def evaluate_model(
     loss: float | None = None,
     device: torch.device | str = "cpu",
     batch: int = BATCH,
+    attentive: bool = False,
 ) -> Evaluation:
     """Probe the frozen features of `model` (on `device`), with heads fitted on `train`.
 
-    The token head is also tested on the sets of `also`, such as each member's held-out images.
+    The token head is also tested on the sets of `also`, such as each member's held-out images;
+    the attentive probe, which takes longest, is fitted only if asked for.
     Raises DataError on missing labels, a single class, or features that are not finite.
     """
     classes = count_classes(train)
@@ -72,6 +77,10 @@ def evaluate_model(
         require_labelled(other.tokens, other.labels, classes)
         elsewhere[name] = accuracy(head.predict(other.tokens), other.labels)
     pooled = (known.pooled, known.labels, unseen.pooled, unseen.labels)
+    reader = None
+    if attentive:
+        pairs = (*features(known, "attentive"), *features(unseen, "attentive"))
+        reader = attentive_probe(*pairs, classes, seed=seed)[0]
     return Evaluation(
         tokens=tokens,
         pooled=linear_probe(*pooled, classes)[0],
@@ -83,6 +92,7 @@ def evaluate_model(
         test_images=len(test),
         loss=loss,
         also=elsewhere,
+        attentive=reader,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gobelin.shared.errors import ConfigError
 from gobelin.shared.evaluation.charts import Cloud, Curve, cloud_png, curves_svg
-from gobelin.shared.evaluation.results import COLUMNS, MEMBER_HEADINGS, Results, member_cells
+from gobelin.shared.evaluation.results import MEMBER_HEADINGS, Results, columns_of, member_cells
 from gobelin.shared.files import write_atomic
 
 TEMPLATE = "report.html.j2"
@@ -43,7 +43,7 @@ def write_report(
     page = template.render(
         title=title,
         results=results,
-        columns=COLUMNS,
+        columns=columns_of(results.rows),
         member_headings=MEMBER_HEADINGS,
         member_cells=member_cells,
         # Markup is safe here: matplotlib has escaped the names in its SVG.

@@ -20,7 +20,10 @@ Floats = NDArray[np.float32]
 class World(Protocol):
     """Exact dynamics and pictures, for N places at once."""
 
-    max_step: float  # bound of each action
+    @property
+    def max_step(self) -> float:
+        """Bound of each action."""
+        ...
 
     def step(self, positions: Floats, actions: Floats) -> Floats:
         """Positions (N, 2) after actions (N, 2)."""

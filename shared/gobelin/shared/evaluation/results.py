@@ -55,6 +55,7 @@ class Column:
     meaning: str
     value: Callable[[Evaluation], float | None]
     digits: int = 1
+    optional: bool = False  # left out where no row has it
 
     def text(self, evaluation: Evaluation) -> str:
         """The value as written, or a dash where there is none."""
@@ -65,6 +66,7 @@ class Column:
 COLUMNS = (
     Column("tokens %", "linear probe on flattened tokens", lambda e: e.tokens),
     Column("pooled %", "linear probe on mean-pooled tokens", lambda e: e.pooled),
+    Column("attn. %", "one learned query over tokens", lambda e: e.attentive, optional=True),
     Column("kNN %", "20 nearest neighbours, mean-pooled", lambda e: e.knn),
     Column("10-shot %", "linear probe on 10 labels a class, mean-pooled", lambda e: e.few_shot),
     Column("JEPA loss", "its own objective on held-out images", lambda e: e.loss, 3),
@@ -72,6 +74,11 @@ COLUMNS = (
     Column("std", "mean standard deviation of a feature", lambda e: e.deviation, 3),
 )
 MEMBER_HEADINGS = ("member", "images", "solo %", "consensus %", "premium")
+
+
+def columns_of(rows: Sequence[Row]) -> list[Column]:
+    """The columns of a table of these rows."""
+    return [c for c in COLUMNS if not c.optional or any(c.value(r.evaluation) for r in rows)]
 
 
 def member_cells(member: MemberWorth) -> tuple[str, ...]:
@@ -85,10 +92,11 @@ def print_results(results: Results, console: Console | None = None) -> None:
     console = console or Console()
     table = _table("On the global test set")
     table.add_column("model", overflow="fold", min_width=12)
-    for column in COLUMNS:
+    columns = columns_of(results.rows)
+    for column in columns:
         table.add_column(column.heading, justify="right")
     for row in results.rows:
-        cells = [column.text(row.evaluation) for column in COLUMNS]
+        cells = [column.text(row.evaluation) for column in columns]
         table.add_row(_plain(row.name), *cells, style="bold" if row.highlight else None)
     console.print(table)
     if results.members:
