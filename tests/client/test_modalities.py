@@ -121,7 +121,16 @@ def test_a_release_is_evaluated_and_built_on_by_modality(
 ) -> None:
     write_checkpoint(tmp_path / "release", recipe, base, {"round": 1})
     data, test = write_images(tmp_path / "a", 1), write_images(tmp_path / "b", 2)
-    evaluate = [str(tmp_path / "release"), "--data", str(data), "--test", str(test), "--json"]
+    evaluate = [
+        "probe",
+        str(tmp_path / "release"),
+        "--no-attentive",
+        "--data",
+        str(data),
+        "--test",
+        str(test),
+        "--json",
+    ]
     failed = CliRunner().invoke(evaluate_app, evaluate)
     assert isinstance(failed.exception, ConfigError)
     assert "several modalities: image, robot" in str(failed.exception)

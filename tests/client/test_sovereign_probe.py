@@ -122,7 +122,7 @@ def test_nothing_is_written_when_the_data_are_bad(tmp_path, release):
 def test_the_evaluate_command_gives_a_table_or_json(tmp_path, release):
     write_idx(tmp_path / "train", *halves(60))
     write_idx(tmp_path / "test", *halves(30, seed=1))
-    arguments = [str(tmp_path / "release")]
+    arguments = ["probe", str(tmp_path / "release"), "--no-attentive"]
     for option in ("train", "test"):
         arguments += ["--data" if option == "train" else "--test", str(tmp_path / option)]
     table = CliRunner().invoke(evaluate_app, arguments)
