@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -51,7 +52,8 @@ class Kept(Generic[Job, Found]):
 
     def __init__(self, run: Callable[[Job], Found]) -> None:
         self.folder = Path(os.environ[KEEP]) if KEEP in os.environ else None
-        self.name = f"{run.__module__}.{run.__qualname__}"
+        module = sys.modules[run.__module__].__spec__  # of `python -m`, too, whose name is __main__
+        self.name = f"{module.name if module else run.__module__}.{run.__qualname__}"
         self.run = run
 
     def __contains__(self, job: Job) -> bool:
