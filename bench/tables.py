@@ -14,7 +14,12 @@ from bench.modality_tables import languages_table, sensors_table
 from bench.premium_images import MEMBERS as LETTERS
 from bench.premium_images import SCENARIOS
 from bench.remarks import REMARKS
-from bench.speed_tables import aggregation_table, exchange_table, memory_table
+from bench.speed_tables import (
+    aggregation_table,
+    exchange_table,
+    memory_table,
+    train_step_table,
+)
 from bench.study_tables import (
     bytes_table,
     cross_node_table,
@@ -45,6 +50,8 @@ def main() -> None:
         "split_world": split_table,
         "remedies": remedies_table,
         "sigreg": sigreg_table,
+        "train_step": train_step_table,
+        "train_step_gpu": train_step_table,
         "federated_worldmodel": federated_table,
         "sensors": sensors_table,
         "text_languages": languages_table,
