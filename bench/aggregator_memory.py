@@ -242,12 +242,11 @@ def found_home(folder: Path, recipe: Path, nodes: int, codec: str, outer: str, r
 
 def found_here(folder: str, recipe: str, nodes: str, codec: str, outer: str, rounds: str) -> int:
     """In a process of its own, for it builds the model."""
-    from cryptography.hazmat.primitives.asymmetric import ec
-
     from gobelin.server.founding import Charter, found
     from gobelin.server.home import AggregatorHome
     from gobelin.server.roster import NodeEntry
-    from gobelin.shared.keys import public_pem
+    from gobelin.shared.keys import make_key, public_pem
+    from gobelin.shared.signing import SigningKey, public_signing_pem
 
     charter = Charter(
         "bench",
@@ -260,8 +259,9 @@ def found_here(folder: str, recipe: str, nodes: str, codec: str, outer: str, rou
     home = AggregatorHome(Path(folder))
     roster = home.roster()
     for i in range(int(nodes)):
-        key = public_pem(ec.generate_private_key(ec.SECP384R1()).public_key()).decode()
-        roster = roster.admit(NodeEntry(f"member-{i}", f"node-{i}", key))
+        pem = public_pem(make_key().public_key())
+        pem += public_signing_pem(SigningKey.generate().public)
+        roster = roster.admit(NodeEntry.of(f"member-{i}", f"node-{i}", pem, "this"))
     home.write_roster(roster)
     return int(founded["parameters"])
 

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.attack_tables import byzantine_table
 from bench.markdown import PROBES, figure, table
 from bench.measure import RESULTS
 from bench.modality_tables import languages_table, sensors_table
 from bench.premium_images import MEMBERS as LETTERS
 from bench.premium_images import SCENARIOS
+from bench.remarks import REMARKS
 from bench.speed_tables import (
     aggregation_table,
     exchange_table,
@@ -53,6 +55,7 @@ def main() -> None:
         "federated_worldmodel": federated_table,
         "sensors": sensors_table,
         "text_languages": languages_table,
+        "byzantine": byzantine_table,
         "bytes_to_accuracy": bytes_table,
         "codec_int4": codec_table,
         "codec_topk": codec_table,
@@ -71,6 +74,8 @@ def main() -> None:
         path = RESULTS / f"{name}.json"
         if path.exists():
             parts.append(render(json.loads(path.read_text())))
+            if name in REMARKS:
+                parts.append(REMARKS[name] + "\n")
     write_atomic(PAGE, "\n".join(parts).encode())
     print(PAGE)
 

@@ -10,6 +10,7 @@ from gobelin.client.founding import found_from_options
 from gobelin.client.home import NodeHome, NodeSettings, found_node
 from gobelin.shared.errors import ConfigError, DataError, StateError
 from gobelin.shared.keys import fingerprint, load_private_key, public_pem, write_authority
+from gobelin.shared.signing import SigningKey, find_signing_key
 
 
 @pytest.fixture
@@ -34,14 +35,17 @@ def test_founding_writes_settings_ca_and_a_key_of_its_own(
     assert home.settings() == settings(tmp_path)
     assert home.ca_file.read_bytes() == ca.read_bytes()
     key = load_private_key(home.key_file)
-    assert home.public_key_file.read_bytes() == public_pem(key.public_key())
+    public = home.public_key_file.read_bytes()
+    assert fingerprint(public) == fingerprint(public_pem(key.public_key()))
+    assert find_signing_key(public, "here") == SigningKey.load(home.signing_key_file).public
     names = {path.name for path in home.folder.iterdir()}
-    assert names == {"node.toml", "node.key", "node.pub", "ca.pem"}
+    assert names == {"node.toml", "node.key", "signing.key", "node.pub", "ca.pem"}
     assert {path.name for path in tmp_path.iterdir()} == {"home", "tls"}
 
 
 def test_only_the_owner_reads_the_key(home: NodeHome) -> None:
-    assert home.key_file.stat().st_mode & 0o777 == 0o600
+    for key in (home.key_file, home.signing_key_file):
+        assert key.stat().st_mode & 0o777 == 0o600
     assert b"PRIVATE" not in home.public_key_file.read_bytes()
 
 

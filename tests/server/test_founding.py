@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import torch
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from gobelin.server.founding import Charter, admit_node, found
 from gobelin.server.home import AggregatorHome
 from gobelin.server.outer import Adam, Nesterov, OuterOptimizer, Sgd, make_outer
 from gobelin.shared.address import parse_address
 from gobelin.shared.errors import ConfigError, DataError, StateError
-from gobelin.shared.keys import fingerprint, load_private_key, public_pem
+from gobelin.shared.keys import fingerprint, load_private_key
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import load_recipe
 from gobelin.shared.vector import ParameterVector
+from tests.keys import node_pub
 
 
 def charter(**changes: Any) -> Charter:
@@ -35,9 +35,7 @@ def home(tmp_path: Path) -> AggregatorHome:
 
 def key_file(folder: Path, number: int) -> Path:
     file = folder / f"node-{number}.pub"
-    file.write_bytes(
-        public_pem(ec.derive_private_key(number, ec.SECP384R1()).public_key()),
-    )
+    file.write_bytes(node_pub(number))
     return file
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from gobelin.protocols.messages import Farewell, RoundPlan
 from gobelin.server.aggregation import InMemory
@@ -21,15 +20,14 @@ from gobelin.server.home import AggregatorHome
 from gobelin.server.merge import Merger
 from gobelin.server.outer import OuterState, make_outer
 from gobelin.server.progress import describe, print_status
-from gobelin.server.roster import NodeEntry
 from gobelin.server.rounds import RoundEngine
 from gobelin.server.rules import make_rule
 from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
 from gobelin.shared.errors import ConfigError, RoundError
-from gobelin.shared.keys import public_pem
 from gobelin.shared.seeds import generator_of
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 from tests.answers import contribution, wired
+from tests.keys import entry
 from tests.server.counting import counted
 from tests.server.world import Killed, kill_at
 
@@ -91,8 +89,7 @@ def home_of(folder: Path, rounds: int = 3, **charter: Any) -> AggregatorHome:
     found(folder, Charter("fed", "toy", "127.0.0.1:9092", 1, rounds=settings, **charter))
     home = AggregatorHome(folder)
     for number, (name, member) in enumerate(NODES.items(), start=500):
-        key = public_pem(ec.derive_private_key(number, ec.SECP384R1()).public_key()).decode()
-        home.write_roster(home.roster().admit(NodeEntry(member, name, key)))
+        home.write_roster(home.roster().admit(entry(member, name, number)))
     return home
 
 

@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
 from gobelin.server.journal import Journal
 from gobelin.server.progress import Progress, describe, print_status
-from gobelin.server.roster import NodeEntry
 from gobelin.server.round_events import Convened, Counted, Seat
 from gobelin.shared.errors import StateError
 from gobelin.shared.files import sole_owner
-from gobelin.shared.keys import public_pem
+from tests.keys import entry
 
 DIGEST = "0123456789abcdef" * 4
 CONTRIBUTION: dict[str, Any] = {
@@ -145,9 +143,7 @@ def home(tmp_path: Path) -> AggregatorHome:
     found(tmp_path / "home", Charter("fed", "toy", "127.0.0.1:9092", rounds={"rounds": 9}))
     place = AggregatorHome(tmp_path / "home")
     for number, name in ((1, "north-1"), (2, "south-1")):
-        key = public_pem(ec.derive_private_key(number, ec.SECP384R1()).public_key()).decode()
-        entry = NodeEntry(name.split("-")[0], name, key)
-        place.write_roster(place.roster().admit(entry))
+        place.write_roster(place.roster().admit(entry(name.split("-")[0], name, number)))
     return place
 
 

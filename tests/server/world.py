@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from gobelin.protocols.messages import (
     BYTES,
@@ -24,11 +23,9 @@ from gobelin.server.admission import WireArray
 from gobelin.server.courier import NodeState, Parcel, Reply
 from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
-from gobelin.server.roster import NodeEntry
 from gobelin.server.rounds import RoundEngine
 from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
 from gobelin.shared.fragments import fragment_of_round
-from gobelin.shared.keys import public_pem
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.recipe import Recipe
@@ -36,6 +33,7 @@ from gobelin.shared.seeds import generator_of
 from gobelin.shared.step import follow
 from gobelin.shared.vector import ParameterVector
 from tests.answers import contribution, wired
+from tests.keys import entry
 
 DEADLINE = 60.0
 PATIENCE = 600.0  # wait_for_members_s
@@ -67,8 +65,7 @@ class Node:
     numbers = itertools.count(77)
 
     def __init__(self, name: str, member: str = "", answer: Answer | None = None) -> None:
-        key = ec.derive_private_key(next(self.numbers), ec.SECP384R1()).public_key()
-        self.entry = NodeEntry(member or name, name, public_pem(key).decode())
+        self.entry = entry(member or name, name, next(self.numbers))
         self.id = self.entry.id
         self.name = name
         self.answer = answer or (lambda plan, base: [(0.5, self.reply(plan, base))])

@@ -59,7 +59,8 @@ def verify(ca: Path, server: Path, host: str, strict: bool = False) -> None:
 
 def test_private_keys_are_for_their_owner_only(tls: Path) -> None:
     modes = {path.name: path.stat().st_mode & 0o777 for path in tls.iterdir()}
-    assert modes == {"ca.key": 0o600, "server.key": 0o600, "ca.pem": 0o644, "server.pem": 0o644}
+    private = {"ca.key": 0o600, "server.key": 0o600, "signing.key": 0o600}
+    assert modes == {**private, "ca.pem": 0o644, "server.pem": 0o644}
 
 
 def test_a_private_key_comes_back(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from gobelin.server.roster import NodeEntry
 from gobelin.server.round_events import Seat
 from gobelin.server.rounds import terms_of
 from gobelin.shared.data import ImageFormat, open_source
@@ -66,7 +67,8 @@ def test_every_node_is_on_the_roster_by_its_own_key(images: Path, tmp_path: Path
     for node, entry in zip(home.nodes(), roster.nodes, strict=True):
         settings = node.settings()
         assert (settings.member, settings.node) == (entry.member, entry.name)
-        assert node.public_key_file.read_text() == entry.public_key
+        pem = node.public_key_file.read_bytes()
+        assert NodeEntry.of(entry.member, entry.name, pem, "this") == entry
         assert settings.compute.threads == 1
 
 

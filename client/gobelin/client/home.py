@@ -18,6 +18,7 @@ from gobelin.shared.keys import (
     public_pem,
 )
 from gobelin.shared.settings import Settings, read_settings, write_settings
+from gobelin.shared.signing import SigningKey, find_signing_key, public_signing_pem
 
 Name = Annotated[str, Field(min_length=1, max_length=48, pattern=r"^[A-Za-z0-9][\w.-]*$")]
 
@@ -78,7 +79,8 @@ class NodeHome:
         self.settings_file = folder / "node.toml"
         self.ca_file = folder / "ca.pem"  # the pinned CA of the federation
         self.key_file = folder / "node.key"
-        self.public_key_file = folder / "node.pub"
+        self.signing_key_file = folder / "signing.key"
+        self.public_key_file = folder / "node.pub"  # both public keys, for the roster
         self.spool = folder / "spool"
         self.pins_file = folder / "pins.json"  # what this node has bound itself to
         self.status_file = folder / "status.json"
@@ -90,6 +92,10 @@ class NodeHome:
         if not self.settings_file.exists():
             raise StateError(f"{self.folder} is no node home", "run `gobelin node init` first")
         return read_settings(NodeSettings, self.settings_file)
+
+    def aggregator_key(self) -> str:
+        """The aggregator's public signing key, which stands in the pinned ca.pem."""
+        return find_signing_key(self.ca_file.read_bytes(), str(self.ca_file))
 
     def pin(self, name: str, value: Any) -> None:
         """Bind this node to `value` for ever; raises StateError when it is bound to another."""
@@ -123,11 +129,14 @@ def found_node(folder: Path, settings: NodeSettings, ca: Path) -> NodeHome:
             f"{ca} cannot be read: {error.strerror}", "ask the aggregator's operator for ca.pem"
         ) from None
     check_certificate(pem, str(ca))
-    key = make_key()
+    find_signing_key(pem, str(ca))  # refuses a ca.pem without the aggregator's
+    key, signing = make_key(), SigningKey.generate()
     with folder_atomic(folder) as tmp:
         place = NodeHome(tmp)
         write_atomic(place.key_file, private_pem(key), PRIVATE)
-        write_atomic(place.public_key_file, public_pem(key.public_key()))
+        signing.write(place.signing_key_file)
+        both = public_pem(key.public_key()) + public_signing_pem(signing.public)
+        write_atomic(place.public_key_file, both)
         write_atomic(place.ca_file, pem)
         write_settings(place.settings_file, settings)
     load_private_key(home.key_file)

@@ -17,7 +17,7 @@ from gobelin.shared.data import kind_of
 from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.files import folder_atomic, read_json, write_json
 from gobelin.shared.fragments import fragments_of
-from gobelin.shared.keys import fingerprint, write_authority
+from gobelin.shared.keys import write_authority
 from gobelin.shared.recipe import load_recipe
 from gobelin.shared.settings import check_settings, write_settings
 from gobelin.shared.vector import ParameterVector
@@ -86,11 +86,10 @@ def admit_node(folder: Path, key: Path, member: str, node: str) -> NodeEntry:
         raise ConfigError(f"{key} cannot be read: {error.strerror}", "pass the node.pub") from None
     if key.suffix == ".json" or pem.lstrip().startswith(b"{"):
         pem = str(read_json(key).get("public_key", "")).encode()
-    fingerprint(pem, str(key))  # refuses what is no key
     for name in (member, node):
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,47}", name):
             raise ConfigError(f"{name!r} is no name", "use letters, digits, '.', '_' and '-'")
-    entry = NodeEntry(member=member, name=node, public_key=pem.decode())
+    entry = NodeEntry.of(member, node, pem, str(key))
     home.write_roster(home.roster().admit(entry))
     return entry
 

@@ -128,6 +128,7 @@ class AggregatorHome:
         self.recipe_file = folder / "recipe.toml"
         self.roster_file = folder / "roster.json"
         self.tls = folder / "tls"
+        self.signing_key_file = self.tls / "signing.key"
         self.rounds = folder / "rounds"
         self.releases = folder / "releases"
         self.journal = folder / "journal"  # of the open round: its events and counted replies

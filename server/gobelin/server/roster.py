@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gobelin.shared.errors import ConfigError
-from gobelin.shared.keys import fingerprint
+from gobelin.shared.keys import fingerprint, parse_public_key, public_pem
+from gobelin.shared.signing import find_signing_key
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,17 @@ class NodeEntry:
 
     member: str
     name: str
-    public_key: str  # PEM
+    public_key: str  # PEM: the key it connects with
+    signing_key: str  # hex: the Ed25519 key it signs with
+
+    @classmethod
+    def of(cls, member: str, name: str, pem: bytes, where: str) -> NodeEntry:
+        """The entry of a node with the two keys of its node.pub.
+
+        Raises ConfigError naming `where` when one of them is missing.
+        """
+        key = public_pem(parse_public_key(pem, where)).decode()
+        return cls(member, name, key, find_signing_key(pem, where))
 
     @property
     def id(self) -> str:
@@ -44,6 +55,6 @@ class Roster:
                 return self
             if node.name == entry.name:
                 raise ConfigError(f"a node named {entry.name!r} exists", "choose another --node")
-            if node.id == entry.id:
+            if node.id == entry.id or node.signing_key == entry.signing_key:
                 raise ConfigError(f"this key is already node {node.name!r}", "nothing to do")
         return Roster((*self.nodes, entry))

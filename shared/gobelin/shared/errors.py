@@ -144,6 +144,12 @@ class PlanError(GobelinError):
     code, exit_code = "plan", 29
 
 
+class SignatureError(GobelinError):
+    """Something is not signed by whom it should be."""
+
+    code, exit_code = "signature", 40
+
+
 class UnreachableError(GobelinError):
     """The aggregator does not answer."""
 

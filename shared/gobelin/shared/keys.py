@@ -1,5 +1,8 @@
 """Keys and certificates: a node's own EC key, and the federation's CA with its server certificate.
 
+What signs statements is a key of another kind (`signing`); the aggregator's public one stands in
+ca.pem behind the certificate, so that a node which pins the file pins both.
+
 All primitives are `cryptography`'s. Private keys are written 0600 and never leave their folder.
 """
 
@@ -19,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gobelin.shared.errors import ConfigError
 from gobelin.shared.files import PRIVATE, PUBLIC, write_atomic
+from gobelin.shared.signing import SigningKey, public_signing_pem
 
 CA_DAYS = 3650
 SERVER_DAYS = 397
@@ -90,7 +94,7 @@ def fingerprint(pem: bytes, where: str = "key") -> str:
 def write_authority(folder: Path, federation: str, hosts: Iterable[str]) -> None:
     """Found the federation's CA in `folder` and sign a server certificate for `hosts`.
 
-    Writes ca.pem, ca.key, server.pem, server.key.
+    Writes ca.pem, ca.key, server.pem, server.key, signing.key.
     """
     ca_key = make_key()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{federation} CA"[:64])])
@@ -118,7 +122,10 @@ def write_authority(folder: Path, federation: str, hosts: Iterable[str]) -> None
     write_atomic(folder / "ca.key", private_pem(ca_key), PRIVATE)
     write_atomic(folder / "server.key", private_pem(key), PRIVATE)
     write_atomic(folder / "server.pem", server.public_bytes(serialization.Encoding.PEM), PUBLIC)
-    write_atomic(folder / "ca.pem", ca.public_bytes(serialization.Encoding.PEM), PUBLIC)
+    signing = SigningKey.generate()
+    signing.write(folder / "signing.key")
+    pem = ca.public_bytes(serialization.Encoding.PEM) + public_signing_pem(signing.public)
+    write_atomic(folder / "ca.pem", pem, PUBLIC)
 
 
 def _certificate(

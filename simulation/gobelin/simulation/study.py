@@ -153,7 +153,7 @@ def found_study(home: StudyHome, study: Study) -> Study:
             )
             ca = place.aggregator.tls / "ca.pem"
             key = found_node(place.node(name).folder, settings, ca).public_key_file
-            entries.append(NodeEntry(member=name, name=name, public_key=key.read_text()))
+            entries.append(NodeEntry.of(name, name, key.read_bytes(), str(key)))
         place.aggregator.write_roster(Roster(tuple(entries)))
         write_settings(place.study_file, study)
     return study

@@ -1,0 +1,66 @@
+"""What one key signed for one purpose passes for nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gobelin.shared.errors import ConfigError, SignatureError
+from gobelin.shared.keys import make_key, private_pem, public_pem
+from gobelin.shared.signing import SigningKey, find_signing_key, public_signing_pem, verify
+
+KEY, OTHER = SigningKey.generate(), SigningKey.generate()
+
+
+@given(st.binary(max_size=64), st.binary(max_size=64))
+def test_only_what_was_signed_verifies(payload: bytes, other: bytes) -> None:
+    signature = KEY.sign("plan", payload)
+    verify(KEY.public, "plan", payload, signature)
+    if other != payload:
+        with pytest.raises(SignatureError):
+            verify(KEY.public, "plan", other, signature)
+
+
+def test_a_signature_is_bound_to_its_purpose_and_key() -> None:
+    signature = KEY.sign("plan", b"payload")
+    for public, purpose in ((OTHER.public, "plan"), (KEY.public, "head"), (KEY.public, "pla")):
+        with pytest.raises(SignatureError):
+            verify(public, purpose, b"payload", signature)
+
+
+def test_purpose_and_payload_do_not_run_into_each_other() -> None:
+    with pytest.raises(SignatureError):
+        verify(KEY.public, "pla", b"n\0payload", KEY.sign("pla\0n", b"payload"[:0]))
+
+
+@pytest.mark.parametrize("junk", ["", "zz", "00", "0" * 128, "é" * 64])
+def test_junk_is_no_signature_and_no_key(junk: str) -> None:
+    with pytest.raises(SignatureError):
+        verify(KEY.public, "plan", b"", junk)
+    with pytest.raises(SignatureError):
+        verify(junk, "plan", b"", KEY.sign("plan", b""))
+
+
+def test_a_key_is_private_and_comes_back_from_its_file(tmp_path: Path) -> None:
+    KEY.write(tmp_path / "signing.key")
+    assert (tmp_path / "signing.key").stat().st_mode & 0o777 == 0o600
+    assert SigningKey.load(tmp_path / "signing.key").public == KEY.public
+
+
+def test_a_file_without_a_signing_key_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.key").write_bytes(private_pem(make_key()))
+    (tmp_path / "junk.key").write_bytes(b"junk")
+    for name in ("other.key", "junk.key", "gone.key"):
+        with pytest.raises(ConfigError, match=name):
+            SigningKey.load(tmp_path / name)
+
+
+def test_a_public_key_is_found_behind_other_blocks() -> None:
+    elliptic = public_pem(make_key().public_key())
+    assert find_signing_key(elliptic + public_signing_pem(KEY.public), "here") == KEY.public
+    for pem in (b"", elliptic, b"-----BEGIN PUBLIC KEY-----\njunk"):
+        with pytest.raises(ConfigError, match="here"):
+            find_signing_key(pem, "here")
