@@ -40,6 +40,10 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "byol": {"kind": "byol"},
 }
 BASELINES = ("pixels", "random", "supervised")
+SLOWEST_FIRST = (  # so that no long job begins when the others end
+    "byol", "masked", "vicreg", "lejepa", "info_nce", "masked_teacher", "supervised", "random",
+    "pixels",
+)  # fmt: skip
 PROBES = ("tokens", "pooled", "knn", "few_shot")
 
 
@@ -163,8 +167,8 @@ def main() -> None:
     images = fetch_fashion_mnist(Path(".cache"), options.data)
     jobs = [
         Job(images, model, options.steps, options.labels, seed)
+        for model in sorted(options.models, key=SLOWEST_FIRST.index)
         for seed in options.seeds
-        for model in options.models
     ]
     runs = run_all(run_job, jobs, options.workers)
     found = {(job.model, job.seed): run for job, run in runs.items()}

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from bench.image_probe import BASELINES, OBJECTIVES, PROBES, recipe_of, result
+from bench.image_probe import (
+    BASELINES,
+    OBJECTIVES,
+    PROBES,
+    SLOWEST_FIRST,
+    recipe_of,
+    result,
+)
 from bench.study_tables import image_probe_table
 from gobelin.shared.objective import OBJECTIVES as KINDS
 
@@ -20,6 +27,10 @@ def test_models_differ_in_their_objective_alone(model: str) -> None:
 def test_every_objective_for_images_is_compared() -> None:
     compared = {recipe_of(model).objective.kind for model in OBJECTIVES}
     assert compared == set(KINDS.builtin) - {"next_latent"}
+
+
+def test_every_model_has_its_place_in_the_queue() -> None:
+    assert set(SLOWEST_FIRST) == {*OBJECTIVES, *BASELINES}
 
 
 def test_a_lead_is_over_the_best_other_of_each_seed() -> None:
