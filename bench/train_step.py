@@ -153,6 +153,7 @@ def main() -> None:
     device = require_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32 on both sides
     on_cpu = device.type == "cpu"
     recipe = recipe_of(options.recipe or ("tiny" if on_cpu else "small"), options.batch)
     precision = options.precision or ("fp32" if on_cpu else "bf16")

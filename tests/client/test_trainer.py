@@ -106,6 +106,15 @@ def test_training_leaves_the_global_random_state_alone(toy: Recipe, base: Parame
     LocalTrainer(toy, batches).train(base, FIRST)
     assert torch.equal(torch.get_rng_state(), before)
     assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.allow_tf32
+
+
+def test_fp32_is_fp32_while_training(toy: Recipe, base: ParameterVector) -> None:
+    seen: list[bool] = []
+    LocalTrainer(toy, batches).train(
+        base, FIRST, lambda report: seen.append(torch.backends.cudnn.allow_tf32)
+    )
+    assert seen == [False] * H
 
 
 def test_training_lowers_the_loss_and_keeps_the_model_alive(
