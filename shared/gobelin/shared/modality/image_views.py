@@ -7,6 +7,7 @@ random numbers come from one CPU generator and are moved, so every device sees t
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Annotated
 
 import torch
@@ -188,8 +189,8 @@ def luma(x: Tensor) -> Tensor:
     """Perceived brightness (B, 1, H, W) of (B, C, H, W)."""
     if x.shape[1] == 1:
         return x
-    weights = torch.tensor(LUMA, device=x.device, dtype=x.dtype)
-    return torch.einsum("c,bchw->bhw", weights, x)[:, None]
+    weights = _constants(x.device)[0]
+    return torch.einsum("c,bchw->bhw", weights.to(x.dtype), x)[:, None]
 
 
 def _factor(strength: float, chosen: Tensor, draw: Draw) -> Tensor:
@@ -200,9 +201,16 @@ def _factor(strength: float, chosen: Tensor, draw: Draw) -> Tensor:
 
 def _chroma_matrices(kept: Tensor, angle: Tensor) -> Tensor:
     """RGB matrices (B, 3, 3) that scale chroma by `kept` (B,) and turn it by `angle` (B,)."""
-    to_yiq = torch.tensor(RGB_TO_YIQ, device=kept.device)
+    _, to_yiq, from_yiq = _constants(kept.device)
     cosine, sine = kept * angle.cos(), kept * angle.sin()
     one, zero = torch.ones_like(kept), torch.zeros_like(kept)
     turn = torch.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], dim=1)
-    from_yiq: Tensor = torch.linalg.inv(to_yiq)
     return from_yiq @ turn.view(-1, 3, 3) @ to_yiq
+
+
+@cache
+def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights of luma (3,), RGB to YIQ and back, each (3, 3), on a device once and for all: moving
+    or inverting them for every view would let the device wait for the CPU."""
+    to_yiq = torch.tensor(RGB_TO_YIQ)
+    return torch.tensor(LUMA).to(device), to_yiq.to(device), torch.linalg.inv(to_yiq).to(device)
