@@ -13,6 +13,7 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from gobelin.protocols.bundle import WireArray
 from gobelin.protocols.messages import (
     BYTES,
     ENCODING_MOMENTS,
@@ -20,7 +21,6 @@ from gobelin.protocols.messages import (
     Farewell,
     RoundPlan,
 )
-from gobelin.server.admission import WireArray
 from gobelin.server.courier import NodeState, Parcel, Reply
 from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
