@@ -336,7 +336,8 @@ def _recording(home: NodeHome, say: Say) -> Say:
         now = time.monotonic()
         if status.state != "training" or now - written >= 1.0:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / PEAK_PER_MB
-            write_json(home.status_file, replace(status, peak_mb=peak).facts())
+            facts = replace(status, peak_mb=peak).facts()
+            write_json(home.status_file, facts, flush=False)  # it is only looked at
             written = now
         say(status)
 

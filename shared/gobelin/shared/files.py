@@ -74,9 +74,11 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def write_json(path: Path, value: Mapping[str, Any], mode: int = PUBLIC) -> None:
-    """Write `value` as indented JSON with sorted keys, atomically."""
-    write_atomic(path, json_bytes(value), mode)
+def write_json(
+    path: Path, value: Mapping[str, Any], mode: int = PUBLIC, flush: bool = True
+) -> None:
+    """Write `value` as indented JSON with sorted keys, atomically; see `file_atomic`."""
+    write_atomic(path, json_bytes(value), mode, flush)
 
 
 def json_bytes(value: Mapping[str, Any]) -> bytes:
