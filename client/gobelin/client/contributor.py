@@ -113,6 +113,7 @@ class Contributor:
         fragment = self._part(plan, base.schema)
         done = self._spool.find(plan.digest, plan.round, fragment.schema)
         if done is not None:
+            self._keep(plan, base)
             return done
         codec = self._codec(plan, fragment.schema)  # too little for any: said before the training
         started = time.monotonic()
@@ -153,8 +154,7 @@ class Contributor:
         inner, model = trainer.state(), trained.values if plan.fragments > 1 else None
 
         def write() -> None:
-            if plan.broadcast != LOSSLESS:
-                self._kept.keep(base)
+            self._keep(plan, base)
             self._spool.put(contribution, made.payload, inner, residual, debt, own, model)
             self._trained = plan.round
 
@@ -212,6 +212,11 @@ class Contributor:
                 raise ContributionError("the base is not the one the plan names")
         self._home.pin("federation", plan.federation)
         return base
+
+    def _keep(self, plan: RoundPlan, base: ParameterVector) -> None:
+        """Keep a base where steps may follow, before the aggregator counts on it."""
+        if plan.broadcast != LOSSLESS:
+            self._kept.keep(base)
 
     def _local_steps(
         self, trainer: LocalTrainer, plan: RoundPlan, base: ParameterVector, pooled: Moments | None
