@@ -28,8 +28,9 @@ from torch import Tensor
 from bench.measure import run_all, spread, write_result
 from bench.premium_images import read
 from examples.in_process import federate_in_process
+from gobelin.protocols.bundle import WireArray
 from gobelin.protocols.messages import ENCODING, Contribution, RoundPlan
-from gobelin.server.admission import Refusal, WireArray, admit
+from gobelin.server.admission import Refusal, admit
 from gobelin.server.evidence import harmful, remember
 from gobelin.server.merge import Merged, Merger
 from gobelin.server.probe import ProbeLoss

@@ -8,16 +8,22 @@ and does not exchange, is off, and so is spooling an inner optimizer's state, as
 Stock: SuperLink (in memory, its default, and SQLite), SuperNodes and FedAvg with vectors of the
 same size in --tensors tensors. Of the stock's two, speedups are against the faster.
 
+What is taken off on both sides is the addition of noise alone; whatever else passes between two
+sealed rounds is in, files flushed and waits for the next look included.
+
 A codec is written UP/DOWN: of the contributions, and of the broadcast. `speedup` is the largest
 size's with int4 both ways; int4 up alone, where bases go whole and in fp32, has keys of its own.
+The headline and Flower's default come first, at every size, the others as long as --minutes last.
 
-Writes bench/results/exchange.json. 100M parameters of stock Flower take about 10 GB of memory.
+Writes bench/results/exchange.json, anew after every variant. 100M parameters of stock Flower take
+about 10 GB of memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import os
 import shutil
 import statistics
@@ -25,7 +31,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +56,7 @@ def main() -> None:
     parser.add_argument("--codecs", nargs="+", default=[HEADLINE, "int4/fp32", "fp32/fp32"])
     parser.add_argument("--rounds", type=int, default=3, help="timed, after one that is not")
     parser.add_argument("--stock", nargs="*", default=["memory", "sqlite"])
+    parser.add_argument("--minutes", type=float, default=6, help="no variant begins after them")
     parser.add_argument("--tensors", type=int, default=100, help="of the stock's vectors")
     shared = max(1, (os.cpu_count() or 1) // (len(NODES) + 2))  # with the aggregator's two
     parser.add_argument("--threads", type=int, default=shared, help="of each process")
@@ -63,17 +71,39 @@ def main() -> None:
         "nodes": len(NODES),
         "goal": "speedup >= 10 at int4 both ways",
     }
+    give_up = time.monotonic() + 60 * options.minutes
+    variants = sorted(in_order(options), key=lambda variant: variant.later)
+    for number, variant in enumerate(variants):
+        if number and time.monotonic() > give_up:
+            values["left_out"] = [each.key for each in variants[number:]]
+            break
+        found = timed_in(functools.partial(variant.run, options=options))
+        values |= {f"{variant.key}.{key}": value for key, value in found.items()}
+        for size in options.sizes:
+            values |= speedups(values, size, options)
+        values["speedup"] = values.get(f"{max(options.sizes)}M.{HEADLINE}.speedup")
+        write_result(options.name, values)
+    print(write_result(options.name, values))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of those that are timed."""
+
+    key: str
+    later: bool  # after those of the headline
+    run: Callable[..., dict[str, Any]]  # (folder, options)
+
+
+def in_order(options: argparse.Namespace) -> Iterator[Variant]:
+    """Ours and theirs, size by size."""
     for size in options.sizes:
         for codec in options.codecs:
-            found = timed_in(lambda f, s=size, c=codec: ours(f, s, c, options))
-            values |= {f"{size}M.{codec}.{key}": value for key, value in found.items()}
+            run = functools.partial(ours, size, codec)
+            yield Variant(f"{size}M.{codec}", codec != HEADLINE, run)
         for kind in options.stock:
-            found = timed_in(lambda f, s=size, k=kind: theirs(f, s, k, options))
-            values |= {f"{size}M.stock_{kind}.{key}": value for key, value in found.items()}
-        values |= speedups(values, size, options)
-    largest = f"{max(options.sizes)}M.{HEADLINE}.speedup"
-    values["speedup"] = values.get(largest)
-    print(write_result(options.name, values))
+            run = functools.partial(theirs, size, kind)
+            yield Variant(f"{size}M.stock_{kind}", kind != "memory", run)
 
 
 def timed_in(work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
@@ -88,14 +118,19 @@ def timed_in(work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
 
 
 def speedups(values: dict[str, Any], size: int, options: argparse.Namespace) -> dict[str, float]:
-    """Of each codec, against the faster of the stock's link states; medians of the rounds."""
-    stock = [values[f"{size}M.stock_{kind}.median_s"] for kind in options.stock]
-    finished = [seconds for seconds in stock if seconds is not None]
+    """Of each codec, against the faster of the stock's link states: of medians, and of minima."""
+    stock = [f"{size}M.stock_{kind}" for kind in options.stock]
+    finished = [key for key in stock if values.get(f"{key}.median_s") is not None]
+    timed = [
+        f"{size}M.{codec}" for codec in options.codecs if f"{size}M.{codec}.median_s" in values
+    ]
     if not finished:
         return {}
-    return {
-        f"{size}M.{codec}.speedup": min(finished) / values[f"{size}M.{codec}.median_s"]
-        for codec in options.codecs
+    median = min(values[f"{key}.median_s"] for key in finished)
+    least = min(values[f"{key}.seconds"]["min"] for key in finished)
+    found = {f"{key}.speedup": median / values[f"{key}.median_s"] for key in timed}
+    return found | {
+        f"{key}.speedup_of_minima": least / values[f"{key}.seconds"]["min"] for key in timed
     }
 
 
@@ -129,7 +164,7 @@ def processor_seconds(roots: Iterable[int]) -> float:
 # ---------------------------------------------------------------- ours
 
 
-def ours(folder: Path, size: int, codec: str, options: argparse.Namespace) -> dict[str, Any]:
+def ours(size: int, codec: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The real commands; nodes are `gobelin node run` but for the training."""
     from examples.loopback import Loopback
     from gobelin.server.home import AggregatorHome
@@ -182,7 +217,6 @@ def start_node(home: Path, log: Path, threads: int) -> subprocess.Popen[bytes]:
 
 def run_node(folder: Path) -> None:
     """`gobelin node run` with a trainer that only moves the base a little."""
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     from gobelin.client import contributor, link
     from gobelin.client.home import NodeHome
     from gobelin.client.progress import Progress
@@ -222,7 +256,7 @@ class Mover:
 # ---------------------------------------------------------------- theirs
 
 
-def theirs(folder: Path, size: int, kind: str, options: argparse.Namespace) -> dict[str, Any]:
+def theirs(size: int, kind: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Stock Flower; None where it does not finish."""
     from bench.stock import stock
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gobelin.protocols.bundle import WireArray
 from gobelin.protocols.messages import ENCODING, Contribution, RoundPlan
-from gobelin.server.admission import WireArray
 from gobelin.shared.vector import DTYPE
 
 

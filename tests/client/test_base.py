@@ -65,9 +65,16 @@ def test_the_last_base_alone_is_kept(file: Path) -> None:
     assert [path.name for path in file.parent.iterdir()] == [file.name]
     file.unlink()
     with pytest.raises(BaseMissingError):
-        kept.reach(SCHEMA, [], BASES[3].digest)
+        KeptBase(file).reach(SCHEMA, [], BASES[3].digest)
     kept.keep(BASES[3])
-    assert kept.reach(SCHEMA, [], BASES[3].digest).digest == BASES[3].digest
+    assert KeptBase(file).reach(SCHEMA, [], BASES[3].digest).digest == BASES[3].digest
+
+
+def test_a_base_in_memory_serves_while_the_file_is_gone(file: Path) -> None:
+    kept = KeptBase(file)
+    kept.keep(BASES[2])
+    file.unlink()
+    assert kept.reach(SCHEMA, STEPS[2:], BASES[3].digest).digest == BASES[3].digest
 
 
 def spoil_nothing(file: Path) -> None:

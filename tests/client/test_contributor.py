@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from gobelin.client.contributor import Contributor, schema_of
 from gobelin.client.home import NodeHome, NodeSettings, NodeStatus, found_node
-from gobelin.client.spool import Spooled
+from gobelin.client.spool import Spool, Spooled
 from gobelin.protocols.messages import RoundPlan
 from gobelin.shared.data.export import write_idx
 from gobelin.shared.errors import (
@@ -191,6 +192,42 @@ def test_after_a_kill_the_next_round_has_the_bytes_it_would_have_had(tmp_path: P
     base = BASE + first.delta
     second = Node(home)(plan(2, base), base)
     assert bytes(second.delta.canonical_bytes) == bytes(undisturbed[1].delta.canonical_bytes)
+
+
+def test_what_is_prepared_is_in_the_spool_once_it_is_flushed(
+    home: NodeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, put = threading.Event(), Spool.put
+
+    def waits(spool: Spool, *args: Any) -> None:
+        assert held.wait(60)
+        put(spool, *args)
+
+    monkeypatch.setattr(Spool, "put", waits)
+    contributor = Node(home).contributor
+    prepared = contributor.prepare(plan(1, BASE), BASE.segments())
+    assert Spool(home.spool).rounds() == []
+    held.set()
+    contributor.flush()
+    assert Spool(home.spool).entry(1).contribution == prepared.contribution
+
+
+def test_what_cannot_be_spooled_is_an_error_once(
+    home: NodeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Spool, "put", full)
+        contributor = Node(home).contributor
+        contributor.prepare(plan(1, BASE), BASE.segments())
+        with pytest.raises(OSError, match="no space"):
+            contributor.flush()
+    again = contributor.contribute(plan(1, BASE), BASE.segments())
+    assert again.contribution.delta_digest == (
+        Node(home).contributor.contribute(plan(1, BASE), BASE.segments()).contribution.delta_digest
+    )
 
 
 def test_a_kill_in_the_middle_of_a_round_leaves_no_trace(tmp_path: Path) -> None:

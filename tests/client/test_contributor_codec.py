@@ -246,6 +246,9 @@ def test_a_node_without_its_base_asks_for_it_and_goes_on_with_the_whole_one(home
     made = node(home).contribute(plan, BASE.segments())
     assert home.base_file.read_bytes() == bytes(BASE.canonical_bytes)
     assert node(home).contribute(plan, None).contribution == made.contribution
+    home.base_file.unlink()
+    assert node(home).contribute(plan, BASE.segments()).contribution == made.contribution
+    assert home.base_file.read_bytes() == bytes(BASE.canonical_bytes)  # steps may follow
 
 
 def noise() -> ParameterVector:

@@ -17,6 +17,8 @@ from flwr.proto.fleet_pb2 import (
     PullMessagesResponse,
     PushMessagesResponse,
 )
+from flwr.proto.message_pb2 import PushObjectResponse
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.task_identity import TaskIdentity
 
 from gobelin.client import fleet as fleet_module
@@ -50,7 +52,7 @@ class Fleet:
             "DeactivateNode": DeactivateNodeResponse(),
             "PullMessages": PullMessagesResponse(),
             "PushMessages": PushMessagesResponse(),
-            "PushObject": None,
+            "PushObject": PushObjectResponse(stored=True),
             "SendNodeHeartbeat": None,
         }
 
@@ -151,6 +153,36 @@ def test_a_reply_that_is_refused_is_asked_for_again_while_its_run_lasts(
         fleet.since()
         ask(connection)
         assert fleet.since() == then
+
+
+def test_a_reply_is_whole_only_once_it_may_be_known(
+    connection: FleetConnection, fleet: Fleet
+) -> None:
+    sent, before = reply(), list[str]()
+    objects = list(get_all_nested_objects(sent))
+    assert len(objects) > 1
+    fleet.answers["PushMessages"] = PushMessagesResponse(objects_to_push=objects)
+    with connection:
+        fleet.since()
+        connection.send(sent, 1.0, lambda: before.extend(fleet.since()))
+        assert before == ["PushMessages", *["PushObject"] * (len(objects) - 1)]
+        assert fleet.since() == ["PushObject"]
+
+
+def test_a_reply_that_may_not_be_known_is_never_whole(
+    connection: FleetConnection, fleet: Fleet
+) -> None:
+    def full() -> None:
+        raise OSError("no space left")
+
+    sent = reply()
+    objects = list(get_all_nested_objects(sent))
+    fleet.answers["PushMessages"] = PushMessagesResponse(objects_to_push=objects)
+    with connection:
+        fleet.since()
+        with pytest.raises(OSError, match="no space"):
+            connection.send(sent, 1.0, full)
+        assert fleet.since().count("PushObject") == len(objects) - 1
 
 
 def test_only_a_key_that_is_not_accepted_ends_the_node(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gobelin.client.spool import RECEIPT, Spool
+from gobelin.client.spool import DEBT, DEBT_BEFORE, RECEIPT, Spool
 from gobelin.protocols.messages import LATE, PENDING, Contribution, Receipt
 from gobelin.shared.codec import compress
 from gobelin.shared.vector import ParameterSchema, ParameterVector
@@ -51,6 +53,29 @@ def owed(spool: Spool, number: int) -> Tensor:
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
     return Spool(tmp_path / "spool")
+
+
+def test_what_was_owed_before_is_the_last_rounds_file(spool: Spool, tmp_path: Path) -> None:
+    put(spool, 1)
+    put(spool, 2)
+    first, second = (tmp_path / "spool" / f"round-0000{i}" for i in (1, 2))
+    assert (second / DEBT_BEFORE).samefile(first / DEBT)
+    before = owed(spool, 2)
+    shutil.rmtree(first)
+    spool.settle("fed", 3, [receipt(spool.entry(2).contribution, False)])
+    assert torch.equal(owed(spool, 3), before)  # round 2 has paid nothing
+
+
+def test_a_disk_without_links_has_copies(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*args: object) -> None:
+        raise OSError("not supported")
+
+    monkeypatch.setattr(os, "link", none)
+    first, _ = put(spool, 1)
+    before = owed(spool, 2)
+    second, _ = put(spool, 2)
+    spool.settle("fed", 3, [receipt(first, True), receipt(second, False)])
+    assert torch.equal(owed(spool, 3), before)
 
 
 def test_a_contribution_is_spooled_until_its_receipt_comes(spool: Spool) -> None:

@@ -45,7 +45,7 @@ MORE = [
     "north:rename:spool/round-N:1:after",
     "superlink:commit:store_message_res:1:before",
     "north:grpc:PullMessages:1:after",  # a plan, in hand and forgotten
-    "serverapp:fsync:aggregator/journal/events.jsonl:1:before",
+    "serverapp:append:aggregator/journal/journal.jsonl:1:before",
 ]
 
 

@@ -13,8 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gobelin.protocols.bundle import WireArray
 from gobelin.protocols.messages import ENCODING, Contribution, RoundPlan
-from gobelin.server.admission import Admitted, Refusal, WireArray, admit
+from gobelin.server.admission import Admitted, Refusal, admit
 from gobelin.server.aggregation import LIMIT
 from gobelin.shared import vector as vector_module
 from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector

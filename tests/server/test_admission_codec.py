@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from gobelin.protocols.bundle import WireArray
 from gobelin.protocols.messages import Contribution, RoundPlan, encoding_of
-from gobelin.server.admission import Admitted, Refusal, WireArray, admit
+from gobelin.server.admission import Admitted, Refusal, admit
 from gobelin.server.home import FederationSettings
 from gobelin.shared import vector as vector_module
 from gobelin.shared.codec import CODECS, Payload, compress

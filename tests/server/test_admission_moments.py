@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gobelin.protocols.bundle import WireArray
 from gobelin.protocols.messages import BYTES, ENCODING, ENCODING_MOMENTS, Contribution, RoundPlan
-from gobelin.server.admission import Admitted, Refusal, WireArray, admit
+from gobelin.server.admission import Admitted, Refusal, admit
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of, size_of
 from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector

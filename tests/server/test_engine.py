@@ -19,6 +19,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid.http_grid import HttpGrid
 
+from gobelin.protocols.bundle import ENCODING_BUNDLE
 from gobelin.protocols.messages import DELTA, ENCODING, HEADER, PAYLOAD, Farewell
 from gobelin.server.courier import Parcel
 from gobelin.server.engine import GridCourier
@@ -53,9 +54,10 @@ class SuperLink:
         self.uploaded = set[str]()
         self.pulled: list[str] = []
         self.confirmed: list[str] = []
+        self.asked: list[list[str]] = []
 
     def PullMessages(self, request: Any) -> PullAppMessagesResponse:
-        assert list(request.message_ids) == ["7"]
+        self.asked.append(list(request.message_ids))
         return PullAppMessagesResponse(
             messages_list=[message_to_proto(remove_content_from_message(self.reply))],
             message_object_trees=[get_object_tree(self.reply)],
@@ -99,34 +101,62 @@ def uploads(link: SuperLink) -> Uploads:
     return Uploads(Connected(link))
 
 
+def arrived(coming: Uploads) -> list[Message]:
+    coming.look(["7"])
+    return coming.pull("7")
+
+
 def test_a_reply_is_pulled_once_it_is_whole(link: SuperLink) -> None:
     coming = uploads(link)
     *parts, last = link.objects
-    assert coming.pull("7") == []
+    assert arrived(coming) == []
     link.uploaded = set(parts)
-    assert coming.pull("7") == []
+    assert arrived(coming) == []
     assert set(link.pulled) == {last}  # nothing was fetched in vain
     link.uploaded = set(link.objects)
-    (reply,) = coming.pull("7")
+    (reply,) = arrived(coming)
     assert reply.content[HEADER][PAYLOAD] == b"header"
     assert reply.metadata.message_id == link.reply.metadata.message_id
     assert link.confirmed == [link.reply.metadata.message_id]
+
+
+def test_all_nodes_replies_are_asked_for_at_once_and_those_on_their_way_no_more(
+    link: SuperLink,
+) -> None:
+    coming = uploads(link)
+    for _ in range(2):
+        coming.look(["6", "7", "8"])
+    assert link.asked == [["6", "7", "8"], ["6", "8"]]
+    assert coming.pull("6") == []
+    coming.look(["7"])
+    assert len(link.asked) == 2
 
 
 def test_a_part_that_is_late_is_waited_for(link: SuperLink) -> None:
     coming = uploads(link)
     first, *rest = link.objects
     link.uploaded = set(rest)  # two parts at a time: the last need not be the last to arrive
-    assert coming.pull("7") == []
+    assert arrived(coming) == []
     link.uploaded.add(first)
-    assert len(coming.pull("7")) == 1
+    assert len(arrived(coming)) == 1
+
+
+def test_a_bundle_that_is_none_is_malformed(grid: FakeGrid) -> None:
+    courier = GridCourier(grid)
+    (node,) = courier.nodes()
+    courier.send([Parcel(node.id, FAREWELL, None)])
+    content = contribution()
+    content[DELTA] = ArrayRecord({"0": Array("uint8", (3,), ENCODING_BUNDLE, b"[]\nabc")})
+    grid.replies["1"] = made(1, content)
+    (reply,) = courier.replies()
+    assert reply.error == "gobelin:malformed"
 
 
 def test_a_reply_that_will_never_be_whole_is_an_error(link: SuperLink) -> None:
     coming = uploads(link)
-    assert coming.pull("7") == []
+    assert arrived(coming) == []
     link.objects.clear()  # the upload has lapsed
-    (reply,) = coming.pull("7")
+    (reply,) = arrived(coming)
     assert reply.error.code == ErrorCode.MESSAGE_UNAVAILABLE
     assert not link.confirmed
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gobelin.server.admission import WireArray
+from gobelin.protocols.bundle import WireArray
 from gobelin.server.courier import Reply
 from gobelin.server.journal import Journal
 from gobelin.server.round_events import (

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from gobelin.protocols.bundle import WireArray
 from gobelin.protocols.messages import (
     BYTES,
     ENCODING_MOMENTS,
@@ -19,7 +20,6 @@ from gobelin.protocols.messages import (
     Farewell,
     RoundPlan,
 )
-from gobelin.server.admission import WireArray
 from gobelin.server.courier import NodeState, Parcel, Reply
 from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gobelin.shared.codec import CODECS, CodecName, codec_named, distortion
-from gobelin.shared.codec.bf16 import bf16_values
+from gobelin.shared.codec import CODECS, CodecName, codec_named, distortion, int4
+from gobelin.shared.codec.bf16 import bf16_bytes, bf16_values
+from gobelin.shared.codec.blocks import quantise, restore
 from gobelin.shared.codec.int4 import BLOCK as BLOCK4
 from gobelin.shared.codec.int8 import BLOCK as BLOCK8
 from gobelin.shared.codec.topk import CHUNK, ONE_IN
@@ -256,3 +257,18 @@ def test_another_name_is_refused_with_those_there_are(name: Any) -> None:
         codec_named(name)
     assert (caught.value.code, caught.value.exit_code) == ("codec", 25)
     assert len(str(caught.value)) < 120
+
+
+@pytest.mark.parametrize("part", [2 * BLOCK4, 1 << 17])
+@each_size
+def test_int4_says_lower_nibbles_first_behind_all_scales_whatever_its_parts(
+    count: int, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int4, "PART", part)
+    values = gaussian(count)
+    scales, codes = quantise(values, BLOCK4, 7)
+    nibbles = [int(code) + 8 for code in codes] + [0] * (count % 2)
+    packed = bytes(low | high << 4 for low, high in zip(nibbles[::2], nibbles[1::2], strict=True))
+    data = CODECS["int4"].encode(values)
+    assert data == bf16_bytes(scales) + packed
+    assert torch.equal(CODECS["int4"].decode(data, count), restore(scales, codes, BLOCK4))

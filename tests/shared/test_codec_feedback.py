@@ -127,3 +127,18 @@ def descend(feedback: bool, steps: int = 300) -> float:
 def test_with_feedback_topk_descends_where_without_it_stalls() -> None:
     assert descend(feedback=True) < 0.25
     assert descend(feedback=False) > 0.95
+
+
+@pytest.mark.parametrize("codec", ["fp32", "int8", "int4", "topk"])
+def test_no_bit_depends_on_the_number_of_threads(codec: str) -> None:
+    found = []
+    before = torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        made = compress(codec, delta_of(3), delta_of(4).values)
+        owed = None if made.residual is None else made.residual.numpy().tobytes()
+        decoded = made.payload.decode().digest
+        found.append((made.payload.digest, owed, made.distortion, decoded))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert found[0] == found[1]

@@ -18,6 +18,7 @@ from gobelin.shared.files import (
     file_atomic,
     folder_atomic,
     is_owned,
+    link_or_copy,
     read_json,
     remove_folder,
     sole_owner,
@@ -70,6 +71,30 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     monkeypatch.undo()
     assert file.read_bytes() == b"old"
     assert names(tmp_path) == {"file"}
+
+
+def test_a_file_that_need_not_be_flushed_is_still_whole_or_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flushed(fd: int) -> None:
+        raise AssertionError("nothing is flushed")
+
+    monkeypatch.setattr(files.os, "fsync", flushed)
+    path = tmp_path / "status.json"
+    write_json(path, {"state": "idle"}, flush=False)
+    with pytest.raises(TypeError):
+        write_atomic(path, "no bytes", flush=False)  # type: ignore[arg-type]
+    assert read_json(path) == {"state": "idle"}
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_linked_file_is_one_and_outlives_the_name_it_was_linked_by(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_bytes(b"owed")
+    link_or_copy(first, second)
+    assert second.samefile(first)
+    first.unlink()
+    assert second.read_bytes() == b"owed"
 
 
 def test_a_value_that_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:

@@ -12,17 +12,22 @@ from gobelin.shared.vector import ParameterSchema, ParameterVector, tensor_of_by
 
 
 class KeptBase:
-    """One file of canonical bytes; whatever it holds is believed by its digest alone."""
+    """One file of canonical bytes; whatever it holds is believed by its digest alone.
+
+    So it is not flushed: what a power cut takes is sent again. The vector stays in memory, too,
+    for the next round goes on from it.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._digest = ""  # of what the file is known to hold
+        self._held: ParameterVector | None = None  # what the file is known to hold
 
     def keep(self, base: ParameterVector) -> None:
         """Keep `base` in place of the one before."""
-        if base.digest != self._digest:
-            write_atomic(self._file, base.canonical_bytes)
-            self._digest = base.digest
+        known = self._held is not None and self._held.digest == base.digest
+        if not known or not self._file.exists():
+            write_atomic(self._file, base.canonical_bytes, flush=False)
+        self._held = base
 
     def reach(
         self,
@@ -53,13 +58,13 @@ class KeptBase:
         return base
 
     def _load(self, schema: ParameterSchema) -> ParameterVector | None:
-        self._digest = ""
+        if self._held is not None and self._held.schema.digest == schema.digest:
+            return self._held
         try:
-            kept = ParameterVector(schema, tensor_of_bytes(self._file.read_bytes()))
+            self._held = ParameterVector(schema, tensor_of_bytes(self._file.read_bytes()))
         except (OSError, ValueError, VectorError):  # none yet, torn, or of another model
-            return None
-        self._digest = kept.digest
-        return kept
+            self._held = None
+        return self._held
 
 
 def _missing(what: str) -> BaseMissingError:

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Literal
 
@@ -59,6 +60,8 @@ class Contributor:
         self._trained = 0  # the round after which the trainer's inner state stands
         self._recipe_digest = ""
         self._sound: Health | None = None  # of the last model that had not collapsed
+        self._writer = ThreadPoolExecutor(1, "spool")
+        self._written: Future[None] | None = None  # of what is not known to be in the spool yet
 
     def hear(self, federation: str, before: int, receipts: Iterable[Receipt]) -> None:
         """Keep what became of the contributions to rounds before `before`, and say what is new."""
@@ -67,6 +70,27 @@ class Contributor:
             self._on_status(NodeStatus("idle", round=made.round, note=entry.fate))
 
     def contribute(
+        self,
+        plan: RoundPlan,
+        segments: Mapping[str, bytes] | None,
+        moments: bytes = b"",
+        steps: Sequence[CodedStep] = (),
+    ) -> Spooled:
+        """As `prepare`, and in the spool."""
+        prepared = self.prepare(plan, segments, moments, steps)
+        self.flush()
+        return prepared
+
+    def flush(self) -> None:
+        """Wait until the spool has what was prepared last: before, nobody may be told of it.
+
+        Raises OSError where it cannot be written.
+        """
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def prepare(
         self,
         plan: RoundPlan,
         segments: Mapping[str, bytes] | None,
@@ -82,12 +106,14 @@ class Contributor:
         not have, BudgetError when no codec keeps its egress budget, StateError when the plan is
         of another federation.
         """
+        self.flush()
         base = self._base(plan, segments, steps)
         pools = pooled_moments(plan, moments)
         pooled = pools.pooled.get(self._modality(plan)) if pools else None
         fragment = self._part(plan, base.schema)
         done = self._spool.find(plan.digest, plan.round, fragment.schema)
         if done is not None:
+            self._keep(plan, base)
             return done
         codec = self._codec(plan, fragment.schema)  # too little for any: said before the training
         started = time.monotonic()
@@ -124,16 +150,15 @@ class Contributor:
             moments_digest=digest_of(sent),
             modality=self._modality(plan),
         )
-        self._spool.put(
-            contribution,
-            made.payload,
-            trainer.state(),
-            residual=fragment.owe(debt.owed, made.residual),
-            debt=debt,
-            moments=own,
-            local=trained.values if plan.fragments > 1 else None,
-        )
-        self._trained = plan.round
+        residual = fragment.owe(debt.owed, made.residual)
+        inner, model = trainer.state(), trained.values if plan.fragments > 1 else None
+
+        def write() -> None:
+            self._keep(plan, base)
+            self._spool.put(contribution, made.payload, inner, residual, debt, own, model)
+            self._trained = plan.round
+
+        self._written = self._writer.submit(write)
         return Spooled(contribution, made.payload, sent)
 
     def _watch(self, plan: RoundPlan, health: Health) -> None:
@@ -172,7 +197,7 @@ class Contributor:
     def _base(
         self, plan: RoundPlan, segments: Mapping[str, bytes] | None, steps: Sequence[CodedStep]
     ) -> ParameterVector:
-        """The base vector, known to be the one the plan names; kept where steps may follow."""
+        """The base vector, known to be the one the plan names."""
         if plan.local_steps < 1 or not 1 <= plan.round <= plan.rounds:
             raise ContributionError(f"round {plan.round} of {plan.rounds} is no round")
         schema = schema_of(parse_recipe(plan.recipe))
@@ -186,9 +211,12 @@ class Contributor:
             if base.digest != plan.base_digest:
                 raise ContributionError("the base is not the one the plan names")
         self._home.pin("federation", plan.federation)
+        return base
+
+    def _keep(self, plan: RoundPlan, base: ParameterVector) -> None:
+        """Keep a base where steps may follow, before the aggregator counts on it."""
         if plan.broadcast != LOSSLESS:
             self._kept.keep(base)
-        return base
 
     def _local_steps(
         self, trainer: LocalTrainer, plan: RoundPlan, base: ParameterVector, pooled: Moments | None

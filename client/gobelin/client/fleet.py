@@ -37,6 +37,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
     iterate_object_tree,
+    no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_confirm_message_received_fn_protobuf,
@@ -208,7 +209,7 @@ class FleetConnection:
         run_id, message_id = mail.message.metadata.run_id, mail.message.metadata.message_id
         pull = make_pull_object_fn_protobuf(self._stub.PullObject, self._node, run_id)
         try:
-            contents = pull_objects(mail.objects, pull, initial_backoff=0.1)
+            contents = pull_objects(mail.objects, pull, initial_backoff=0.05, backoff_cap=0.4)
             self._confirm(mail)
         except (grpc.RpcError, ObjectPullError) as error:
             self._doubtful |= not _run_is_over(error)
@@ -229,40 +230,49 @@ class FleetConnection:
             self._stub.ConfirmMessageReceived, self._node, metadata.run_id
         )(metadata.message_id)
 
-    def send(self, reply: Message, seconds: float) -> tuple[int, float] | None:
+    def send(
+        self, reply: Message, seconds: float, settle: Callable[[], None] = lambda: None
+    ) -> tuple[int, float] | None:
         """Push a reply, which took `seconds` to make; None when its run has ended meanwhile.
 
-        Returns the bytes of what the SuperLink did not have yet and the seconds they took.
+        `settle` returns when the reply may be known: the last object, without which it is none,
+        goes after that. Returns the bytes of what the SuperLink did not have yet and the seconds
+        they took.
         """
-        reply.metadata.__dict__["_message_id"] = reply.object_id
-        run_id = reply.metadata.run_id
+        with no_object_id_recompute():
+            reply.metadata.__dict__["_message_id"] = reply.object_id
+            tree, objects = get_object_tree(reply), get_all_nested_objects(reply)
         request = PushMessagesRequest(
             node=self._node,
             messages_list=[message_to_proto(remove_content_from_message(reply))],
-            message_object_trees=[get_object_tree(reply)],
+            message_object_trees=[tree],
             clientapp_runtime_list=[seconds],
         )
+        last = {reply.metadata.message_id}
         sizes: list[int] = []
         started = time.monotonic()
+        settling = 0.0
         try:
             response = self._stub.PushMessages(request)
             push = make_push_object_fn_protobuf(
-                self._stub.PushObject, self._node, run_id, response.session_id
+                self._stub.PushObject, self._node, reply.metadata.run_id, response.session_id
             )
 
             def push_and_weigh(object_id: str, content: bytes) -> None:
                 push(object_id, content)
                 sizes.append(len(content))
 
-            push_objects(
-                get_all_nested_objects(reply),
-                push_and_weigh,
-                object_ids_to_push=set(response.objects_to_push),
-            )
+            wanted = set(response.objects_to_push)
+            push_objects(objects, push_and_weigh, object_ids_to_push=wanted - last)
+            waited = time.monotonic()
+            settle()
+            settling = time.monotonic() - waited
+            push_objects(objects, push_and_weigh, object_ids_to_push=wanted & last)
         except (grpc.RpcError, ObjectPushError) as error:
+            settle()
             self._doubtful |= not _run_is_over(error)
             return None
-        return sum(sizes), time.monotonic() - started
+        return sum(sizes), time.monotonic() - started - settling
 
     def _beat(self) -> None:
         while not self._closing.wait(HEARTBEAT_EVERY_S):

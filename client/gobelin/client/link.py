@@ -11,6 +11,7 @@ import os
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported: it reads them once
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: a page's fault costs more than its sums
 
 import functools
 import math
@@ -39,6 +40,7 @@ from gobelin.client.fleet import FleetConnection, Say
 from gobelin.client.home import NodeHome, NodeStatus
 from gobelin.client.reach import wait_reachable
 from gobelin.client.spool import Spooled
+from gobelin.protocols.bundle import WireArray, bundled, unbundled
 from gobelin.protocols.messages import (
     BASE,
     BYTES,
@@ -66,12 +68,14 @@ from gobelin.protocols.messages import (
 from gobelin.shared.codec import describe_codec
 from gobelin.shared.errors import ContributionError, GobelinError
 from gobelin.shared.files import write_json
+from gobelin.shared.patience import pause
 from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import DTYPE
 
-POLL_S = 0.5
+POLL_S = (0.05, 0.5)  # between two looks for messages, at first and at most
 PEAK_PER_MB = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
 HOME_KEY = "home"
+HELD_KEY = "held"  # set where a reply is held back until the spool has the contribution
 TRAIN = MessageType.TRAIN
 WARM = 1  # contributors kept: a node has one, and who simulates many meets each once a round
 OUR_ERROR = 100  # Flower error code of replies that carry one of our codes
@@ -91,7 +95,9 @@ def train(message: Message, context: Context) -> Message:
         offer = _read_offer(message.content)
         contributor = _contributor(home)
         contributor.hear(offer.plan.federation, offer.plan.round, offer.receipts)
-        spooled = contributor.contribute(offer.plan, offer.segments, offer.moments, offer.steps)
+        spooled = contributor.prepare(offer.plan, offer.segments, offer.moments, offer.steps)
+        if not context.node_config.get(HELD_KEY):
+            contributor.flush()
     except GobelinError as error:
         _failures[home] = error
         return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
@@ -189,9 +195,12 @@ def _read_step(content: RecordDict, header: bytes) -> CodedStep:
 
 
 def _read_arrays(arrays: Mapping[str, Array], dtype: str, encoding: str) -> dict[str, bytes]:
-    if any((array.dtype, array.stype) != (dtype, encoding) for array in arrays.values()):
+    wire = unbundled(
+        {name: WireArray(a.dtype, tuple(a.shape), a.stype, a.data) for name, a in arrays.items()}
+    )
+    if any((array.dtype, array.encoding) != (dtype, encoding) for array in wire.values()):
         raise ContributionError("the base has an encoding this node does not know")
-    return {name: array.data for name, array in arrays.items()}
+    return {name: array.data for name, array in wire.items()}
 
 
 def _read_receipts(content: RecordDict) -> list[Receipt]:
@@ -207,15 +216,16 @@ def _malformed() -> ContributionError:
 
 
 def contribution_record(spooled: Spooled) -> RecordDict:
-    """A contribution as Flower carries it: header, an array a segment, and moments if any."""
+    """A contribution as Flower carries it: header, its segments in arrays, and moments if any."""
     payload = spooled.payload
     lengths = {name: end - start for name, (start, end) in payload.schema.segments.items()}
-    arrays = ArrayRecord(
+    wire = bundled(
         {
-            name: Array(DTYPE, (lengths[name],), encoding_of(payload.codec), data)
+            name: WireArray(DTYPE, (lengths[name],), encoding_of(payload.codec), data)
             for name, data in payload.segments.items()
         }
     )
+    arrays = ArrayRecord({name: Array(*array) for name, array in wire.items()})
     header = ConfigRecord({PAYLOAD: spooled.contribution.to_bytes()})
     record = RecordDict({HEADER: header, DELTA: arrays})
     if data := spooled.moments:
@@ -258,11 +268,12 @@ def _answer(
     link: FleetConnection, message: Message, home: str, say: Say
 ) -> tuple[Message, tuple[int, float] | None]:
     """Let the ClientApp answer a message and push the reply; bytes and seconds of that."""
-    context = Context(message.metadata.run_id, link.node_id, {HOME_KEY: home}, RecordDict(), {})
+    config = {HOME_KEY: home, HELD_KEY: True}
+    context = Context(message.metadata.run_id, link.node_id, config, RecordDict(), {})
     started = time.monotonic()
     reply = app(message, context)
     say(NodeStatus("sending"))
-    return reply, link.send(reply, time.monotonic() - started)
+    return reply, link.send(reply, time.monotonic() - started, _contributor(home).flush)
 
 
 def _outcome(reply: Message, sent: bool, failure: GobelinError | None) -> NodeStatus:
@@ -289,6 +300,7 @@ def _outcome(reply: Message, sent: bool, failure: GobelinError | None) -> NodeSt
 
 def _messages(link: FleetConnection) -> Iterator[Message]:
     """What has arrived, the plan last; of several plans only the newest is worth training for."""
+    since = time.monotonic()
     while True:
         link.settle()
         waiting = list(iter(link.pull, None))
@@ -300,8 +312,10 @@ def _messages(link: FleetConnection) -> Iterator[Message]:
             message = link.fetch(mail)
             if message is not None:
                 yield message
-        if not waiting:
-            time.sleep(POLL_S)
+        if waiting:
+            since = time.monotonic()
+        else:
+            time.sleep(pause(time.monotonic() - since, *POLL_S))
 
 
 def _finished(message: Message) -> NodeStatus:
@@ -322,7 +336,8 @@ def _recording(home: NodeHome, say: Say) -> Say:
         now = time.monotonic()
         if status.state != "training" or now - written >= 1.0:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / PEAK_PER_MB
-            write_json(home.status_file, replace(status, peak_mb=peak).facts())
+            facts = replace(status, peak_mb=peak).facts()
+            write_json(home.status_file, facts, flush=False)  # it is only looked at
             written = now
         say(status)
 

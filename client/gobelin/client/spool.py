@@ -27,7 +27,7 @@ from gobelin.protocols.messages import (
 )
 from gobelin.shared.codec import Payload, segments_of
 from gobelin.shared.errors import MomentsError, StateError
-from gobelin.shared.files import folder_atomic, remove_folder, write_atomic
+from gobelin.shared.files import folder_atomic, link_or_copy, remove_folder, write_atomic
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.vector import ParameterSchema, ParameterVector
@@ -39,10 +39,10 @@ INNER = "inner.safetensors"
 MOMENTS = "moments.bin"  # only where a round tests across nodes; sent if the contribution says so
 LOCAL = "local.safetensors"  # only where rounds exchange fragments
 DEBT = "debt.safetensors"  # only where something is owed
+DEBT_BEFORE = "before.safetensors"  # the same of what was owed before: of the last round, one file
 RECEIPT = "receipt.json"  # only once the aggregator has sent it
 
-AFTER = "after"  # in DEBT: what is owed once the contribution has counted
-BEFORE = "before"  # what was owed when it was made
+AFTER = "after"  # in DEBT: what is owed once the contribution has counted; in DEBT_BEFORE: before
 TRUSTED = "trusted"  # what comes back if the contribution before it proves not to have counted
 
 
@@ -66,6 +66,7 @@ class Debt:
 
     owed: Tensor | None = None  # (P,)
     trusted: Tensor | None = None  # (P,) wrong in `owed` if the last contribution does not count
+    file: Path | None = None  # whose AFTER `owed` is, where it is one's
 
 
 NO_DEBT = Debt()
@@ -122,7 +123,7 @@ class Spool:
 
         Older ones are dropped.
         """
-        tensors = {AFTER: residual, BEFORE: debt.owed, TRUSTED: debt.trusted}
+        tensors = {AFTER: residual, TRUSTED: debt.trusted}
         owed = {name: tensor for name, tensor in tensors.items() if tensor is not None}
         with folder_atomic(self._round(contribution.round)) as tmp:
             write_atomic(tmp / HEADER, contribution.to_bytes())
@@ -130,6 +131,10 @@ class Spool:
             save_file(dict(inner), tmp / INNER)
             if owed:
                 save_file(owed, tmp / DEBT)
+            if debt.file is not None:
+                link_or_copy(debt.file, tmp / DEBT_BEFORE)
+            elif debt.owed is not None:
+                save_file({AFTER: debt.owed}, tmp / DEBT_BEFORE)
             if moments is not None:
                 write_atomic(tmp / MOMENTS, moments.to_bytes())
             if local is not None:
@@ -179,17 +184,19 @@ class Spool:
     def debt_before(self, round_number: int) -> Debt:
         """What the next contribution is to be made with, by what is known of the last two."""
         last = self._before(round_number)
-        if not last or not (self._round(last) / DEBT).exists():
-            return Debt()
-        debts, counted = self._load(last, DEBT), self.entry(last).counted
-        after, before = debts.get(AFTER), debts.get(BEFORE)
-        owed = before if counted is False else after
+        if not last:
+            return NO_DEBT
+        debts, counted = self._load_if_there(last, DEBT), self.entry(last).counted
+        after = debts.get(AFTER)
+        before = self._load_if_there(last, DEBT_BEFORE).get(AFTER)
+        name, owed = (DEBT_BEFORE, before) if counted is False else (DEBT, after)
+        file = None if owed is None else self._round(last) / name
         earlier = self._before(last)
-        if earlier and self.entry(earlier).counted is False:
-            owed = _sum(owed, debts.get(TRUSTED))
+        if earlier and self.entry(earlier).counted is False and TRUSTED in debts:
+            owed, file = _sum(owed, debts[TRUSTED]), None
         if counted is not None:
-            return Debt(owed)
-        return Debt(owed, _sum(before, None if after is None else -after))
+            return Debt(owed, file=file)
+        return Debt(owed, _sum(before, None if after is None else -after), file)
 
     def settle(self, federation: str, before: int, receipts: Iterable[Receipt]) -> list[Entry]:
         """Keep what became of the contributions to rounds before `before`; returns what is new.
@@ -242,6 +249,9 @@ class Spool:
         except (SafetensorError, OSError):
             raise _damaged(self._round(number)) from None
         return tensors
+
+    def _load_if_there(self, number: int, name: str) -> dict[str, Tensor]:
+        return self._load(number, name) if (self._round(number) / name).exists() else {}
 
     def rounds(self) -> list[int]:
         """Numbers of the rounds in the spool, ascending."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 
+from gobelin.protocols.bundle import WireArray
 from gobelin.protocols.messages import (
     BYTES,
     ENCODING_MOMENTS,
@@ -23,15 +23,6 @@ from gobelin.shared.errors import CodecError, MomentsError, VectorError
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of, size_of
 from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector
-
-
-class WireArray(NamedTuple):
-    """A segment of a delta, or moments, as they came off the wire, nothing believed yet."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    encoding: str
-    data: bytes
 
 
 @dataclass(frozen=True)

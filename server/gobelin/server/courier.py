@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gobelin.protocols.bundle import WireArray
 from gobelin.protocols.messages import Farewell, Receipt, RoundPlan
-from gobelin.server.admission import WireArray
 from gobelin.shared.objective.pools import Pools
 from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import ParameterVector

@@ -1,8 +1,9 @@
 """Flower, on the aggregator's side: the ServerApp, the courier over its Grid, and the SuperLink.
 
-The only module here that imports flwr. What `gobelin aggregator up` starts: a SuperLink whose
-Fleet gRPC port is published and whose Control and Runtime APIs stay on loopback, a superexec of
-its own (so that a run outlives a killed SuperLink), and one run whose bundle names this module.
+Beside uploads.py and superlink.py the only module here that imports flwr. What `gobelin aggregator
+up` starts: a SuperLink whose Fleet gRPC port is published and whose Control and Runtime APIs stay
+on loopback, a superexec of its own (so that a run outlives a killed SuperLink), and one run whose
+bundle names this module.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
 
+from gobelin.protocols.bundle import WireArray, bundled, unbundled
 from gobelin.protocols.messages import (
     BASE,
     BYTES,
@@ -60,11 +62,11 @@ from gobelin.protocols.messages import (
     RECEIPTS,
     STEPS,
     Farewell,
+    MalformedMessageError,
     Receipt,
     RoundPlan,
     encoding_of,
 )
-from gobelin.server.admission import WireArray
 from gobelin.server.courier import Enclosure, NodeState, Parcel, Reply
 from gobelin.server.home import AggregatorHome
 from gobelin.server.roster import Roster
@@ -82,7 +84,10 @@ LOST = (  # Flower's own errors that say nothing of the node's work
 )
 Asked = tuple[str, str]  # a node's fingerprint, the digest of what it was sent
 ALLOCATION = {  # of vectors and their segments, in the engine's processes
-    "MALLOC_MMAP_THRESHOLD_": str(SEGMENT * 4),  # glibc: what is freed goes back to the system
+    # glibc: vectors that are freed go back to the system; what a segment needs is used again, as
+    # fresh pages for it cost more than its sums.
+    "MALLOC_MMAP_THRESHOLD_": str(SEGMENT * 4 * 2 + 1),
+    "MALLOC_TRIM_THRESHOLD_": str(SEGMENT * 4 * 8),
     "THP_MEM_ALLOC_ENABLE": "1",  # torch: huge pages, as a page's fault costs more than its sums
 }
 HOME_VARIABLE = "GOBELIN_AGGREGATOR_HOME"  # how the ServerApp learns its home (never via the run)
@@ -167,6 +172,7 @@ class GridCourier:
 
     def replies(self) -> Iterator[Reply]:
         """Pull what has arrived, one message at a time, so that memory holds one reply."""
+        self._uploads.look(self._pending)
         for message_id, asked in list(self._pending.items()):
             for message in self._uploads.pull(message_id):
                 self._pending.pop(message_id, None)
@@ -193,7 +199,7 @@ def message_record(
 
 
 def enclosed(enclosure: Enclosure | None) -> Records:
-    """An enclosure as Flower carries it: an array a segment of the base or a step, and moments."""
+    """An enclosure as Flower carries it: arrays of the segments of a base or of steps, moments."""
     if enclosure is None:
         return {}
     steps = enclosure.steps
@@ -205,7 +211,8 @@ def enclosed(enclosure: Enclosure | None) -> Records:
     for step in steps:
         by = encoding_of(step.header.codec)
         coded = step.segments.items()
-        arrays = {name: Array(BYTES, (len(data),), by, data) for name, data in coded}
+        wire = bundled({name: WireArray(BYTES, (len(data),), by, data) for name, data in coded})
+        arrays = {name: Array(*array) for name, array in wire.items()}
         records[f"{STEPS}.{step.header.round}"] = ArrayRecord(arrays)
     if enclosure.moments is not None:
         data = enclosure.moments.to_bytes()
@@ -233,9 +240,10 @@ def _reply(node: str, plan: str, message: Message) -> Reply:
         if not message.content:  # a node's answer to the farewell
             return Reply(node, plan=plan)
         header = message.content[HEADER][PAYLOAD]
-        arrays = {name: _wire(array) for name, array in message.content[DELTA].items()}
+        wire = {name: _wire(array) for name, array in message.content[DELTA].items()}
+        arrays = unbundled(wire)
         moments = _wire(message.content[MOMENTS][MOMENTS]) if MOMENTS in message.content else None
-    except (KeyError, AttributeError, TypeError):
+    except (KeyError, AttributeError, TypeError, MalformedMessageError):
         return Reply(node, error="gobelin:malformed", plan=plan)
     header = header if isinstance(header, bytes) else b""
     return Reply(node, header, arrays, moments=moments, plan=plan)
@@ -257,7 +265,7 @@ def superlink_command(home: AggregatorHome, ports: Ports) -> list[str]:
     """Command line of the SuperLink."""
     tls = home.tls
     return [
-        _tool("flower-superlink"),
+        *(sys.executable, "-m", "gobelin.server.superlink"),
         *("--isolation", "process"),
         *("--superexec-auth-secret-file", str(home.flower / "superexec.secret")),
         *("--database", str(home.flower / "link.db")),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations_with_replacement
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gobelin.server.scratch import scratch
+from gobelin.shared.turns import take_turns
 
 PIECE = 1 << 18  # scalars of one delta looked at at once, at most: longer rows are read no faster
 ROWS = 1 << 21  # scalars of all deltas looked at at once, where that leaves pieces of LEAST
@@ -80,21 +80,9 @@ class InMemory:
 
 
 def map_turns(size: int, work: Callable[[int, int], T]) -> Iterator[T]:
-    """`work(start, end)` for every turn of P parameters, in order, on torch's threads.
-
-    Each turn has one thread: sharing a piece among threads costs more than its arithmetic.
-    """
+    """`work(start, end)` for every turn of P parameters, in order, on torch's threads."""
     starts = range(0, size, TURN)
-    ends = [min(start + TURN, size) for start in starts]
-    if len(starts) <= 1:  # not worth a thread
-        yield from map(work, starts, ends)
-        return
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, "turns", torch.set_num_threads, (1,)) as pool:
-            yield from pool.map(work, starts, ends)
-    finally:
-        torch.set_num_threads(threads)  # for threads to come; this one's number never changed
+    yield from take_turns(work, starts, [min(start + TURN, size) for start in starts])
 
 
 def pieces(deltas: Deltas, start: int, end: int) -> Iterator[tuple[slice, list[Tensor]]]:

@@ -18,7 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from gobelin.server.admission import WireArray
+from gobelin.protocols.bundle import WireArray
 from gobelin.server.courier import Reply
 from gobelin.server.round_events import Asked, Durable
 from gobelin.shared.files import file_atomic, sync_folder, write_atomic

@@ -55,8 +55,9 @@ from gobelin.server.seal import Outcome, Sealer, Standing
 from gobelin.shared.errors import RoundError
 from gobelin.shared.fragments import fragment_of_round
 from gobelin.shared.objective import Moments
+from gobelin.shared.patience import pause
 
-POLL_S = 0.2
+POLL_S = (0.02, 0.2)  # between two looks for replies, at first and at most
 LOOK_EVERY_S = 1.0  # who is online
 NO_ANSWER = frozenset({NOT_SPOOLED, SUPERSEDED})  # nothing is wrong, and nothing is owed less
 BASE_MISSING = f"gobelin:{RefusalCode.BASE_MISSING}"
@@ -113,7 +114,7 @@ class OpenRound:
         self._moments: dict[str, Moments] = {}  # by node, of those who did not decline
         self._dim = recipe.projector.out
         self._outcome: Outcome | None = None
-        self._look_at = rim.clock()
+        self._look_at = self._waits_since = rim.clock()
 
     @property
     def offered(self) -> Mapping[Asked, str]:
@@ -164,10 +165,11 @@ class OpenRound:
         if self._state.phase is Phase.COLLECTING:
             for reply in self._rim.courier.replies():
                 self._take(reply)
+                self._waits_since = clock()
                 del reply  # else it is held while the next one is pulled
         self._advance(Ticked(clock()))
         if self._state.phase is not Phase.SEALED:
-            self._rim.sleep(POLL_S)
+            self._rim.sleep(pause(clock() - self._waits_since, *POLL_S))
 
     def _look(self) -> None:
         roster = {n.id: Seat(n.member, n.name) for n in self._rim.home.roster().nodes}

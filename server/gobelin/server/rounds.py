@@ -21,7 +21,7 @@ from gobelin.server.dispatch import Dispatch
 from gobelin.server.history import Past, past_rounds
 from gobelin.server.home import AggregatorHome, FederationSettings
 from gobelin.server.journal import Journal
-from gobelin.server.open_round import POLL_S, OpenRound, Rim
+from gobelin.server.open_round import OpenRound, Rim
 from gobelin.server.probe import ProbeLoss, open_probe
 from gobelin.server.quality import SAMPLES, CollapseGate, Examiner
 from gobelin.server.round_events import Asked
@@ -30,6 +30,7 @@ from gobelin.server.seal import Sealer, Standing
 from gobelin.shared.recipe import Recipe
 
 REJOIN_S = 30.0  # for nodes to find a killed aggregator again: twice their longest pause
+FAREWELL_POLL_S = 0.2
 FAREWELL_S = 10.0  # for nodes to hear that the federation has finished
 
 
@@ -125,7 +126,7 @@ class RoundEngine:
         give_up = rim.clock() + FAREWELL_S
         while waiting and rim.clock() < give_up:
             waiting -= {reply.node for reply in rim.courier.replies()}
-            rim.sleep(POLL_S)
+            rim.sleep(FAREWELL_POLL_S)
 
     def _tell(self, event: str, facts: Mapping[str, Any]) -> None:
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

@@ -1,13 +1,13 @@
 """Replies that nodes are still uploading.
 
-Beside engine.py the only module of the aggregator that imports flwr. Flower's own pull waits for
-a reply whose upload is not complete: as long as a slow node takes, and three minutes for one that
-was killed. Nobody else would be heard meanwhile.
+Beside engine.py and superlink.py the only module of the aggregator that imports flwr. Flower's own
+pull waits for a reply whose upload is not complete: as long as a slow node takes, and three minutes
+for one that was killed. Nobody else would be heard meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from flwr.app import Error, Message
 from flwr.app.message import make_message
@@ -35,18 +35,26 @@ class Uploads:
         self._grid = grid
         self._coming: dict[str, tuple[ProtoMessage, list[str]]] = {}  # by the id they answer
 
+    def look(self, message_ids: Iterable[str]) -> None:
+        """Ask, once for all of these messages, which of them have a reply on its way."""
+        if not isinstance(self._grid, HttpGrid):
+            return
+        unknown = [one for one in message_ids if one not in self._coming]
+        if not unknown:
+            return
+        request = PullAppMessagesRequest(message_ids=unknown)
+        response = self._grid._runtime_client.PullMessages(request)
+        for message, tree in zip(
+            response.messages_list, response.message_object_trees, strict=True
+        ):
+            objects = [node.object_id for node in iterate_object_tree(tree)]
+            self._coming[message.metadata.reply_to_message_id] = (message, objects)
+
     def pull(self, message_id: str) -> list[Message]:
         """The reply to a message, or an error in its place; nothing while it is on its way."""
         if not isinstance(self._grid, HttpGrid):  # in simulation nothing is ever on its way
             return list(self._grid.pull_messages([message_id]))
         client, run_id = self._grid._runtime_client, self._grid.run.run_id
-        if message_id not in self._coming:
-            response = client.PullMessages(PullAppMessagesRequest(message_ids=[message_id]))
-            for message, tree in zip(
-                response.messages_list, response.message_object_trees, strict=True
-            ):
-                objects = [node.object_id for node in iterate_object_tree(tree)]
-                self._coming[message_id] = (message, objects)
         if message_id not in self._coming:
             return []
         message, objects = self._coming[message_id]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,13 @@ def write_checkpoint(
     extra: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Write a checkpoint folder atomically; an older one of the same name is replaced."""
-    extra = extra or {}
-    with folder_atomic(folder) as tmp:
-        save_file(vector.tensors(), tmp / MODEL)
-        for name, tensors in extra.items():
-            save_file(dict(tensors), tmp / f"{name}.safetensors")
-        files = [MODEL, *(f"{name}.safetensors" for name in extra)]
+    tensors = {MODEL: vector.tensors()}
+    tensors |= {f"{name}.safetensors": dict(own) for name, own in (extra or {}).items()}
+    with folder_atomic(folder) as tmp, ThreadPoolExecutor(2, "digests") as pool:
+        digests = {}
+        for name, own in tensors.items():
+            save_file(own, tmp / name)
+            digests[name] = pool.submit(file_digest, tmp / name)  # while the next one is written
         manifest = {
             "format": FORMAT,
             "recipe": recipe.model_dump(mode="json"),
@@ -63,7 +65,7 @@ def write_checkpoint(
             "schema_digest": vector.schema.digest,
             "vector_digest": vector.digest,
             "parameters": vector.schema.size,
-            "files": {name: file_digest(tmp / name) for name in files},
+            "files": {name: digest.result() for name, digest in digests.items()},
             "facts": dict(facts),
         }
         write_json(tmp / MANIFEST, {**manifest, "manifest_digest": _digest_of(manifest)})

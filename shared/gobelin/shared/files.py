@@ -31,8 +31,12 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def file_atomic(path: Path, mode: int = PUBLIC) -> Iterator[Path]:
-    """Write the yielded file; on a clean exit only it becomes `path`, flushed, folder and all."""
+def file_atomic(path: Path, mode: int = PUBLIC, flush: bool = True) -> Iterator[Path]:
+    """Write the yielded file; on a clean exit only it becomes `path`, flushed, folder and all.
+
+    Without `flush` it outlives a kill of the process, and a power cut may leave anything of it:
+    for what is known by its digest and can be had again.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     tmp = Path(name)
@@ -40,24 +44,41 @@ def file_atomic(path: Path, mode: int = PUBLIC) -> Iterator[Path]:
         os.fchmod(fd, mode)
         os.close(fd)
         yield tmp
-        with tmp.open("rb") as file:
-            os.fsync(file.fileno())
+        if flush:
+            with tmp.open("rb") as file:
+                os.fsync(file.fileno())
         tmp.replace(path)
     except BaseException:
         tmp.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if flush:
+        sync_folder(path.parent)
 
 
-def write_atomic(path: Path, data: bytes | memoryview, mode: int = PUBLIC) -> None:
-    """Write `data` to `path` by tmp + fsync + rename + fsync of the folder."""
-    with file_atomic(path, mode) as tmp:
+def write_atomic(
+    path: Path, data: bytes | memoryview, mode: int = PUBLIC, flush: bool = True
+) -> None:
+    """Write `data` to `path` by tmp + fsync + rename + fsync of the folder; see `file_atomic`."""
+    with file_atomic(path, mode, flush) as tmp:
         tmp.write_bytes(data)
 
 
-def write_json(path: Path, value: Mapping[str, Any], mode: int = PUBLIC) -> None:
-    """Write `value` as indented JSON with sorted keys, atomically."""
-    write_atomic(path, json_bytes(value), mode)
+def link_or_copy(source: Path, target: Path) -> None:
+    """`target` becomes the file that `source` is, or a copy where the disk knows no links.
+
+    For files that are written once: a change of one would be a change of both.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def write_json(
+    path: Path, value: Mapping[str, Any], mode: int = PUBLIC, flush: bool = True
+) -> None:
+    """Write `value` as indented JSON with sorted keys, atomically; see `file_atomic`."""
+    write_atomic(path, json_bytes(value), mode, flush)
 
 
 def json_bytes(value: Mapping[str, Any]) -> bytes:

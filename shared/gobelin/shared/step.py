@@ -42,6 +42,6 @@ def follow(
         if set(step.segments) != set(fragment.schema.segments):
             raise NamesError("a step has other segments than the schema", "use the same recipe")
         moved = Payload(fragment.schema, step.header.codec, step.segments).decode()
-        values = fragment.put(base.values, (fragment.of(base) + moved).values)
+        values = fragment.put(base.values, moved.values.add_(fragment.take(base.values)))
         base = ParameterVector(base.schema, values)
     return base

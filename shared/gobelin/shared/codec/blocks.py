@@ -21,7 +21,7 @@ LARGEST = torch.finfo(torch.float32).max
 def quantise(values: Tensor, block: int, rim: int) -> tuple[Tensor, Tensor]:
     """bf16-valued scales (⌈n / block⌉,) and int8 codes (n,) in −rim … rim of `values` (n,)."""
     count = values.numel()
-    blocks = functional.pad(values, (0, -count % block)).view(-1, block)
+    blocks = _in_blocks(values, block)
     scales = to_bf16(blocks.abs().amax(dim=1) / rim).float().clamp(min=TINY)
     codes = (blocks / scales[:, None]).round_().clamp_(-rim, rim)
     return scales, codes.to(torch.int8).view(-1)[:count]
@@ -30,9 +30,15 @@ def quantise(values: Tensor, block: int, rim: int) -> tuple[Tensor, Tensor]:
 def restore(scales: Tensor, codes: Tensor, block: int) -> Tensor:
     """The fp32 values (n,) of int8 codes (n,) and their blocks' scales."""
     count = codes.numel()
-    blocks = functional.pad(codes.float(), (0, -count % block)).view(-1, block)
+    blocks = _in_blocks(codes.float(), block)
     # The rim of a block that ends at fp32's largest may lie just beyond it.
     return blocks.mul_(scales[:, None]).clamp_(-LARGEST, LARGEST).view(-1)[:count]
+
+
+def _in_blocks(values: Tensor, block: int) -> Tensor:
+    """`values` (n,) as (⌈n / block⌉, block), the last filled up by zeros."""
+    rest = -values.numel() % block
+    return (functional.pad(values, (0, rest)) if rest else values).view(-1, block)
 
 
 def read_scales(data: bytes) -> Tensor:

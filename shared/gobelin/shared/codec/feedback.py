@@ -21,6 +21,7 @@ from gobelin.shared.codec.codec import squared
 from gobelin.shared.codec.payload import Payload
 from gobelin.shared.codec.table import codec_named
 from gobelin.shared.errors import ShapeError
+from gobelin.shared.turns import take_turns
 from gobelin.shared.vector import ParameterVector
 
 
@@ -41,15 +42,20 @@ def compress(codec: str, delta: ParameterVector, residual: Tensor | None) -> Com
     by = codec_named(codec)
     if residual is not None and residual.shape != delta.values.shape:
         raise ShapeError(f"a residual of {residual.numel()} values, the delta has another number")
-    segments, lost, power = {}, 0.0, 0.0
     owed = torch.empty(delta.schema.size)
-    for name, (start, end) in delta.schema.segments.items():
+
+    def encode(span: tuple[int, int]) -> tuple[bytes, float, float]:
+        start, end = span
         wanted = delta.values[start:end]
         if residual is not None:
             wanted = wanted + by.feedback * residual[start:end]
-        segments[name] = by.encode(wanted)
-        owed[start:end] = wanted - by.decode(segments[name], end - start)
-        lost += squared(owed[start:end])
-        power += squared(wanted)
+        data = by.encode(wanted)
+        torch.sub(wanted, by.decode(data, end - start), out=owed[start:end])
+        return data, squared(owed[start:end]), squared(wanted)
+
+    spans = delta.schema.segments
+    rows = list(take_turns(encode, list(spans.values())))
+    segments = {name: data for name, (data, _, _) in zip(spans, rows, strict=True)}
+    lost, power = sum(row[1] for row in rows), sum(row[2] for row in rows)
     distortion = lost / power if power else 0.0
     return Compressed(Payload(delta.schema, codec, segments), owed if lost else None, distortion)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gobelin.shared.codec.table import codec_named
+from gobelin.shared.turns import take_turns
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
 
@@ -56,8 +57,13 @@ class Payload:
         """The vector, segment by segment; raises CodecError or NotFiniteError."""
         codec = codec_named(self.codec)
         values = torch.empty(self.schema.size)
-        for name, (start, end) in self.schema.segments.items():
+
+        def decode(name: str) -> None:
+            start, end = self.schema.segments[name]
             values[start:end] = codec.decode(self.segments[name], end - start)
+
+        for _ in take_turns(decode, list(self.schema.segments)):
+            pass
         return ParameterVector(self.schema, values)
 
 
