@@ -107,6 +107,6 @@ def reacher_task(seed: int, episodes: int) -> Task:
 
 
 CASES = {
-    "easy": Case("two_room", TwoRoom(), two_room_film, two_room_task, 1200, 12, 1),
-    "harder": Case("reacher", Reacher(), reacher_film, reacher_task, 2000, 12, 1),
+    "easy": Case("two_room", TwoRoom(), two_room_film, two_room_task, 1500, 12, 1),
+    "harder": Case("reacher", Reacher(), reacher_film, reacher_task, 3000, 12, 1),
 }

@@ -76,7 +76,7 @@ def test_arms_are_asked_from_rest_to_rest_and_a_perfect_policy_is_counted() -> N
 def test_the_table_has_a_row_for_every_baseline() -> None:
     places = np.zeros((2, 2), dtype=np.float32)
     made = Outcome(np.array([True, False]), np.array([3, 40]), places)
-    rows = {row: made for row in ("planning", "solver", "cloning", "random")}
+    rows = dict.fromkeys(("planning", "solver", "cloning", "random"), made)
     values = figures("easy", [rows, rows])
     assert values["easy"]["mean"] == 50
     assert values["easy.random.by_seed"] == [50, 50]
