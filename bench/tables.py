@@ -30,7 +30,12 @@ from bench.study_tables import (
     sigreg_table,
     split_table,
 )
-from bench.world_tables import expectation_table, federated_table, planning_time_table
+from bench.world_tables import (
+    expectation_table,
+    federated_table,
+    planning_success_table,
+    planning_time_table,
+)
 from examples.demo import MEMBERS
 from gobelin.shared.files import write_atomic
 
@@ -63,6 +68,7 @@ def main() -> None:
         "aggregation": aggregation_table,
         "aggregator_memory": memory_table,
         "histories": histories_table,
+        "planning_success": planning_success_table,
         "planning_time": planning_time_table,
         "expectation": expectation_table,
         "kill_points": kill_points_table,

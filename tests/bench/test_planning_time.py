@@ -15,14 +15,18 @@ KNOWN = models(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
 def test_a_rollout_is_the_model_stepped_through_windows(name: str) -> None:
     model = KNOWN[name]
     start, actions = torch.randn(2, model.latent), torch.randn(2, 5, model.action)
-    latents = [start]
+    latents, conditions = [start], model.embed(actions)
     for t in range(5):
         first = max(0, t + 1 - model.history)
         window = torch.stack(latents[first:], dim=1)
-        latents.append(model.step(window, actions[:, first : t + 1])[:, -1])
+        done = slice(first, t + 1)
+        latents.append(model.step(window, conditions[:, done])[:, -1])
+        ours = model.ours(window, actions[:, done])[:, -1]
+        assert torch.allclose(ours, latents[-1], atol=1e-5)
     windowed = torch.stack(latents[1:], dim=1)
     assert torch.allclose(model.imagine(start, actions), windowed, atol=1e-4)
     assert float((windowed[:, -1] - start).norm()) > 0.01  # random weights do something

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
+from torch.nn import functional as F
 
+from gobelin.shared.model.linear import linear
 from gobelin.shared.model.predictor import Predictor
 from gobelin.shared.recipe import PredictorRecipe
 
@@ -122,3 +125,56 @@ def test_heads_may_be_wider_than_the_model_as_lewms_are() -> None:
     block = Predictor(recipe, latent=192, condition=10).blocks[0]
     assert block.attention.out.weight.shape == (192, 1024)
     assert block.mlp_in.weight.shape == (2048, 192)
+
+
+@pytest.mark.parametrize("history", [1, 3])
+def test_what_is_only_asked_is_what_is_learnt_from(history: int) -> None:
+    """Without gradients other kernels multiply; what they foresee is the same to rounding."""
+    torch.manual_seed(0)
+    predictor = Predictor(RECIPE.model_copy(update={"history": history}), latent=4, condition=2)
+    for parameter in predictor.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    start, actions = torch.randn(40, 4), torch.randn(40, 6, 2)
+    learnt = predictor.rollout(start, actions)
+    assert learnt.requires_grad
+    with torch.no_grad():
+        asked = predictor.rollout(start, actions)
+        forced = predictor(asked[:, :history], actions[:, :history])
+    assert torch.allclose(asked, learnt, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(predictor(asked[:, :history], actions[:, :history]), forced, atol=1e-4)
+
+
+def test_a_layer_asked_is_pytorchs_own_to_rounding() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(24, 40), torch.randn(3, 5, 24)
+    plain = layer(x)
+    with torch.no_grad():
+        assert torch.allclose(linear(x, layer), plain, atol=1e-5)
+        assert torch.allclose(linear(x, layer, slice(8, 20)), plain[..., 8:20], atol=1e-5)
+        assert torch.allclose(linear(x, layer, gelu=True), F.gelu(plain), atol=1e-5)
+        strided = x.transpose(0, 1)[:, :2]
+        assert torch.allclose(linear(strided, layer), layer(strided), atol=1e-5)
+        wide = nn.Linear(24, 40, dtype=torch.float64)
+        assert torch.equal(linear(x.double(), wide), wide(x.double()))
+    linear(x, layer, slice(8, 20)).sum().backward()
+    moved = layer.weight.grad.abs().sum(dim=1) > 0
+    assert moved[8:20].all()
+    assert not moved[:8].any()
+    assert not moved[20:].any()
+
+
+def test_of_a_moment_that_stands_alone_nothing_is_asked() -> None:
+    """With a history of one, the value is all there is: queries and keys change nothing."""
+    torch.manual_seed(0)
+    predictor = Predictor(RECIPE.model_copy(update={"history": 1}), latent=4, condition=2)
+    for parameter in predictor.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    start, actions = torch.randn(2, 4), torch.randn(2, 4, 2)
+    before = predictor.rollout(start, actions)
+    attention = predictor.blocks[0].attention
+    with torch.no_grad():
+        attention.query_key_value.weight[: 2 * attention.inner].normal_()
+    assert torch.equal(predictor.rollout(start, actions), before)
+    with torch.no_grad():
+        attention.query_key_value.weight[2 * attention.inner :].normal_()
+    assert not torch.allclose(predictor.rollout(start, actions), before, atol=1e-3)

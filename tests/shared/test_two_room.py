@@ -31,8 +31,19 @@ def test_the_border_stops() -> None:
 @pytest.mark.parametrize(("x", "way"), [(0.45, 0.1), (0.55, -0.1)])
 def test_the_wall_stops_and_lets_slide_along(x: float, way: float) -> None:
     found = after((x, 0.1), (way, 0.05))
-    assert found == pytest.approx((0.5, 0.15), abs=1e-6)
-    assert (found[0] < 0.5) == (x < 0.5)
+    face = 0.5 + (WORLD_OF_TWO_ROOMS.half_wall if x > 0.5 else -WORLD_OF_TWO_ROOMS.half_wall)
+    assert found == pytest.approx((face, 0.15), abs=1e-6)
+
+
+def test_nothing_is_inside_of_the_wall_so_that_a_picture_tells_which_side_it_is_on() -> None:
+    world = WORLD_OF_TWO_ROOMS
+    positions = world.episodes(2000, 12, seed=0).positions[:, 1:].reshape(-1, 2)
+    closed = np.abs(positions[:, 1] - world.door) > world.door_width / 2
+    away = np.abs(positions[closed, 0] - 0.5)
+    assert away.min() >= world.half_wall - 1e-6
+    faces = np.float32([after((0.45, 0.1), (0.1, 0.0)), after((0.55, 0.1), (-0.1, 0.0))])
+    left, right = world.render(faces).astype(int)
+    assert np.abs(left - right).max() > 100
 
 
 @pytest.mark.parametrize(("x", "way"), [(0.45, 0.1), (0.55, -0.1)])

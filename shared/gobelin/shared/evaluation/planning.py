@@ -18,25 +18,34 @@ Floats = NDArray[np.float32]
 
 
 class World(Protocol):
-    """Exact dynamics and pictures, for N places at once."""
+    """Exact dynamics and pictures, for N places at once; a place is a state of S numbers."""
 
     @property
     def max_step(self) -> float:
-        """Bound of each action."""
+        """Bound of each number of an action."""
+        ...
+
+    @property
+    def actions(self) -> int:
+        """A, numbers of an action."""
         ...
 
     def step(self, positions: Floats, actions: Floats) -> Floats:
-        """Positions (N, 2) after actions (N, 2)."""
+        """Positions (N, S) after actions (N, A)."""
         ...
 
     def render(self, positions: Floats) -> NDArray[Any]:
-        """Observations (N, ...) of positions (N, 2)."""
+        """Observations (N, ...) of positions (N, S)."""
+        ...
+
+    def off(self, positions: Floats, goals: Floats) -> Floats:
+        """How far (N,) positions (N, S) are from goals (N, S)."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """N episodes: from `starts` to `goals`, each (N, 2), within `radius`, in `budget` steps."""
+    """N episodes: from `starts` to `goals`, each (N, S), within `radius`, in `budget` steps."""
 
     starts: Floats
     goals: Floats
@@ -50,7 +59,7 @@ class Outcome:
 
     reached: NDArray[np.bool_]  # (N,)
     steps: NDArray[np.int64]  # (N,), the budget where it never did
-    last: Floats  # (N, 2)
+    last: Floats  # (N, S)
 
     @property
     def success(self) -> float:
@@ -58,20 +67,20 @@ class Outcome:
         return 100 * float(self.reached.mean())
 
 
-Policy = Callable[[Floats], Floats]  # positions (N, 2), as the world knows them → actions (N, 2)
+Policy = Callable[[Floats], Floats]  # positions (N, S), as the world knows them → actions (N, A)
 
 
 def drive(world: World, task: Task, policy: Policy) -> Outcome:
     """Let a policy act until all have arrived or the budget is spent; who has arrived stays."""
     positions = task.starts.copy()
-    arrived = _near(positions, task)
+    arrived = _near(world, positions, task)
     steps = np.where(arrived, 0, task.budget)
     for step in range(1, task.budget + 1):
         if arrived.all():
             break
         moved = world.step(positions, policy(positions))
         positions = np.where(arrived[:, None], positions, moved).astype(np.float32)
-        now = _near(positions, task) & ~arrived
+        now = _near(world, positions, task) & ~arrived
         steps[now] = step
         arrived |= now
     return Outcome(arrived, steps, positions)
@@ -96,7 +105,7 @@ def planning_policy(
         return model.encode(torch.from_numpy(world.render(positions)).to(device))
 
     goals = look(task.goals)
-    space = ActionSpace.symmetric(task.goals.shape[1], world.max_step)
+    space = ActionSpace.symmetric(world.actions, world.max_step)
 
     def problem(start: Tensor, last: Tensor | None) -> Problem:
         cost = ToGoal(goals, every_step=every_step)
@@ -111,6 +120,6 @@ def planning_policy(
     return act
 
 
-def _near(positions: Floats, task: Task) -> NDArray[np.bool_]:
-    near: NDArray[np.bool_] = np.linalg.norm(positions - task.goals, axis=1) <= task.radius
+def _near(world: World, positions: Floats, task: Task) -> NDArray[np.bool_]:
+    near: NDArray[np.bool_] = world.off(positions, task.goals) <= task.radius
     return near

@@ -1,6 +1,8 @@
 """Two rooms and a door: a dot moves in the unit square, which a wall parts at x = 0.5.
 
 An action is a displacement; walls stop the motion across them and let the motion along them pass.
+The wall is as thick as it is drawn, so that a picture tells on which side of it the dot is: with a
+wall of no thickness, what a push at it does could not be known from the picture.
 A region is a part of the world: its episodes are episodes of the one world that never leave it,
 so what members with different regions see of the dynamics never contradicts.
 """
@@ -18,7 +20,6 @@ Floats: TypeAlias = NDArray[np.float32]
 DOT, WALL = 255, 96  # grey values
 CANDIDATES = 4096  # episodes drawn at a time, of which those inside the region are kept
 MAX_DRAWS = 2_000_000
-LEFT_OF_WALL = np.nextafter(np.float32(0.5), np.float32(0))
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,12 @@ class TwoRoom:
     dot: float = 1.2  # standard deviation of the dot, pixels
     dot_grey: int = DOT
     wall_grey: int = WALL
+    half_wall: float = 1 / 32  # half of its thickness
+
+    @property
+    def actions(self) -> int:
+        """Numbers of an action: a displacement."""
+        return 2
 
     def step(self, positions: Floats, actions: Floats) -> Floats:
         """Positions (N, 2) after actions (N, 2)."""
@@ -73,9 +80,23 @@ class TwoRoom:
         share = (0.5 - positions[:, 0]) / np.where(crosses, wanted[:, 0] - positions[:, 0], 1)
         crossing = positions[:, 1] + share * (wanted[:, 1] - positions[:, 1])  # y at the wall
         blocked = crosses & (np.abs(crossing - self.door) > self.door_width / 2)
-        wanted[blocked, 0] = np.where(positions[blocked, 0] < 0.5, LEFT_OF_WALL, 0.5)
+        closed = np.abs(wanted[:, 1] - self.door) > self.door_width / 2
+        inside = closed & (np.abs(wanted[:, 0] - 0.5) < self.half_wall)
+        left = np.where(blocked, positions[:, 0], wanted[:, 0]) < 0.5
+        face = np.where(left, self._left_face, 0.5 + self.half_wall)
+        wanted[:, 0] = np.where(blocked | inside, face, wanted[:, 0])
         moved: Floats = wanted.astype(np.float32)
         return moved
+
+    @property
+    def _left_face(self) -> np.float32:
+        """Where the wall stops what comes from the left: left of its middle, however thin it is."""
+        return np.float32(np.nextafter(np.float32(0.5 - self.half_wall), np.float32(0)))
+
+    def off(self, positions: Floats, goals: Floats) -> Floats:
+        """How far (N,) positions (N, 2) are from goals."""
+        far: Floats = np.linalg.norm(positions - goals, axis=1)
+        return far
 
     def episodes(self, count: int, steps: int, seed: int, region: Box = WORLD) -> Episodes:
         """`count` episodes that stay inside the region; actions drift and jitter.
@@ -128,5 +149,6 @@ class TwoRoom:
         picture = np.zeros((size, size), dtype=np.float32)
         rows = (np.arange(size) + 0.5) / size
         closed = np.abs(rows - self.door) > self.door_width / 2
-        picture[closed, size // 2 - 1 : size // 2 + 1] = self.wall_grey
+        across = np.abs(rows - 0.5) < max(self.half_wall, 1 / size)  # seen, however thin it is
+        picture[np.ix_(closed, across)] = self.wall_grey
         return picture
