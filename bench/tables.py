@@ -23,7 +23,12 @@ from bench.study_tables import (
     sigreg_table,
     split_table,
 )
-from bench.world_tables import expectation_table, federated_table, planning_time_table
+from bench.world_tables import (
+    expectation_table,
+    federated_table,
+    planning_time_table,
+    world_schedules_table,
+)
 from examples.demo import MEMBERS
 from gobelin.shared.files import write_atomic
 
@@ -44,6 +49,7 @@ def main() -> None:
         "remedies": remedies_table,
         "sigreg": sigreg_table,
         "federated_worldmodel": federated_table,
+        "world_schedules": world_schedules_table,
         "sensors": sensors_table,
         "text_languages": languages_table,
         "bytes_to_accuracy": bytes_table,
