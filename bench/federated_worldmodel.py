@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from rich.console import Console
 from bench.measure import spread, write_result
 from examples.demo_worldmodel import MEMBERS, Plan, run
 
+KEYS = ("rounds", "warmup_rounds", "local_steps", "steps", "tasks")
+
 
 def main() -> None:
     """Run the demo for each seed and write the result file."""
@@ -23,21 +26,31 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=Plan.rounds)
     parser.add_argument("--local-steps", type=int, default=Plan.local_steps)
+    parser.add_argument("--warmup-rounds", type=int, default=Plan.warmup_rounds)
     parser.add_argument("--tasks", type=int, default=Plan.tasks)
+    parser.add_argument("--workers", type=int, default=1, help="seeds at once, of 5 cores each")
     parser.add_argument("--name", default="federated_worldmodel", help="of the result file")
     options = parser.parse_args()
-    runs = []
-    for seed in options.seeds:
-        folder = Path("runs") / "bench-worldmodel" / f"seed-{seed}"
-        plan = Plan(folder, options.rounds, options.local_steps, tasks=options.tasks, seed=seed)
-        runs.append(run(plan, Console()))
+    plans = [
+        Plan(
+            Path("runs") / options.name / f"seed-{seed}",
+            options.rounds,
+            options.local_steps,
+            options.warmup_rounds,
+            tasks=options.tasks,
+            seed=seed,
+        )
+        for seed in options.seeds
+    ]
+    with ThreadPoolExecutor(options.workers) as pool:  # each waits for processes of its own
+        runs = list(pool.map(lambda plan: run(plan, Console()), plans))
     print(write_result(options.name, summarise(runs)))
 
 
 def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Flat keys: every row's figures with spread, the premium and the gap."""
     first = runs[0]
-    values: dict[str, Any] = {key: first[key] for key in ("rounds", "steps", "tasks")}
+    values: dict[str, Any] = {key: first[key] for key in KEYS}
     values["seeds"] = [run["seed"] for run in runs]
     values["members"] = list(MEMBERS)
     values["goal"] = "premium >= 2; gap_to_pooled <= 5 points"

@@ -35,6 +35,7 @@ from bench.world_tables import (
     federated_table,
     planning_success_table,
     planning_time_table,
+    world_schedules_table,
 )
 from examples.demo import MEMBERS
 from gobelin.shared.files import write_atomic
@@ -58,6 +59,7 @@ def main() -> None:
         "train_step": train_step_table,
         "train_step_gpu": train_step_table,
         "federated_worldmodel": federated_table,
+        "world_schedules": world_schedules_table,
         "sensors": sensors_table,
         "text_languages": languages_table,
         "byzantine": byzantine_table,

@@ -29,8 +29,9 @@ def federated_table(values: Mapping[str, Any]) -> str:
         rows.append([titles.get(name, name), imagined, done, figure(values[f"{name}.steps_taken"])])
     heading = (
         "## A world model of many hands\n\n"
-        f"`make bench-federated_worldmodel`: TwoRoom, {values['rounds']} rounds of "
-        f"{values['steps'] // values['rounds']} local steps, seeds {values['seeds']}, "
+        f"`make bench-federated_worldmodel`: TwoRoom, {values['warmup_rounds']} rounds of 1 local "
+        f"step and {values['rounds'] - values['warmup_rounds']} of {values['local_steps']}, "
+        f"seeds {values['seeds']}, "
         f"{values['tasks']} journeys from anywhere to anywhere each, planned from pictures; one "
         f"process for every node and the aggregator, {values['machine']}.\n"
     )
@@ -40,6 +41,23 @@ def federated_table(values: Mapping[str, Any]) -> str:
     )
     columns = ["model", "ten steps foreseen, off by", "journeys done %", "steps each"]
     return "\n".join([heading, table(columns, rows), below])
+
+
+def world_schedules_table(values: Mapping[str, Any]) -> str:
+    """The same federation by how many local steps its rounds have, and when."""
+    rows = []
+    for name in values["rows"]:
+        keys = (("imagined", 3), ("decoded", 3), ("success", 1))
+        cells = [figure(values[f"{name}.{key}"], digits) for key, digits in keys]
+        rows.append([name, str(values[f"{name}.rounds"] or "–"), *cells])
+    heading = (
+        "## How many local steps, and when, where each member knows a part\n\n"
+        f"`make bench-world_schedules`: the federation above, {values['steps']} steps a member, "
+        f"seeds {values['seeds']}, in one process, {values['machine']}. `warm`: rounds of one "
+        "local step; `H`: steps of the others; `momentum`: outer Nesterov, lr 1, μ = 0.5.\n"
+    )
+    columns = ["schedule", "rounds", "ten steps foreseen, off by", "decoded, off by", "done %"]
+    return "\n".join([heading, table(columns, rows)])
 
 
 def planning_time_table(values: Mapping[str, Any]) -> str:

@@ -36,6 +36,7 @@ from gobelin.shared.model import build_jepa, encoder_of
 from gobelin.shared.model.world_model import WorldModel
 from gobelin.shared.planning import Icem
 from gobelin.shared.recipe import Recipe, load_recipe
+from gobelin.shared.schedule import Schedule
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterVector
 from gobelin.shared.worlds import REGIONS, TwoRoom
@@ -43,7 +44,6 @@ from gobelin.shared.worlds import REGIONS, TwoRoom
 RECIPE = "two_room"
 MEMBERS = tuple(REGIONS)  # left, right, door
 WORLD = TwoRoom()
-OPTIONS = ("--cross-node", "--outer", "nesterov", "--outer-lr", "1", "--outer-momentum", "0.5")
 TITLES = {"random policy": "no model: random actions", "pooled": "all data pooled"}
 
 
@@ -52,8 +52,9 @@ class Plan:
     """What a demo does; the bench runs several."""
 
     folder: Path
-    rounds: int = 90
+    rounds: int = 360
     local_steps: int = 10
+    warmup_rounds: int = 300  # of the rounds, the first: one local step each
     episodes: int = 1_500  # of each member
     length: int = 12  # actions of an episode
     tasks: int = 50  # journeys that every model is asked to plan
@@ -62,7 +63,7 @@ class Plan:
     @property
     def steps(self) -> int:
         """Local steps of every model."""
-        return self.rounds * self.local_steps
+        return Schedule(self.rounds, self.local_steps, self.warmup_rounds).total_steps
 
     def data(self, member: str) -> Path:
         """A member's episodes."""
@@ -110,15 +111,7 @@ def federate(plan: Plan, console: Console) -> dict[str, Any]:
         rounds=plan.rounds,
         local_steps=plan.local_steps,
         seed=plan.seed,
-        options=(
-            "--cross-node",
-            "--outer",
-            "nesterov",
-            "--outer-lr",
-            "1",
-            "--outer-momentum",
-            ".5",
-        ),
+        options=("--cross-node", "--warmup-rounds", str(plan.warmup_rounds)),
     ) as net:
         net.found()
         net.start()
@@ -151,11 +144,16 @@ def vector_of(plan: Plan, name: str, recipe: Recipe) -> ParameterVector:
 
 def run_job(job: Job) -> Judged:
     """Get the model of a row and let it foresee and plan."""
-    plan, task = job.plan, job.plan.task()
+    plan = job.plan
     if job.name == "random policy":
-        return Judged(None, drive(WORLD, task, random_policy(plan.seed)))
+        return Judged(None, drive(WORLD, plan.task(), random_policy(plan.seed)))
     recipe = load_recipe(RECIPE)
-    model = WorldModel(encoder_of(recipe, vector_of(plan, job.name, recipe)))
+    return judge(plan, recipe, vector_of(plan, job.name, recipe))
+
+
+def judge(plan: Plan, recipe: Recipe, vector: ParameterVector) -> Judged:
+    """What a model foresees, and how its plans end."""
+    model, task = WorldModel(encoder_of(recipe, vector)), plan.task()
     policy = planning_policy(model, WORLD, task, Icem(), seed=plan.seed)
     return Judged(foresight(model, WORLD), drive(WORLD, task, policy))
 
@@ -222,6 +220,8 @@ def machine_readable(
         "seconds": seconds,
         "steps": plan.steps,
         "rounds": plan.rounds,
+        "warmup_rounds": plan.warmup_rounds,
+        "local_steps": plan.local_steps,
         "tasks": plan.tasks,
         "seed": plan.seed,
         **cost,
@@ -258,6 +258,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/demo-worldmodel"))
     parser.add_argument("--rounds", type=int, default=Plan.rounds)
     parser.add_argument("--local-steps", type=int, default=Plan.local_steps)
+    parser.add_argument("--warmup-rounds", type=int, default=Plan.warmup_rounds)
     parser.add_argument("--episodes", type=int, default=Plan.episodes)
     parser.add_argument("--tasks", type=int, default=Plan.tasks)
     parser.add_argument("--seed", type=int, default=0)

@@ -22,6 +22,7 @@ from gobelin.shared.fragments import fragment_of_round, start_of_round
 from gobelin.shared.model import build_jepa
 from gobelin.shared.objective import Moments
 from gobelin.shared.recipe import Recipe
+from gobelin.shared.schedule import Schedule
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterVector
 
@@ -44,6 +45,7 @@ def federate_in_process(
     cross_node: bool = False,
     declining: Collection[str] = (),
     taken: Mapping[str, int] | None = None,
+    warmup_rounds: int = 0,
     fragments: int = 1,
     alpha: float = 1.0,
     merger: Merger | None = None,
@@ -58,12 +60,12 @@ def federate_in_process(
     aggregator does with a `broadcast` that loses something.
     With one member and the default outer optimizer this is that member training alone. With
     `cross_node` all members but the `declining` ones say the moments of every base, and in the
-    next round SIGReg tests the data of all who did. `taken` says how many of the local steps
-    members take that are short of time. Of `fragments` a round exchanges one, which members take
-    into their own models with the share `alpha`. `modalities` says of which modality members' data
-    are, where the recipe has several. `tamper` turns a round's number, base and honest
-    deltas, as sent, into those that are admitted, `on_merge` sees what they came to,
-    `on_broadcast` how members are told.
+    next round SIGReg tests the data of all who did. The first `warmup_rounds` have one local step.
+    `taken` says how many of the local steps members take that are short of time. Of `fragments` a
+    round exchanges one, which members take into their own models with the share `alpha`.
+    `modalities` says of which modality members' data are, where the recipe has several. `tamper`
+    turns a round's number, base and honest deltas, as sent, into those that are admitted,
+    `on_merge` sees what they came to, `on_broadcast` how members are told.
     """
     outer, merger = outer or Sgd(), merger or Merger()
     base = ParameterVector.of(build_jepa(recipe, seed))
@@ -84,10 +86,12 @@ def federate_in_process(
         )
         for name, source in members.items()
     }
-    steps = {**dict.fromkeys(members, local_steps), **(taken or {})}
+    schedule = Schedule(rounds, local_steps, warmup_rounds)
     for number in range(1, rounds + 1):
         deltas: Mapping[str, ParameterVector] = {}
-        first, total = (number - 1) * local_steps, rounds * local_steps
+        asked = schedule.steps_of(number)
+        steps = {name: min(asked, (taken or {}).get(name, asked)) for name in members}
+        first, total = schedule.first_step(number), schedule.total_steps
         fragment = fragment_of_round(base.schema, fragments, number)
         sent = {name: mine for name, mine in seen.items() if name not in declining}
         owners = {name: name for name in sent}

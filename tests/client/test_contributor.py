@@ -152,6 +152,16 @@ def test_without_a_budget_every_step_is_taken_whatever_the_deadline(home: NodeHo
     assert done.contribution.local_steps == STEPS
 
 
+def test_in_warmup_rounds_a_node_takes_one_step_and_then_goes_on_from_there(
+    home: NodeHome,
+) -> None:
+    node, warm = Node(home), {"warmup_rounds": 2}
+    steps = [node(plan(n, BASE, **warm), BASE).contribution.local_steps for n in (1, 2, 3)]
+    assert steps == [1, 1, STEPS]
+    assert [status.steps for status in node.statuses] == [1, 1, *[STEPS] * STEPS]
+    assert [status.step for status in node.statuses] == [1, 1, *range(1, STEPS + 1)]
+
+
 def test_the_same_plan_twice_is_trained_once(home: NodeHome) -> None:
     node = Node(home)
     first = node(plan(1, BASE), BASE)

@@ -81,15 +81,17 @@ def test_two_rounds_give_the_digest_of_the_same_rounds_in_one_process(
         assert "Traceback" not in everything
 
 
-# topk: what it owes outlives the kill; fragments: so do a node's own model and each one's momentum
+# topk: what it owes outlives the kill; fragments: so do a node's own model and each one's momentum;
+# warm-up rounds: so does where the schedule stands
 @pytest.mark.parametrize(
-    ("codec", "fragments", "broadcast"),
-    [("fp32", 1, "fp32"), ("topk", 1, "fp32"), ("topk", 2, "int8")],
+    ("codec", "fragments", "broadcast", "warmup"),
+    [("fp32", 1, "fp32", 2), ("topk", 1, "fp32", 0), ("topk", 2, "int8", 1)],
 )
 def test_killed_processes_come_back_and_the_digest_is_the_undisturbed_one(
-    tmp_path: Path, codec: str, fragments: int, broadcast: str
+    tmp_path: Path, codec: str, fragments: int, broadcast: str, warmup: int
 ) -> None:
     options = ("--fragments", str(fragments), "--broadcast", broadcast)
+    options += ("--warmup-rounds", str(warmup))
     with federation(tmp_path, 3, codec, options=options) as net:
         net.found()
         net.start()
@@ -106,7 +108,10 @@ def test_killed_processes_come_back_and_the_digest_is_the_undisturbed_one(
         net.wait()
         vector = read_checkpoint(net.release).vector
         how = {"fragments": fragments, "broadcast": broadcast}
+        how |= {"warmup_rounds": warmup}
         assert vector.digest == computed_here(dict(net.members), 3, codec, **how)
+        taken = {(row["round"], row["local_steps"]) for row in net.events("contribution")}
+        assert taken == {(number, 1 if number <= warmup else STEPS) for number in (1, 2, 3)}
 
 
 def test_moments_go_around_a_round_late_and_outlive_a_kill(tmp_path: Path) -> None:

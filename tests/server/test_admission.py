@@ -47,8 +47,8 @@ def header_of(delta: ParameterVector, **changes: object) -> Contribution:
     return dataclasses.replace(made, **changes)
 
 
-def judged(header: bytes, arrays: Arrays) -> Admitted | Refusal:
-    return admit(PLAN, {"": SCHEMA}, DIM, header, arrays)
+def judged(header: bytes, arrays: Arrays, plan: RoundPlan = PLAN) -> Admitted | Refusal:
+    return admit(plan, {"": SCHEMA}, DIM, header, arrays)
 
 
 def reason(outcome: Admitted | Refusal) -> str:
@@ -107,6 +107,15 @@ def test_a_node_short_of_time_may_have_taken_fewer_steps(steps: int) -> None:
     delta = delta_of()
     header = header_of(delta, local_steps=steps)
     assert isinstance(judged(header.to_bytes(), wired(delta.segments())), Admitted)
+
+
+def test_in_a_warmup_round_there_is_one_local_step() -> None:
+    delta, warm = delta_of(), dataclasses.replace(PLAN, warmup_rounds=PLAN.round)
+    one = header_of(delta, local_steps=1, plan_digest=warm.digest)
+    more = header_of(delta, local_steps=2, plan_digest=warm.digest)
+    arrays = wired(delta.segments())
+    assert isinstance(judged(one.to_bytes(), arrays, warm), Admitted)
+    assert reason(judged(more.to_bytes(), arrays, warm)) == "local_steps"
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"null", b"\xff" * 40, PLAN.to_bytes()])

@@ -94,6 +94,12 @@ def test_more_fragments_than_the_model_has_parts_are_refused(tmp_path: Path) -> 
         assert not (tmp_path / "home").exists()
 
 
+def test_a_warmup_that_leaves_no_round_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"warmup_rounds = 3 leave none of 3 rounds"):
+        found(tmp_path / "home", charter(rounds={"rounds": 3, "warmup_rounds": 3}))
+    assert not (tmp_path / "home").exists()
+
+
 def test_the_first_checkpoint_is_the_seeds_model(home: AggregatorHome) -> None:
     number, checkpoint = home.latest()
     assert number == 0

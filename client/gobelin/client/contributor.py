@@ -39,6 +39,7 @@ from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.objective.pools import Pools
 from gobelin.shared.objective.ranks import Ranks
 from gobelin.shared.recipe import Recipe
+from gobelin.shared.schedule import Schedule
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import ParameterSchema, ParameterVector
@@ -227,10 +228,11 @@ class Contributor:
         none, for it was away, takes this base's: in a split world that is far better than no
         offset.
         """
+        schedule = Schedule.of(plan)
         local = LocalSteps(
-            first_step=(plan.round - 1) * plan.local_steps,
-            steps=plan.local_steps,
-            total_steps=plan.rounds * plan.local_steps,
+            first_step=schedule.first_step(plan.round),
+            steps=schedule.steps_of(plan.round),
+            total_steps=schedule.total_steps,
             seed=plan.seed,
             node_seed=self._node_seed(plan),
         )
@@ -281,7 +283,7 @@ class Contributor:
                 round=plan.round,
                 rounds=plan.rounds,
                 step=step.done,
-                steps=plan.local_steps,
+                steps=step.steps,
                 samples_per_second=step.samples_per_second,
                 loss=step.loss,
                 effective_rank=step.effective_rank,

@@ -94,7 +94,7 @@ class RoundPlan(Message):
     recipe: str  # canonical JSON of the recipe
     schema_digest: str
     base_digest: str
-    local_steps: int  # H
+    local_steps: int  # H, once the warm-up rounds are over
     seed: int
     deadline_s: float  # seconds from the offer after which contributions are late
     codec: str = "fp32"  # the finest that the delta may be encoded by
@@ -103,6 +103,7 @@ class RoundPlan(Message):
     moments_digest: str = ""  # of the last base's, pooled, which travel beside the base; if any
     fragments: int = 1  # parts of the model that rounds exchange in turn
     alpha: float = 1.0  # share of the shared value where a node takes a fragment in
+    warmup_rounds: int = 0  # of the rounds, the first: of one local step each
 
 
 @dataclass(frozen=True)

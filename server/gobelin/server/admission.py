@@ -22,6 +22,7 @@ from gobelin.shared.codec import CODECS, Payload, codec_named, rungs_from
 from gobelin.shared.errors import CodecError, MomentsError, VectorError
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of, size_of
+from gobelin.shared.schedule import Schedule
 from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector
 
 
@@ -99,8 +100,9 @@ def _answers(plan: RoundPlan, contribution: Contribution) -> Refusal | None:
         return Refusal(RefusalCode.BASE_DIGEST, "trained from another base")
     if contribution.plan_digest != plan.digest:
         return Refusal(RefusalCode.PLAN_DIGEST, "answers another plan")
-    if not 1 <= contribution.local_steps <= plan.local_steps:
-        found = f"{contribution.local_steps} local steps, the plan says {plan.local_steps}"
+    asked = Schedule.of(plan).steps_of(plan.round)
+    if not 1 <= contribution.local_steps <= asked:
+        found = f"{contribution.local_steps} local steps, the plan says {asked}"
         return Refusal(RefusalCode.LOCAL_STEPS, found)
     if (by := contribution.codec) not in rungs_from(plan.codec):
         code = RefusalCode.CODEC_FINER if by in CODECS else RefusalCode.CODEC

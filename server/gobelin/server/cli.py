@@ -25,6 +25,9 @@ def init(
     ] = "127.0.0.1:9092",
     rounds: Annotated[int, typer.Option(min=1)] = 100,
     local_steps: Annotated[int, typer.Option(min=1, help="H, a node's steps a round.")] = 500,
+    warmup_rounds: Annotated[
+        int, typer.Option(min=0, help="First rounds of one local step each (post-local SGD).")
+    ] = 0,
     quorum: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the members a round needs.")
     ] = 0.5,
@@ -79,6 +82,7 @@ def init(
         rounds={
             "rounds": rounds,
             "local_steps": local_steps,
+            "warmup_rounds": warmup_rounds,
             "quorum": quorum,
             "min_members": min_members,
             "codec": codec,

@@ -16,6 +16,7 @@ from gobelin.shared.codec import CodecName
 from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.files import read_json, write_json
 from gobelin.shared.recipe import Recipe
+from gobelin.shared.schedule import Schedule
 from gobelin.shared.settings import Settings, read_settings
 
 Positive = Annotated[int, Field(gt=0)]
@@ -74,7 +75,8 @@ class RoundSettings(Settings):
     """How many rounds there are and what bounds each of them."""
 
     rounds: Positive = 100
-    local_steps: Positive = 500
+    local_steps: Positive = 500  # H
+    warmup_rounds: Annotated[int, Field(ge=0)] = 0  # of the rounds, the first: with H = 1
     codec: CodecName = "fp32"  # the finest that nodes encode their deltas by
     broadcast: CodecName = "fp32"  # what the consensus is told by; lossy: as steps between bases
     cross_node: bool = False  # exchange moments, so that SIGReg tests the data of all nodes
@@ -87,6 +89,19 @@ class RoundSettings(Settings):
     wait_for_members_s: Seconds = 86400.0  # for the quorum to be online
     attempts: Positive = 3  # of a round that misses its quorum, before giving up
     release_every: Positive = 10
+
+    @property
+    def schedule(self) -> Schedule:
+        """How many local steps each round takes."""
+        return Schedule(self.rounds, self.local_steps, self.warmup_rounds)
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> RoundSettings:
+        if self.warmup_rounds >= self.rounds:
+            raise ValueError(
+                f"warmup_rounds = {self.warmup_rounds} leave none of {self.rounds} rounds: lower it"
+            )
+        return self
 
 
 class NetworkSettings(Settings):

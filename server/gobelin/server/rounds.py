@@ -108,6 +108,7 @@ class RoundEngine:
             moments_digest=standing.moments.digest if standing.moments else "",
             fragments=self._settings.outer.fragments,
             alpha=self._settings.outer.alpha,
+            warmup_rounds=rounds.warmup_rounds,
         )
 
     def _past(self, plan: RoundPlan) -> dict[int, Past]:
