@@ -103,6 +103,11 @@ class RoundPlan(Message):
     moments_digest: str = ""  # of the last base's, pooled, which travel beside the base; if any
     fragments: int = 1  # parts of the model that rounds exchange in turn
     alpha: float = 1.0  # share of the shared value where a node takes a fragment in
+    sealed: bool = False  # whether deltas leave their nodes masked only, to be known in sum
+    sealed_bits: int = 0  # the grid of a sealed round's deltas is 2^−bits
+    sealed_bound: float = 0.0  # largest |δ| of a sealed round; what is beyond is owed
+    sealed_norm: float = 0.0  # length to which nodes shorten their deltas; 0 for none
+    sealed_threshold: float = 0.0  # share of its nodes that a sealed round needs more than
 
 
 @dataclass(frozen=True)
@@ -164,10 +169,11 @@ def _refuse_constant(name: str) -> None:
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
     """`value` as `kind`; raises MalformedMessageError when it is of another type."""
-    if typing.get_origin(kind) is not None:  # the metrics
+    if typing.get_origin(kind) is not None:  # a table
         if not isinstance(value, dict):
             raise MalformedMessageError(f"{name} is not a table")
-        return {_typed(name, key, str): _typed(name, item, float) for key, item in value.items()}
+        of = typing.get_args(kind)[1]
+        return {_typed(name, key, str): _typed(name, item, of) for key, item in value.items()}
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         raise MalformedMessageError(f"{name} is not a {kind.__name__}")
     if kind is str and not value.isascii():

@@ -150,6 +150,18 @@ class SignatureError(GobelinError):
     code, exit_code = "signature", 40
 
 
+class SealingError(GobelinError):
+    """A sealed round cannot go on, or a message of one is not what its session allows."""
+
+    code, exit_code = "sealing", 50
+
+
+class PeersError(SealingError):
+    """Too few others, or not those this node knows, for it to hide among."""
+
+    code, exit_code = "sealing.peers", 51
+
+
 class UnreachableError(GobelinError):
     """The aggregator does not answer."""
 
