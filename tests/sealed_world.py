@@ -74,7 +74,7 @@ class Circle:
         for node in left(MASK, shares):
             self.actors[node].hear(self.call(MASK, for_node(sealed, node)))
         masked = left(MASK, shares)
-        alive = {node: "" for node in masked}
+        alive = dict.fromkeys(masked, "")
         signed = {n: self.actors[n].hear(self.call(AGREE, alive)) for n in left(AGREE, masked)}
         revealed = {n: self.actors[n].hear(self.call(REVEAL, signed)) for n in left(REVEAL, signed)}
         total = sum_of([self.actors[node].sent[-1] for node in masked])

@@ -38,6 +38,7 @@ from gobelin.client.egress import Uplink
 from gobelin.client.fleet import FleetConnection, Say
 from gobelin.client.home import NodeHome, NodeStatus
 from gobelin.client.reach import wait_reachable
+from gobelin.client.sealer import SealedReply
 from gobelin.client.spool import Spooled
 from gobelin.protocols.messages import (
     BASE,
@@ -63,6 +64,7 @@ from gobelin.protocols.messages import (
     Step,
     encoding_of,
 )
+from gobelin.protocols.sealing import ENCODING_MASKED, MASKED, SEALED, SealedCall
 from gobelin.shared.codec import describe_codec
 from gobelin.shared.errors import ContributionError, GobelinError
 from gobelin.shared.files import write_json
@@ -109,6 +111,18 @@ def recall(message: Message, context: Context) -> Message:
     if spooled is None:
         return Message(Error(OUR_ERROR, NOT_SPOOLED), reply_to=message)
     return Message(contribution_record(spooled), reply_to=message)
+
+
+@app.query("sealed")
+def seal(message: Message, context: Context) -> Message:
+    """Answer a phase of a sealed round, or say by a code why not."""
+    home = str(context.node_config[HOME_KEY])
+    try:
+        reply = _contributor(home).seal(_read_call(message.content))
+    except GobelinError as error:
+        _say_of(home, f"did not answer a sealed round: {error}")
+        return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
+    return Message(sealed_record(reply), reply_to=message)
 
 
 def take_failure(home: str) -> GobelinError | None:
@@ -174,6 +188,14 @@ def _read_offer(content: RecordDict) -> Offer:
     return Offer(plan, segments, steps, moments, _read_receipts(content))
 
 
+def _read_call(content: RecordDict) -> SealedCall:
+    """The call of a message; raises ContributionError when it is malformed."""
+    try:
+        return SealedCall.from_bytes(content[HEADER][PAYLOAD])
+    except (MalformedMessageError, KeyError, TypeError):
+        raise _malformed() from None
+
+
 def _read_farewell(content: RecordDict) -> Farewell:
     """The farewell of a message; raises ContributionError when it is malformed."""
     try:
@@ -207,13 +229,17 @@ def _malformed() -> ContributionError:
 
 
 def contribution_record(spooled: Spooled) -> RecordDict:
-    """A contribution as Flower carries it: header, an array a segment, and moments if any."""
+    """A contribution as Flower carries it: header, an array a segment, and moments if any.
+
+    Of one to a sealed round the header alone; its delta leaves masked or not at all.
+    """
     payload = spooled.payload
     lengths = {name: end - start for name, (start, end) in payload.schema.segments.items()}
     arrays = ArrayRecord(
         {
             name: Array(DTYPE, (lengths[name],), encoding_of(payload.codec), data)
             for name, data in payload.segments.items()
+            if not spooled.contribution.sealed
         }
     )
     header = ConfigRecord({PAYLOAD: spooled.contribution.to_bytes()})
@@ -221,6 +247,16 @@ def contribution_record(spooled: Spooled) -> RecordDict:
     if data := spooled.moments:
         record[MOMENTS] = ArrayRecord({MOMENTS: Array(BYTES, (len(data),), ENCODING_MOMENTS, data)})
     return record
+
+
+def sealed_record(reply: SealedReply) -> RecordDict:
+    """An answer in a sealed round as Flower carries it, with an array a masked segment if any."""
+    arrays = {
+        name: Array(MASKED, (len(data) // 4,), ENCODING_MASKED, data)
+        for name, data in reply.segments.items()
+    }
+    header = ConfigRecord({PAYLOAD: reply.answer.encode()})
+    return RecordDict({HEADER: header, DELTA: ArrayRecord(arrays)})
 
 
 # ---------------------------------------------------------------- the loop
@@ -244,6 +280,8 @@ def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
             if message.metadata.message_type == MessageType.QUERY:
                 say(_finished(message))
                 return
+            if message.metadata.message_type == SEALED:
+                continue  # what there is to say of it has been said
             if message.metadata.message_type == RECALL and reply.has_error():
                 continue
             failure = take_failure(key)

@@ -126,6 +126,7 @@ class Contribution(Message):
     codec: str = "fp32"  # what the delta is encoded by
     moments_digest: str = ""  # of the base's, on this node's data; empty when it declines
     modality: str = ""  # of this node's data, of which it says what it sends; "" if there is one
+    sealed: bool = False  # whether the delta stays here until it is masked; its digest is blinded
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gobelin.protocols.messages import Farewell, Receipt, RoundPlan
+from gobelin.protocols.sealing import SealedCall
 from gobelin.server.admission import WireArray
 from gobelin.shared.objective.pools import Pools
 from gobelin.shared.step import CodedStep
@@ -61,7 +62,7 @@ class Parcel:
     """
 
     node: str
-    message: RoundPlan | Farewell
+    message: RoundPlan | Farewell | SealedCall
     enclosure: Enclosure | None
     receipts: tuple[Receipt, ...] = ()
 

@@ -76,6 +76,15 @@ class Closed:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """Nodes of a sealed round whose masked deltas did not come: they are not in its sum."""
+
+    at: float
+    nodes: tuple[str, ...]
+    kind: Literal["dropped"] = "dropped"
+
+
+@dataclass(frozen=True)
 class Voided:
     """The attempt has missed its minimum."""
 
@@ -84,7 +93,7 @@ class Voided:
     kind: Literal["voided"] = "voided"
 
 
-Durable = Convened | Counted | Lost | Closed | Voided
+Durable = Convened | Counted | Lost | Closed | Dropped | Voided
 
 
 @dataclass(frozen=True)

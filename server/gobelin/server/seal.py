@@ -15,7 +15,7 @@ from gobelin.server.evidence import of_members, remember
 from gobelin.server.geometry import Deltas
 from gobelin.server.groups import move_groups
 from gobelin.server.home import AggregatorHome
-from gobelin.server.merge import Counted, Merged, Merger, accumulate
+from gobelin.server.merge import Counted, Merged, Merger, Merges, accumulate
 from gobelin.server.node_record import NodeRecord
 from gobelin.server.outer import make_outer
 from gobelin.server.policy import freshness
@@ -104,15 +104,16 @@ class Sealer:
         deltas: Mapping[str, Deltas],
         rows: Sequence[Row],
         moments: Pools | None = None,
+        merger: Merges | None = None,
     ) -> Outcome:
         """The next standing from a fragment's deltas, by group, and their rows, in the same order.
 
-        `moments` are those of the base, pooled.
+        `moments` are those of the base, pooled; `merger` is another than the settings'.
         """
         decay = self._settings.rounds.staleness_decay
         base, counted = standing.base, [_counted(row, decay) for row in rows]
         moved = move_groups(
-            self._merger,
+            merger or self._merger,
             self._outer,
             fragment,
             self._recipe.told_modalities,

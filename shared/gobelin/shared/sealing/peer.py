@@ -229,9 +229,7 @@ class Peer:
             return bytes.fromhex(state.share)
         public = self._answers(session, KEYS, state.told[SHARES])[other].told["channel"]
         sealed = state.told[MASK][other]
-        return open_share(
-            session, _secrets(state).channel, other, self.node, public, sealed
-        )
+        return open_share(session, _secrets(state).channel, other, self.node, public, sealed)
 
     def _require(self, session: SealedSession, nodes: Collection[str]) -> None:
         """Raise PeersError unless this node is among enough nodes, of enough members."""

@@ -93,14 +93,16 @@ def open_share(
 
 def split(secret: bytes, threshold: int, places: int) -> list[bytes]:
     """Shamir shares of a 32-byte secret, one a place; `threshold` of them give it back."""
-    halves = [Shamir.split(threshold, places, half) for half in (secret[:HALF], secret[HALF:])]
-    return [first[1] + second[1] for first, second in zip(*halves, strict=True)]
+    first, second = (
+        Shamir.split(threshold, places, half, False) for half in (secret[:HALF], secret[HALF:])
+    )
+    return [one + other for (_, one), (_, other) in zip(first, second, strict=True)]
 
 
 def join(shares: Mapping[int, bytes]) -> bytes:
     """The secret of shares by place, counted from 0; of too few, or wrong ones, another."""
     return b"".join(
-        Shamir.combine([(place + 1, share[half : half + HALF]) for place, share in shares.items()])
+        Shamir.combine([(place + 1, of[half : half + HALF]) for place, of in shares.items()], False)
         for half in (0, HALF)
     )
 
