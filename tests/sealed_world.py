@@ -18,9 +18,11 @@ from gobelin.protocols.sealing import (
     SealedCall,
     SealedSession,
 )
+from gobelin.shared.errors import SealingError
 from gobelin.shared.sealing import Peer, PeerState, add_masks, unmasking
 from gobelin.shared.sealing.peer import SESSION
 from gobelin.shared.sealing.ring import Words
+from gobelin.shared.sealing.secrets import Secrets
 from gobelin.shared.sealing.tally import parse_answer
 from gobelin.shared.signing import SigningKey
 
@@ -55,6 +57,12 @@ class Circle:
 
     session: SealedSession
     actors: dict[str, Actor]
+    secrets: dict[str, Secrets] = field(default_factory=dict)  # as they were before any reveal
+    told: dict[str, dict[str, str]] = field(default_factory=dict)  # answers, by phase
+
+    def adverts(self) -> dict[str, SealedAnswer]:
+        """What nodes have answered to KEYS."""
+        return {n: parse_answer(self.session, KEYS, n, t) for n, t in self.told[KEYS].items()}
 
     def call(self, phase: str, told: Mapping[str, str] | None = None) -> SealedCall:
         text = self.session.to_bytes().decode()
@@ -77,6 +85,8 @@ class Circle:
         alive = dict.fromkeys(masked, "")
         signed = {n: self.actors[n].hear(self.call(AGREE, alive)) for n in left(AGREE, masked)}
         revealed = {n: self.actors[n].hear(self.call(REVEAL, signed)) for n in left(REVEAL, signed)}
+        if not masked:
+            raise SealingError("nobody is left")
         total = sum_of([self.actors[node].sent[-1] for node in masked])
         adverts = {n: parse_answer(self.session, KEYS, n, text) for n, text in keys.items()}
         told = {n: parse_answer(self.session, REVEAL, n, text) for n, text in revealed.items()}

@@ -227,8 +227,8 @@ class Peer:
         """The share of another node's secrets, or of this one's own."""
         if other == self.node:
             return bytes.fromhex(state.share)
-        public = self._answers(session, KEYS, state.told[SHARES])[other].told["channel"]
-        sealed = state.told[MASK][other]
+        advert = parse_answer(session, KEYS, other, state.told[SHARES][other])
+        public, sealed = advert.told["channel"], state.told[MASK][other]
         return open_share(session, _secrets(state).channel, other, self.node, public, sealed)
 
     def _require(self, session: SealedSession, nodes: Collection[str]) -> None:
