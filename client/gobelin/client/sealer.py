@@ -17,7 +17,13 @@ from gobelin.client.spool import Spooled
 from gobelin.protocols.messages import MalformedMessageError, RoundPlan
 from gobelin.protocols.sealing import MASK, SealedCall, SealedSession
 from gobelin.shared.codec import LOSSLESS, Compressed, compress
-from gobelin.shared.errors import ConfigError, PeersError, SealingError, StateError
+from gobelin.shared.errors import (
+    ConfigError,
+    ContributionError,
+    PeersError,
+    SealingError,
+    StateError,
+)
 from gobelin.shared.files import PRIVATE, write_atomic
 from gobelin.shared.keys import fingerprint
 from gobelin.shared.sealing import (
@@ -73,18 +79,18 @@ class Sealer:
         self._plan_file = home.sealed / "plan.json"
 
     def require(self, plan: RoundPlan) -> None:
-        """Raise ConfigError or StateError on a plan this node would not or must not answer.
+        """Raise ContributionError or ConfigError on a plan this node must not answer.
 
         Once a federation's rounds are sealed, an open one would show what they have hidden.
         """
         if not plan.sealed:
             if self._settings.egress.sealed_only:
-                raise ConfigError(
+                raise ContributionError(
                     "this round is open: the aggregator would see this node's delta",
                     "ask it for sealed rounds, or set egress.sealed_only = false in node.toml",
                 )
             if self._home.pinned(PINNED):
-                raise StateError(
+                raise ContributionError(
                     "this federation's rounds were sealed, this one is open",
                     "ask its operator why; another --home begins anew",
                 )
@@ -109,11 +115,11 @@ class Sealer:
 
         Raises SealingError, PeersError or SignatureError on a call that is not to be answered.
         """
-        plan = self._plan()
+        plan = self._plan()  # the last one: its calls come before the next
         spooled = finished(plan) if plan else None
         if plan is None or spooled is None:
             raise SealingError("this node has finished nothing for a sealed round")
-        self._fits(plan, call)
+        session = _session_of(plan, call)
         words = Ring(plan.sealed_bits, plan.sealed_bound).words
         masked: list[Words] = []
 
@@ -125,6 +131,7 @@ class Sealer:
         peer, before = self._peer(), self._state()
         after = peer.answer(before, call, mask)
         if after is not before:
+            self._know(session)
             write_atomic(self._state_file, after.to_bytes(), PRIVATE)
         if call.phase != MASK:
             return SealedReply(after.answers[call.phase])
@@ -133,31 +140,21 @@ class Sealer:
         segments = _segments(spooled.payload.schema, masked[0])
         return SealedReply(after.answers[MASK], segments)
 
-    def _fits(self, plan: RoundPlan, call: SealedCall) -> None:
-        """Raise SealingError unless the call is about this plan, PeersError on unknown peers."""
-        try:
-            session = SealedSession.from_bytes(call.session.encode())
-        except MalformedMessageError:
-            raise SealingError("the session is malformed", "update gobelin") from None
-        found = (session.federation, session.round, session.plan_digest, session.base_digest)
-        if found != (plan.federation, plan.round, plan.digest, plan.base_digest):
-            raise SealingError("the session is about another plan or base than this node's")
-        if session.threshold < threshold_of(plan.sealed_threshold, len(session.keys)):
-            raise SealingError("the session has a lower threshold than its plan")
-        _require_place(plan, len(session.keys))
-        known = {**(self._home.pinned("peers") or {})}
+    def _know(self, session: SealedSession) -> None:
+        """Remember the keys others sign with; raises PeersError where one has changed."""
+        before = self._home.pinned("peers") or {}
         changed = sorted(
             session.members[node]
             for node, key in session.keys.items()
-            if known.setdefault(node, key) != key
+            if before.get(node, key) != key
         )
         if changed:
             raise PeersError(
                 f"the signing keys of {', '.join(changed)} are not those this node has seen",
                 "ask these members whether they have new keys before you go on",
             )
-        if known != self._home.pinned("peers"):
-            self._home.remember("peers", known)
+        if not set(session.keys) <= set(before):
+            self._home.remember("peers", {**before, **session.keys})
 
     def _peer(self) -> Peer:
         home = self._home
@@ -186,6 +183,21 @@ class Sealer:
 
     def _damaged(self) -> StateError:
         return StateError(f"{self._home.sealed} is damaged", "restore it from a backup")
+
+
+def _session_of(plan: RoundPlan, call: SealedCall) -> SealedSession:
+    """The session of a call; raises SealingError unless it is about this plan."""
+    try:
+        session = SealedSession.from_bytes(call.session.encode())
+    except MalformedMessageError:
+        raise SealingError("the session is malformed", "update gobelin") from None
+    found = (session.federation, session.round, session.plan_digest, session.base_digest)
+    if found != (plan.federation, plan.round, plan.digest, plan.base_digest):
+        raise SealingError("the session is about another plan or base than this node's")
+    if session.threshold < threshold_of(plan.sealed_threshold, len(session.keys)):
+        raise SealingError("the session has a lower threshold than its plan")
+    _require_place(plan, len(session.keys))
+    return session
 
 
 def _require_place(plan: RoundPlan, nodes: int) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from gobelin.protocols.messages import (
     NOT_SPOOLED,
     SUPERSEDED,
@@ -20,6 +22,7 @@ from gobelin.server.dispatch import Dispatch
 from gobelin.server.history import Past, answerable
 from gobelin.server.home import AggregatorHome
 from gobelin.server.journal import Journal
+from gobelin.server.merge import Merges
 from gobelin.server.node_record import settle
 from gobelin.server.pooling import pool_modalities
 from gobelin.server.quality import Examiner
@@ -58,7 +61,7 @@ from gobelin.server.sealed_exchange import Exchange, Opened, Patience, TooFew
 from gobelin.server.sealed_files import SealedFiles
 from gobelin.server.sealed_merge import SealedMerger
 from gobelin.server.sealed_policy import require_places
-from gobelin.shared.errors import RoundError
+from gobelin.shared.errors import GarbledSumError, RoundError
 from gobelin.shared.fragments import fragment_of_round
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.pools import Pools
@@ -328,24 +331,34 @@ class OpenRound:
         key = SigningKey.load(rim.home.signing_key_file)
         files = SealedFiles(rim.home.journal / "sealed")
         exchange = Exchange(rim.courier, files, key, wait, rim.clock, rim.sleep, rim.tell)
+        nobody = Opened((), torch.zeros(0))
+        reason = RefusalCode.DROPPED_OUT
         try:
             opened = exchange.run(self._plan, self._fragment.schema, nodes)
         except TooFew as error:
             return self._advance(Voided(rim.clock(), str(error)))
+        except GarbledSumError as error:
+            opened, reason = nobody, RefusalCode.GARBLED
+            rim.tell("round_lost", {"round": self._plan.round, "reason": error.what})
         gone = {one.node for one in asked} - set(opened.survivors)
         if gone:
-            self._advance(Dropped(rim.clock(), tuple(sorted(gone))))
+            self._advance(Dropped(rim.clock(), tuple(sorted(gone)), reason))
         rows = [row for _, row in sorted(self._state.counted.items())]
-        self._merge(rows, None, opened)
+        if rows:
+            self._merge(rows, None, SealedMerger(opened.mean))
+        else:
+            self._settle(rim.sealer.stay(self._standing, self._fragment))
         return self._advance(Aggregated())
 
     def _merge(
-        self, rows: Sequence[Mapping[str, Any]], pooled: Pools | None, opened: Opened | None = None
+        self, rows: Sequence[Mapping[str, Any]], pooled: Pools | None, merger: Merges | None = None
     ) -> None:
-        """What the contributions come to, and what their nodes are told of it."""
+        """What the contributions come to."""
         sealer, deltas = self._rim.sealer, self._deltas.by_group
-        merger = SealedMerger(opened.mean) if opened else None
-        outcome = sealer.aggregate(self._standing, self._fragment, deltas, rows, pooled, merger)
+        self._settle(sealer.aggregate(self._standing, self._fragment, deltas, rows, pooled, merger))
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Remember of each node what became of its contributions."""
         last = self._state.terms.max_staleness
         pending = answerable(self._plan, range(1, self._plan.round + 1), last)
         records = settle(self._standing.records, self._plan, self._state, outcome.rows, pending)

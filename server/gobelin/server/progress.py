@@ -81,6 +81,8 @@ def describe(event: dict[str, Any], rounds: int) -> str:
         return f"{number}: warning: {event['rule']} discarded most of what these taught: {members}"
     if kind == "round_void":
         return f"{number}: void, base unchanged: {event['reason']}"
+    if kind == "round_lost":
+        return f"{number}: lost, base unchanged: {event['reason']}"
     if kind == "sealing":
         return f"{number}: {event['nodes']} nodes have answered {event['phase']}"
     if kind == "sealing_refused":

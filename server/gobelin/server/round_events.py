@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from gobelin.server.admission import Refusal
+from gobelin.server.reasons import RefusalCode
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,11 @@ class Closed:
 
 @dataclass(frozen=True)
 class Dropped:
-    """Nodes of a sealed round whose masked deltas did not come: they are not in its sum."""
+    """Nodes that are not in a sealed round's sum after all."""
 
     at: float
     nodes: tuple[str, ...]
+    reason: RefusalCode
     kind: Literal["dropped"] = "dropped"
 
 

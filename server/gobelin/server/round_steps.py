@@ -264,11 +264,11 @@ def _dropped(state: Round, event: Dropped) -> Step:
     _require(state, Phase.CLOSED)
     gone = {asked for asked in state.counted if asked.node in event.nodes}
     told = [
-        _tell(state, "refused", node=state.seats[asked.node].name, reason=RefusalCode.DROPPED_OUT)
+        _tell(state, "refused", node=state.seats[asked.node].name, reason=event.reason)
         for asked in sorted(gone)
     ]
     counted = {asked: row for asked, row in state.counted.items() if asked not in gone}
-    refused = {**state.refused, **dict.fromkeys(gone, RefusalCode.DROPPED_OUT)}
+    refused = {**state.refused, **dict.fromkeys(gone, event.reason)}
     return replace(state, counted=counted, refused=refused), tuple(told)
 
 

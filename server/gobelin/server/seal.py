@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gobelin.protocols.messages import RoundPlan
@@ -154,6 +155,22 @@ class Sealer:
         rows = sorted(weighed, key=lambda row: (str(row["node"]), -int(row["staleness"])))
         return Outcome(after, told, merged, rows, facts)
 
+    def stay(self, standing: Standing, fragment: Fragment) -> Outcome:
+        """What a sealed round comes to whose sum was none: the base stays, and so does all else.
+
+        It cannot be tried again, for its nodes reveal once; the next round goes on from the base.
+        """
+        base = standing.base
+        told = broadcast_fragment(
+            self._settings.rounds.broadcast, fragment, base, base, standing.owed
+        )
+        after = replace(standing, base=told.consensus, owed=told.owed, moments=None)
+        unknown = dict.fromkeys(("clip", "cosine", "sign_all", "sign_most", "retained_norm"))
+        facts = {"cap": 1.0, "residual": 1.0, "sealed": True, **unknown}
+        merged = Merged(torch.zeros(fragment.schema.size), {}, [], {}, facts, 1.0)
+        told_of = {**facts, "fragment": fragment.index, "frame_rotation": None}
+        return Outcome(after, told, merged, [], told_of)
+
     def seal(self, plan: RoundPlan, state: Round, outcome: Outcome, seconds: float) -> Standing:
         """Write the round's checkpoint folder, which is the round, and publish it if it is due.
 
@@ -216,7 +233,8 @@ class Sealer:
             rule = self._settings.aggregation.rule
             lost = {"round": plan.round, "rule": rule, "members": merged.minority}
             self._tell("minority_loss", lost)
-        training = max(float(row["seconds"]) for row in outcome.rows if not row["staleness"])
+        fresh = [float(row["seconds"]) for row in outcome.rows if not row["staleness"]]
+        training = max(fresh, default=0.0)  # nobody's where a sealed sum was none
         sealed = {
             "round": plan.round,
             "vector_digest": outcome.standing.base.digest,

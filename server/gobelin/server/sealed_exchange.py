@@ -130,8 +130,8 @@ class Exchange:
     ) -> Opened:
         """The mean of the deltas of `nodes`, by id, as far as they do not drop out.
 
-        Raises TooFew when the round is to be tried again, SealingError when what was revealed does
-        not come to a sum; then no second try is safe.
+        Raises TooFew when the round is to be tried again, SealingError when too few reveal what
+        they have agreed to, GarbledSumError when the sum is none; then no second try is safe.
         """
         fixed = self._files.fixed()
         if fixed is None or _session(fixed.session).plan_digest != plan.digest:

@@ -162,6 +162,12 @@ class PeersError(SealingError):
     code, exit_code = "sealing.peers", 51
 
 
+class GarbledSumError(SealingError):
+    """A sealed round's sum is none that its deltas could have: nobody can add them up again."""
+
+    code = "sealing.garbled"
+
+
 class UnreachableError(GobelinError):
     """The aggregator does not answer."""
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gobelin.shared.errors import SealingError
+from gobelin.shared.errors import GarbledSumError
 
 Words = NDArray[np.uint32]
 SPARE = 30  # a sum stays below 2³⁰, so that one that is garbage is told by its size
@@ -55,13 +55,13 @@ class Ring:
         """The mean (P,) fp32 of `nodes` deltas from their sum modulo 2³².
 
         Bit by bit what `server.aggregation.weighted_mean` gives for the deltas themselves, equally
-        weighed. Raises SealingError on a sum that no such deltas have: masks that did not cancel,
-        or a node that left its range.
+        weighed. Raises GarbledSumError on a sum that no such deltas have: masks that did not
+        cancel, or a node that left its range.
         """
         limit = round(nodes * self.bound * 2.0**self.bits)
         signed = total.view(np.int32)
         if len(signed) and not -limit <= int(signed.min()) <= int(signed.max()) <= limit:
-            raise SealingError(
+            raise GarbledSumError(
                 "the sum is out of range: masks did not cancel, or a node left its bound",
                 "find out which node runs other software; the base stays as it is",
             )
