@@ -36,9 +36,8 @@ from gobelin.shared.sealing import (
     masked_digest,
     threshold_of,
 )
-from gobelin.shared.sealing.ring import Words
 from gobelin.shared.signing import SigningKey
-from gobelin.shared.vector import ParameterSchema, ParameterVector
+from gobelin.shared.vector import ParameterVector
 
 SALT_BYTES = 32
 PINNED = "sealed"  # name of the pin: this node's federation has begun to seal its rounds
@@ -115,30 +114,27 @@ class Sealer:
 
         Raises SealingError, PeersError or SignatureError on a call that is not to be answered.
         """
-        plan = self._plan()  # the last one: its calls come before the next
-        spooled = finished(plan) if plan else None
-        if plan is None or spooled is None:
-            raise SealingError("this node has finished nothing for a sealed round")
+        plan = self._plan()
+        if plan is None:
+            raise SealingError("this node has begun no sealed round")
         session = _session_of(plan, call)
-        words = Ring(plan.sealed_bits, plan.sealed_bound).words
-        masked: list[Words] = []
+        segments: dict[str, bytes] = {}
 
         def mask(masks: Sequence[Mask]) -> str:
-            masked.append(words(spooled.delta.values))
-            add_masks(masked[0], masks)
-            return masked_digest(list(_segments(spooled.payload.schema, masked[0]).values()))
+            spooled = finished(plan)
+            if spooled is None:
+                raise SealingError("this node has finished nothing for this round")
+            segments.update(_masked(plan, spooled, masks))
+            return masked_digest(list(segments.values()))
 
         peer, before = self._peer(), self._state()
         after = peer.answer(before, call, mask)
         if after is not before:
             self._know(session)
             write_atomic(self._state_file, after.to_bytes(), PRIVATE)
-        if call.phase != MASK:
-            return SealedReply(after.answers[call.phase])
-        if not masked:  # answered before
+        elif call.phase == MASK:  # answered before
             mask(peer.masks(after))
-        segments = _segments(spooled.payload.schema, masked[0])
-        return SealedReply(after.answers[MASK], segments)
+        return SealedReply(after.answers[call.phase], segments)
 
     def _know(self, session: SealedSession) -> None:
         """Remember the keys others sign with; raises PeersError where one has changed."""
@@ -210,7 +206,10 @@ def _require_place(plan: RoundPlan, nodes: int) -> None:
         raise SealingError(f"the plan's ring has no place for the deltas of {nodes} nodes")
 
 
-def _segments(schema: ParameterSchema, words: Words) -> dict[str, bytes]:
-    """Masked words by segment, little-endian."""
+def _masked(plan: RoundPlan, spooled: Spooled, masks: Sequence[Mask]) -> dict[str, bytes]:
+    """The delta's words under their masks, little-endian, by segment."""
+    words = Ring(plan.sealed_bits, plan.sealed_bound).words(spooled.delta.values)
+    add_masks(words, masks)
     little = words.astype("<u4", copy=False)
-    return {name: little[start:end].tobytes() for name, (start, end) in schema.segments.items()}
+    places = spooled.payload.schema.segments.items()
+    return {name: little[start:end].tobytes() for name, (start, end) in places}
