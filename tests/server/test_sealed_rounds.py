@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gobelin.protocols.sealing import AGREE, KEYS, MASK, PHASES, REVEAL, SHARES
+from gobelin.protocols.sealing import AGREE, KEYS, MASK, REVEAL, SHARES
 from gobelin.server.home import AggregatorHome
 from gobelin.server.reasons import RefusalCode
 from gobelin.shared.errors import RoundError, SealingError
@@ -18,6 +18,11 @@ from tests.server.sealed_nodes import SealedNode, open_twin, sealed_federation
 from tests.server.world import NESTEROV, Federation, Killed
 
 NAMES = ["east", "north", "south", "west"]
+
+
+def slow(phase: str) -> Any:
+    """A phase that CI leaves out."""
+    return pytest.param(phase, marks=pytest.mark.slow)
 
 
 @pytest.fixture
@@ -40,7 +45,7 @@ def test_sealed_rounds_move_the_consensus_as_open_ones_do_to_the_bit(
     assert fed.sealed(2).facts["retained_norm"] is None
 
 
-@pytest.mark.parametrize("phase", [KEYS, SHARES, MASK])
+@pytest.mark.parametrize("phase", [slow(KEYS), SHARES, MASK])
 def test_who_drops_out_before_its_masked_delta_came_is_not_in_the_sum(
     tmp_path: Path, nodes: list[SealedNode], phase: str
 ) -> None:
@@ -56,7 +61,7 @@ def test_who_drops_out_before_its_masked_delta_came_is_not_in_the_sum(
     assert [(r["round"], r["counted"]) for r in receipts] == [(1, True), (2, False)]
 
 
-@pytest.mark.parametrize("phase", [AGREE, REVEAL])
+@pytest.mark.parametrize("phase", [slow(AGREE), REVEAL])
 def test_who_drops_out_after_its_masked_delta_came_is_in_the_sum(
     tmp_path: Path, nodes: list[SealedNode], phase: str
 ) -> None:
@@ -67,7 +72,7 @@ def test_who_drops_out_after_its_masked_delta_came_is_in_the_sum(
     assert fed.digest() == open_twin(fed, tmp_path, everybody())
 
 
-@pytest.mark.parametrize("phase", [KEYS, SHARES, MASK])
+@pytest.mark.parametrize("phase", [slow(KEYS), SHARES, slow(MASK)])
 def test_below_the_threshold_the_round_is_void_and_tried_again_with_new_keys(
     tmp_path: Path, nodes: list[SealedNode], phase: str
 ) -> None:
@@ -112,7 +117,7 @@ def test_who_has_agreed_is_waited_for_and_the_same_session_is_gone_on_with(
     assert len({session for number, session, _ in nodes[0].heard if number == 1}) == 1
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("phase", [slow(KEYS), slow(SHARES), MASK, AGREE, slow(REVEAL)])
 def test_a_killed_aggregator_ends_at_the_same_digest(
     tmp_path: Path, nodes: list[SealedNode], phase: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

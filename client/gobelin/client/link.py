@@ -281,7 +281,9 @@ def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
                 say(_finished(message))
                 return
             if message.metadata.message_type == SEALED:
-                continue  # what there is to say of it has been said
+                if not reply.has_error():  # else it has said why
+                    say(NodeStatus("idle", note=_answered(message, sent)))
+                continue
             if message.metadata.message_type == RECALL and reply.has_error():
                 continue
             failure = take_failure(key)
@@ -310,6 +312,9 @@ def _outcome(reply: Message, sent: bool, failure: GobelinError | None) -> NodeSt
         note = "the aggregator restarted; the contribution stays in the spool"
         return NodeStatus("idle", note=note)
     made = Contribution.from_bytes(reply.content[HEADER][PAYLOAD])  # our own
+    if made.sealed:
+        note = "local steps are done; the delta waits here to be masked"
+        return NodeStatus("idle", round=made.round, note=note)
     sent_bytes, distortion = made.metrics[METRIC_SENT_BYTES], made.metrics[METRIC_DISTORTION]
     moments = len(reply.content[MOMENTS][MOMENTS].data) if made.moments_digest else 0
     beside = f"; moments, {moments:,} bytes" if moments else ""
@@ -323,6 +328,12 @@ def _outcome(reply: Message, sent: bool, failure: GobelinError | None) -> NodeSt
         note=f"contribution sent ({describe_codec(made.codec, sent_bytes, distortion)}{beside}); "
         "waiting for the next round",
     )
+
+
+def _answered(message: Message, sent: tuple[int, float] | None) -> str:
+    """What to say of an answer in a sealed round."""
+    phase = _read_call(message.content).phase
+    return f"sealed round: answered {phase}, {sent[0] if sent else 0:,} bytes"
 
 
 def _messages(link: FleetConnection) -> Iterator[Message]:
