@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from torch import Tensor
 
+from gobelin.client.sealer import on_grid
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.server.aggregation import InMemory
 from gobelin.server.broadcast import Broadcast, broadcast_fragment
@@ -23,6 +24,7 @@ from gobelin.shared.model import build_jepa
 from gobelin.shared.objective import Moments
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.schedule import Schedule
+from gobelin.shared.sealing import Ring
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterVector
 
@@ -50,6 +52,7 @@ def federate_in_process(
     alpha: float = 1.0,
     merger: Merger | None = None,
     modalities: Mapping[str, str] | None = None,
+    ring: Ring | None = None,
     tamper: Tamper | None = None,
     on_merge: Callable[[int, Merged], None] | None = None,
     on_broadcast: Callable[[int, Broadcast], None] | None = None,
@@ -63,9 +66,10 @@ def federate_in_process(
     next round SIGReg tests the data of all who did. The first `warmup_rounds` have one local step.
     `taken` says how many of the local steps members take that are short of time. Of `fragments` a
     round exchanges one, which members take into their own models with the share `alpha`.
-    `modalities` says of which modality members' data are, where the recipe has several. `tamper`
-    turns a round's number, base and honest deltas, as sent, into those that are admitted,
-    `on_merge` sees what they came to, `on_broadcast` how members are told.
+    `modalities` says of which modality members' data are, where the recipe has several. With a
+    `ring` deltas are on the grid of sealed rounds, and `codec` has no say. `tamper` turns a round's
+    number, base and honest deltas, as sent, into those that are admitted, `on_merge` sees what they
+    came to, `on_broadcast` how members are told.
     """
     outer, merger = outer or Sgd(), merger or Merger()
     base = ParameterVector.of(build_jepa(recipe, seed))
@@ -110,7 +114,8 @@ def federate_in_process(
             own[name], debt = trained.values, residuals[name]
             part = fragment.part(told_of[name])
             due = None if debt is None else part.take(debt)
-            made = compress(codec, part.of(trained) - part.of(base), due)
+            delta = part.of(trained) - part.of(base)
+            made = on_grid(ring, delta, due, 0.0) if ring else compress(codec, delta, due)
             residuals[name] = part.owe(debt, made.residual)
             deltas = {**deltas, name: made.payload.decode()}
         if tamper is not None:

@@ -65,7 +65,8 @@ class Node:
     numbers = itertools.count(77)
 
     def __init__(self, name: str, member: str = "", answer: Answer | None = None) -> None:
-        self.entry = entry(member or name, name, next(self.numbers))
+        self.number = next(self.numbers)
+        self.entry = entry(member or name, name, self.number)
         self.id = self.entry.id
         self.name = name
         self.answer = answer or (lambda plan, base: [(0.5, self.reply(plan, base))])

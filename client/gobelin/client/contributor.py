@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,8 @@ from gobelin.client.base import KeptBase
 from gobelin.client.crew import Leader
 from gobelin.client.egress import Uplink, budget_bytes
 from gobelin.client.home import ComputeSettings, NodeHome, NodeSettings, NodeStatus
-from gobelin.client.spool import Spool, Spooled
+from gobelin.client.sealer import SALT_BYTES, SealedReply, Sealer, on_grid
+from gobelin.client.spool import Spool, Spooled, blinded
 from gobelin.client.trainer import LocalSteps, LocalTrainer, StepReport, TrainingReport
 from gobelin.protocols.messages import (
     METRIC_DISTORTION,
@@ -27,10 +29,11 @@ from gobelin.protocols.messages import (
     Receipt,
     RoundPlan,
 )
+from gobelin.protocols.sealing import SealedCall
 from gobelin.shared.alarm import collapse_alarm
 from gobelin.shared.codec import LOSSLESS, Compressed, compress, pick_rung
 from gobelin.shared.data import BatchStream
-from gobelin.shared.errors import ConfigError, ContributionError, MomentsError
+from gobelin.shared.errors import BudgetError, ConfigError, ContributionError, MomentsError
 from gobelin.shared.fragments import Fragment, fragment_of_round, fragments_of, start_of_round
 from gobelin.shared.health import Health
 from gobelin.shared.model import Jepa
@@ -40,6 +43,7 @@ from gobelin.shared.objective.pools import Pools
 from gobelin.shared.objective.ranks import Ranks
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.schedule import Schedule
+from gobelin.shared.sealing import Ring
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import ParameterSchema, ParameterVector
@@ -57,6 +61,7 @@ class Contributor:
         self._spool = Spool(home.spool)
         self._kept = KeptBase(home.base_file)
         self._uplink = Uplink(home.uplink_file)
+        self._sealer = Sealer(home, self._settings)
         self._trainer: LocalTrainer | None = None
         self._trained = 0  # the round after which the trainer's inner state stands
         self._recipe_digest = ""
@@ -107,11 +112,13 @@ class Contributor:
         not have, BudgetError when no codec keeps its egress budget, StateError when the plan is
         of another federation.
         """
+        self._sealer.require(plan)
         self.flush()
         base = self._base(plan, segments, steps)
         pools = pooled_moments(plan, moments)
         pooled = pools.pooled.get(self._modality(plan)) if pools else None
         fragment = self._part(plan, base.schema)
+        self._sealer.expect(plan)
         done = self._spool.find(plan.digest, plan.round, fragment.schema)
         if done is not None:
             self._keep(plan, base)
@@ -136,13 +143,18 @@ class Contributor:
         sent = own.to_bytes() if own is not None and sends else b""
         debt = self._spool.debt_before(plan.round)
         due = None if debt.owed is None else fragment.take(debt.owed)
-        made = compress(codec, fragment.of(trained) - fragment.of(base), due)
+        delta, salt = fragment.of(trained) - fragment.of(base), b""
+        if plan.sealed:
+            ring = Ring(plan.sealed_bits, plan.sealed_bound)
+            made, salt = on_grid(ring, delta, due, plan.sealed_norm), os.urandom(SALT_BYTES)
+        else:
+            made = compress(codec, delta, due)
         contribution = Contribution(
             federation=plan.federation,
             round=plan.round,
             plan_digest=plan.digest,
             base_digest=plan.base_digest,
-            delta_digest=made.payload.digest,
+            delta_digest=blinded(made.payload.digest, salt),
             local_steps=report.steps,
             samples=report.samples,
             seconds=seconds,
@@ -150,13 +162,14 @@ class Contributor:
             codec=codec,
             moments_digest=digest_of(sent),
             modality=self._modality(plan),
+            sealed=plan.sealed,
         )
         residual = fragment.owe(debt.owed, made.residual)
         inner, model = trainer.state(), trained.values if plan.fragments > 1 else None
 
         def write() -> None:
             self._keep(plan, base)
-            self._spool.put(contribution, made.payload, inner, residual, debt, own, model)
+            self._spool.put(contribution, made.payload, inner, residual, debt, own, model, salt)
             self._trained = plan.round
 
         self._written = self._writer.submit(write)
@@ -181,6 +194,10 @@ class Contributor:
         part = self._part(plan, schema)
         return self._spool.find(plan.digest, plan.round, part.schema)
 
+    def seal(self, call: SealedCall) -> SealedReply:
+        """Answer a call of a sealed round, from the spool; raises SealingError and its kin."""
+        return self._sealer.answer(call, self.finished)
+
     def _modality(self, plan: RoundPlan) -> str:
         """What this node tells as its modality; raises ConfigError where the recipe lacks it."""
         return parse_recipe(plan.recipe).told(self._settings.data.modality)
@@ -193,7 +210,13 @@ class Contributor:
     def _codec(self, plan: RoundPlan, schema: ParameterSchema) -> str:
         """The codec of this round's delta: the plan's, or a coarser one that keeps the budget."""
         budget = budget_bytes(self._settings.egress, self._uplink.bytes_per_second())
-        return pick_rung(plan.codec, schema, budget)
+        codec = pick_rung(plan.codec, schema, budget)
+        if plan.sealed and codec != plan.codec:
+            raise BudgetError(
+                f"a sealed round needs {4e-6 * schema.size:.3g} MB, this node's budget is less",
+                "raise max_mb_per_round or seconds_per_round in [egress] of node.toml",
+            )
+        return codec
 
     def _base(
         self, plan: RoundPlan, segments: Mapping[str, bytes] | None, steps: Sequence[CodedStep]

@@ -53,11 +53,14 @@ class EgressSettings(Settings):
     moments: bool = True  # of projections, where the federation asks for them; else they stay here
     max_mb_per_round: Annotated[float, Field(gt=0)] | None = None  # of 10⁶ bytes
     seconds_per_round: Annotated[float, Field(gt=0)] | None = None  # at the rate measured so far
+    sealed_only: bool = False  # refuse rounds in which the aggregator sees this node's delta
+    min_sealed_members: Annotated[int, Field(ge=2)] = 3  # fewest in a sum, this one included
 
     def __str__(self) -> str:
         """For an operator: what leaves this node."""
         moments = "moments of projections if asked for" if self.moments else "no moments"
-        return f"leaving this node: encoded deltas with their training figures; {moments}"
+        deltas = "masked deltas" if self.sealed_only else "encoded deltas"
+        return f"leaving this node: {deltas} with their training figures; {moments}"
 
 
 class NodeSettings(Settings):
@@ -84,6 +87,7 @@ class NodeHome:
         self.spool = folder / "spool"
         self.pins_file = folder / "pins.json"  # what this node has bound itself to
         self.status_file = folder / "status.json"
+        self.sealed = folder / "sealed"  # the plan and the secrets of the last sealed round
         self.base_file = folder / "base.f32"  # the last base, where the federation sends steps
         self.uplink_file = folder / "uplink.json"  # how fast contributions have left so far
 

@@ -39,6 +39,7 @@ from gobelin.client.egress import Uplink
 from gobelin.client.fleet import FleetConnection, Say
 from gobelin.client.home import NodeHome, NodeStatus
 from gobelin.client.reach import wait_reachable
+from gobelin.client.sealer import SealedReply
 from gobelin.client.spool import Spooled
 from gobelin.protocols.bundle import WireArray, bundled, unbundled
 from gobelin.protocols.messages import (
@@ -65,6 +66,7 @@ from gobelin.protocols.messages import (
     Step,
     encoding_of,
 )
+from gobelin.protocols.sealing import ENCODING_MASKED, MASKED, SEALED, SealedCall
 from gobelin.shared.codec import describe_codec
 from gobelin.shared.errors import ContributionError, GobelinError
 from gobelin.shared.files import write_json
@@ -115,6 +117,18 @@ def recall(message: Message, context: Context) -> Message:
     if spooled is None:
         return Message(Error(OUR_ERROR, NOT_SPOOLED), reply_to=message)
     return Message(contribution_record(spooled), reply_to=message)
+
+
+@app.query("sealed")
+def seal(message: Message, context: Context) -> Message:
+    """Answer a phase of a sealed round, or say by a code why not."""
+    home = str(context.node_config[HOME_KEY])
+    try:
+        reply = _contributor(home).seal(_read_call(message.content))
+    except GobelinError as error:
+        _say_of(home, f"did not answer a sealed round: {error}")
+        return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
+    return Message(sealed_record(reply), reply_to=message)
 
 
 def take_failure(home: str) -> GobelinError | None:
@@ -180,6 +194,14 @@ def _read_offer(content: RecordDict) -> Offer:
     return Offer(plan, segments, steps, moments, _read_receipts(content))
 
 
+def _read_call(content: RecordDict) -> SealedCall:
+    """The call of a message; raises ContributionError when it is malformed."""
+    try:
+        return SealedCall.from_bytes(content[HEADER][PAYLOAD])
+    except (MalformedMessageError, KeyError, TypeError):
+        raise _malformed() from None
+
+
 def _read_farewell(content: RecordDict) -> Farewell:
     """The farewell of a message; raises ContributionError when it is malformed."""
     try:
@@ -216,13 +238,17 @@ def _malformed() -> ContributionError:
 
 
 def contribution_record(spooled: Spooled) -> RecordDict:
-    """A contribution as Flower carries it: header, its segments in arrays, and moments if any."""
+    """A contribution as Flower carries it: header, its segments in arrays, and moments if any.
+
+    Of one to a sealed round the header alone; its delta leaves masked or not at all.
+    """
     payload = spooled.payload
     lengths = {name: end - start for name, (start, end) in payload.schema.segments.items()}
     wire = bundled(
         {
             name: WireArray(DTYPE, (lengths[name],), encoding_of(payload.codec), data)
             for name, data in payload.segments.items()
+            if not spooled.contribution.sealed
         }
     )
     arrays = ArrayRecord({name: Array(*array) for name, array in wire.items()})
@@ -231,6 +257,16 @@ def contribution_record(spooled: Spooled) -> RecordDict:
     if data := spooled.moments:
         record[MOMENTS] = ArrayRecord({MOMENTS: Array(BYTES, (len(data),), ENCODING_MOMENTS, data)})
     return record
+
+
+def sealed_record(reply: SealedReply) -> RecordDict:
+    """An answer in a sealed round as Flower carries it, with an array a masked segment if any."""
+    arrays = {
+        name: Array(MASKED, (len(data) // 4,), ENCODING_MASKED, data)
+        for name, data in reply.segments.items()
+    }
+    header = ConfigRecord({PAYLOAD: reply.answer.encode()})
+    return RecordDict({HEADER: header, DELTA: ArrayRecord(arrays)})
 
 
 # ---------------------------------------------------------------- the loop
@@ -254,6 +290,10 @@ def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
             if message.metadata.message_type == MessageType.QUERY:
                 say(_finished(message))
                 return
+            if message.metadata.message_type == SEALED:
+                if not reply.has_error():  # else it has said why
+                    say(NodeStatus("idle", note=_answered(message, sent)))
+                continue
             if message.metadata.message_type == RECALL and reply.has_error():
                 continue
             failure = take_failure(key)
@@ -283,6 +323,9 @@ def _outcome(reply: Message, sent: bool, failure: GobelinError | None) -> NodeSt
         note = "the aggregator restarted; the contribution stays in the spool"
         return NodeStatus("idle", note=note)
     made = Contribution.from_bytes(reply.content[HEADER][PAYLOAD])  # our own
+    if made.sealed:
+        note = "local steps are done; the delta waits here to be masked"
+        return NodeStatus("idle", round=made.round, note=note)
     sent_bytes, distortion = made.metrics[METRIC_SENT_BYTES], made.metrics[METRIC_DISTORTION]
     moments = len(reply.content[MOMENTS][MOMENTS].data) if made.moments_digest else 0
     beside = f"; moments, {moments:,} bytes" if moments else ""
@@ -296,6 +339,12 @@ def _outcome(reply: Message, sent: bool, failure: GobelinError | None) -> NodeSt
         note=f"contribution sent ({describe_codec(made.codec, sent_bytes, distortion)}{beside}); "
         "waiting for the next round",
     )
+
+
+def _answered(message: Message, sent: tuple[int, float] | None) -> str:
+    """What to say of an answer in a sealed round."""
+    phase = _read_call(message.content).phase
+    return f"sealed round: answered {phase}, {sent[0] if sent else 0:,} bytes"
 
 
 def _messages(link: FleetConnection) -> Iterator[Message]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,13 @@ from gobelin.protocols.messages import (
 )
 from gobelin.shared.codec import Payload, segments_of
 from gobelin.shared.errors import MomentsError, StateError
-from gobelin.shared.files import folder_atomic, link_or_copy, remove_folder, write_atomic
+from gobelin.shared.files import (
+    PRIVATE,
+    folder_atomic,
+    link_or_copy,
+    remove_folder,
+    write_atomic,
+)
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.vector import ParameterSchema, ParameterVector
@@ -40,6 +47,7 @@ MOMENTS = "moments.bin"  # only where a round tests across nodes; sent if the co
 LOCAL = "local.safetensors"  # only where rounds exchange fragments
 DEBT = "debt.safetensors"  # only where something is owed
 DEBT_BEFORE = "before.safetensors"  # the same of what was owed before: of the last round, one file
+SALT = "salt.bin"  # only where the round is sealed; blinds the digest of its delta
 RECEIPT = "receipt.json"  # only once the aggregator has sent it
 
 AFTER = "after"  # in DEBT: what is owed once the contribution has counted; in DEBT_BEFORE: before
@@ -118,10 +126,11 @@ class Spool:
         debt: Debt = NO_DEBT,
         moments: Moments | None = None,
         local: Tensor | None = None,
+        salt: bytes = b"",
     ) -> None:
         """Keep a contribution, the debt it was made with and the state after it.
 
-        Older ones are dropped.
+        Older ones are dropped. `salt` is what its delta's digest is blinded with, if it is.
         """
         tensors = {AFTER: residual, TRUSTED: debt.trusted}
         owed = {name: tensor for name, tensor in tensors.items() if tensor is not None}
@@ -139,6 +148,8 @@ class Spool:
                 write_atomic(tmp / MOMENTS, moments.to_bytes())
             if local is not None:
                 save_file({"local": local}, tmp / LOCAL)
+            if salt:
+                write_atomic(tmp / SALT, salt, PRIVATE)
         # Later rounds are of a course that the federation has left, going back to an earlier base.
         abandoned = [number for number in self.rounds() if number > contribution.round]
         kept = [number for number in self.rounds() if number <= contribution.round]
@@ -154,7 +165,8 @@ class Spool:
             return None
         segments = segments_of(self._load(round_number, DELTA))
         payload = Payload(schema, contribution.codec, segments)
-        if payload.digest != contribution.delta_digest:
+        salt = self._file(round_number, SALT)
+        if blinded(payload.digest, salt) != contribution.delta_digest:
             raise _damaged(self._round(round_number))
         return Spooled(contribution, payload, self.sent_moments(round_number))
 
@@ -163,14 +175,14 @@ class Spool:
         digest = self.entry(round_number).contribution.moments_digest
         if not digest:
             return b""
-        data = self._moments(round_number)
+        data = self._file(round_number, MOMENTS)
         if digest_of(data) != digest:
             raise _damaged(self._round(round_number))
         return data
 
     def moments_of(self, round_number: int, dim: int) -> Moments | None:
         """The moments of a round's base, of D = `dim`, sent or not; raises StateError on damage."""
-        data = self._moments(round_number)
+        data = self._file(round_number, MOMENTS)
         try:
             return Moments.from_bytes(data, dim) if data else None
         except MomentsError:
@@ -228,8 +240,8 @@ class Spool:
         except (MalformedMessageError, OSError):
             raise _damaged(folder) from None
 
-    def _moments(self, number: int) -> bytes:
-        file = self._round(number) / MOMENTS
+    def _file(self, number: int, name: str) -> bytes:
+        file = self._round(number) / name
         return file.read_bytes() if file.exists() else b""
 
     def local_before(self, round_number: int) -> tuple[int, Tensor] | None:
@@ -260,6 +272,11 @@ class Spool:
 
     def _round(self, number: int) -> Path:
         return self._folder / f"round-{number:05d}"
+
+
+def blinded(digest: str, salt: bytes) -> str:
+    """What is told of a delta's digest: it itself, or with a salt what gives nothing away."""
+    return sha256(salt + digest.encode()).hexdigest() if salt else digest
 
 
 def _late(made: Contribution) -> Receipt:

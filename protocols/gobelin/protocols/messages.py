@@ -104,6 +104,11 @@ class RoundPlan(Message):
     fragments: int = 1  # parts of the model that rounds exchange in turn
     alpha: float = 1.0  # share of the shared value where a node takes a fragment in
     warmup_rounds: int = 0  # of the rounds, the first: of one local step each
+    sealed: bool = False  # whether deltas leave their nodes masked only, to be known in sum
+    sealed_bits: int = 0  # the grid of a sealed round's deltas is 2^−bits
+    sealed_bound: float = 0.0  # largest |δ| of a sealed round; what is beyond is owed
+    sealed_norm: float = 0.0  # length to which nodes shorten their deltas; 0 for none
+    sealed_threshold: float = 0.0  # share of its nodes that a sealed round needs more than
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,7 @@ class Contribution(Message):
     codec: str = "fp32"  # what the delta is encoded by
     moments_digest: str = ""  # of the base's, on this node's data; empty when it declines
     modality: str = ""  # of this node's data, of which it says what it sends; "" if there is one
+    sealed: bool = False  # whether the delta stays here until it is masked; its digest is blinded
 
 
 @dataclass(frozen=True)
@@ -165,10 +171,11 @@ def _refuse_constant(name: str) -> None:
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
     """`value` as `kind`; raises MalformedMessageError when it is of another type."""
-    if typing.get_origin(kind) is not None:  # the metrics
+    if typing.get_origin(kind) is not None:  # a table
         if not isinstance(value, dict):
             raise MalformedMessageError(f"{name} is not a table")
-        return {_typed(name, key, str): _typed(name, item, float) for key, item in value.items()}
+        of = typing.get_args(kind)[1]
+        return {_typed(name, key, str): _typed(name, item, of) for key, item in value.items()}
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         raise MalformedMessageError(f"{name} is not a {kind.__name__}")
     if kind is str and not value.isascii():

@@ -63,6 +63,8 @@ def admit(
         return Refusal(RefusalCode.MALFORMED, str(error))
     if refusal := _answers(plan, contribution):
         return refusal
+    if contribution.sealed:
+        return Refusal(RefusalCode.UNSEALED, "a delta is to be masked in an open round")
     schema = schemas.get(contribution.modality)
     if schema is None:
         found = f"of the modality {contribution.modality!r:.40}, not of {', '.join(schemas)}"
@@ -86,6 +88,33 @@ def admit(
             RefusalCode.MAGNITUDE, f"a parameter moved by {largest:.3g}, at most {LIMIT:.3g}"
         )
     return Admitted(contribution, delta, payload.size, seen)
+
+
+@dataclass(frozen=True)
+class Announced:
+    """A reply to a sealed plan: local steps are done, and the delta waits to be masked."""
+
+    contribution: Contribution
+
+
+def admit_sealed(
+    plan: RoundPlan, header: bytes, arrays: Mapping[str, WireArray], moments: WireArray | None
+) -> Announced | Refusal:
+    """Check a reply to a sealed plan, which has a header and nothing beside it."""
+    try:
+        contribution = Contribution.from_bytes(header)
+    except MalformedMessageError as error:
+        return Refusal(RefusalCode.MALFORMED, str(error))
+    if refusal := _answers(plan, contribution):
+        return refusal
+    if arrays or moments is not None or not contribution.sealed:
+        return Refusal(RefusalCode.UNSEALED, "something came in the clear in a sealed round")
+    if contribution.local_steps != plan.local_steps:
+        found = f"{contribution.local_steps} local steps; sealed rounds take {plan.local_steps}"
+        return Refusal(RefusalCode.LOCAL_STEPS, found)
+    if contribution.modality:
+        return Refusal(RefusalCode.MODALITY, "sealed rounds are of one modality")
+    return Announced(contribution)
 
 
 def _answers(plan: RoundPlan, contribution: Contribution) -> Refusal | None:

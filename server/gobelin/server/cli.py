@@ -67,6 +67,12 @@ def init(
     weights: Annotated[
         str, typer.Option(help="equal, or evidence: by what contributions are worth on the probe.")
     ] = "equal",
+    sealed: Annotated[
+        bool, typer.Option(help="Deltas leave nodes masked: only their sum is ever known.")
+    ] = False,
+    sealed_threshold: Annotated[
+        float, typer.Option(min=0.5, max=1, help="More nodes than this share are in the sum.")
+    ] = 2 / 3,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -88,6 +94,8 @@ def init(
             "codec": codec,
             "broadcast": broadcast,
             "cross_node": cross_node,
+            **({"sealed": True, "max_staleness": 0} if sealed else {}),
+            **({"sealed_threshold": sealed_threshold} if sealed else {}),
         },
         outer={
             "kind": outer,
@@ -96,7 +104,12 @@ def init(
             "fragments": fragments,
         },
         aggregation={"rule": rule},
-        policy={"cap": cap, "weights": weights, "probe": probe and str(probe.resolve())},
+        policy={
+            "cap": cap,
+            "weights": weights,
+            "probe": probe and str(probe.resolve()),
+            **({"collapse_gate": False} if sealed else {}),
+        },
     )
     founded = found(home, charter)
     if as_json:
@@ -109,6 +122,11 @@ def init(
         )
     if cross_node:
         print("Note: members are asked for moments of their embeddings; each may decline to.")
+    if sealed:
+        print(
+            "Note: rounds are sealed; nobody sees a member's delta, and nobody can refuse a bad "
+            "one: late contributions and the collapse gate are off."
+        )
     if weights == "evidence":
         print(
             "Note: evidence favours members whose data are like the probe's; none has less than "
@@ -138,11 +156,14 @@ def up(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
     """Run the federation's rounds until the last is sealed; stop and start it at any time."""
     from gobelin.server.home import AggregatorHome
     from gobelin.server.progress import Progress
+    from gobelin.server.sealed_policy import require_places, require_sealable
     from gobelin.server.supervisor import Supervisor
     from gobelin.shared.signals import Stopped
 
     place = AggregatorHome(home)
     place.require()
+    require_sealable(place.settings(), place.recipe())
+    require_places(place.settings(), place.roster())
     with Progress(place, as_json) as progress:
         try:
             Supervisor(place, progress.on_event).run()

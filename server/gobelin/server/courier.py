@@ -8,6 +8,7 @@ from typing import Protocol
 
 from gobelin.protocols.bundle import WireArray
 from gobelin.protocols.messages import Farewell, Receipt, RoundPlan
+from gobelin.protocols.sealing import SealedCall
 from gobelin.shared.objective.pools import Pools
 from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import ParameterVector
@@ -61,7 +62,7 @@ class Parcel:
     """
 
     node: str
-    message: RoundPlan | Farewell
+    message: RoundPlan | Farewell | SealedCall
     enclosure: Enclosure | None
     receipts: tuple[Receipt, ...] = ()
 

@@ -67,6 +67,7 @@ from gobelin.protocols.messages import (
     RoundPlan,
     encoding_of,
 )
+from gobelin.protocols.sealing import SEALED, SealedCall
 from gobelin.server.courier import Enclosure, NodeState, Parcel, Reply
 from gobelin.server.home import AggregatorHome
 from gobelin.server.roster import Roster
@@ -168,6 +169,8 @@ class GridCourier:
         kind = MessageType.QUERY
         if isinstance(parcel.message, RoundPlan):
             kind = RECALL if parcel.enclosure is None else MessageType.TRAIN
+        elif isinstance(parcel.message, SealedCall):
+            kind = SEALED
         return Message(content, self._flower_ids[parcel.node], kind, ttl=self._lifetime_s)
 
     def replies(self) -> Iterator[Reply]:
@@ -190,7 +193,7 @@ Records = dict[str, ArrayRecord | ConfigRecord]
 
 
 def message_record(
-    message: RoundPlan | Farewell, beside: Records, receipts: Iterable[Receipt]
+    message: RoundPlan | Farewell | SealedCall, beside: Records, receipts: Iterable[Receipt]
 ) -> RecordDict:
     """A message as Flower carries it, with what is enclosed and a node's receipts."""
     told = ConfigRecord({PAYLOAD: [receipt.to_bytes() for receipt in receipts]})

@@ -11,6 +11,7 @@ from typing import Any
 
 from gobelin.server.home import AggregatorHome, FederationSettings
 from gobelin.server.roster import NodeEntry
+from gobelin.server.sealed_policy import require_places, require_sealable
 from gobelin.shared.address import format_address, parse_address
 from gobelin.shared.checkpoint import write_checkpoint
 from gobelin.shared.data import kind_of
@@ -53,6 +54,7 @@ def found(folder: Path, charter: Charter) -> dict[str, Any]:
     recipe = load_recipe(charter.recipe)
     settings = _settings(charter, host, port)
     settings.require_fit(recipe)
+    require_sealable(settings, recipe)
     if settings.policy.probe is not None:
         kind_of(settings.policy.probe)  # refuses what holds no images
     vector = ParameterVector.of(build_jepa(recipe, charter.seed))
@@ -90,7 +92,9 @@ def admit_node(folder: Path, key: Path, member: str, node: str) -> NodeEntry:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,47}", name):
             raise ConfigError(f"{name!r} is no name", "use letters, digits, '.', '_' and '-'")
     entry = NodeEntry.of(member, node, pem, str(key))
-    home.write_roster(home.roster().admit(entry))
+    roster = home.roster().admit(entry)
+    require_places(home.settings(), roster)
+    home.write_roster(roster)
     return entry
 
 

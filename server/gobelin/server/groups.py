@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gobelin.server.geometry import Deltas
-from gobelin.server.merge import Counted, Merged, Merger
+from gobelin.server.merge import Counted, Merged, Merges
 from gobelin.server.outer import OuterOptimizer, OuterState, state_of, step_fragment, with_state
 from gobelin.shared.fragments import Fragment
 
@@ -32,7 +32,7 @@ class Moved:
 
 
 def move_groups(
-    merger: Merger,
+    merger: Merges,
     outer: OuterOptimizer,
     fragment: Fragment,
     modalities: Collection[str],

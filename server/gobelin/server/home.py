@@ -89,6 +89,12 @@ class RoundSettings(Settings):
     wait_for_members_s: Seconds = 86400.0  # for the quorum to be online
     attempts: Positive = 3  # of a round that misses its quorum, before giving up
     release_every: Positive = 10
+    sealed: bool = False  # deltas leave nodes masked, so that only their sum is known
+    sealed_threshold: Annotated[float, Field(ge=0.5, lt=1)] = 2 / 3  # more nodes than this share
+    sealed_members: Annotated[int, Field(gt=1, le=1024)] = 64  # most that one sum has place for
+    sealed_bound: Annotated[float, Field(gt=0)] = 1.0  # largest |δ|; what is beyond is owed
+    sealed_norm: Annotated[float, Field(gt=0)] | None = None  # nodes shorten their deltas to it
+    sealed_offline_s: Seconds = 60.0  # after which a silent node has dropped out of the sum
 
     @property
     def schedule(self) -> Schedule:

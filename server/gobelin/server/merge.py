@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -52,7 +52,17 @@ class Merged:
     def minority(self) -> dict[str, float]:
         """Members that lost more than half of their voice, and how much of it."""
         losses = {name: row["minority_loss"] for name, row in self.members.items()}
-        return {name: loss for name, loss in losses.items() if loss > HALF}
+        return {name: loss for name, loss in losses.items() if loss is not None and loss > HALF}
+
+
+class Merges(Protocol):
+    """What makes one delta of a round's contributions."""
+
+    def merge(
+        self, deltas: Deltas, counted: Sequence[Counted], state: Mapping[str, Tensor]
+    ) -> Merged:
+        """Merge nodes' deltas, as `Merger` does."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from gobelin.protocols.messages import (
     NOT_SPOOLED,
     SUPERSEDED,
@@ -13,13 +15,14 @@ from gobelin.protocols.messages import (
     MalformedMessageError,
     RoundPlan,
 )
-from gobelin.server.admission import Admitted, Refusal, admit
+from gobelin.server.admission import Admitted, Announced, Refusal, admit, admit_sealed
 from gobelin.server.courier import Courier, Parcel, Reply
 from gobelin.server.deltas import GroupedDeltas
 from gobelin.server.dispatch import Dispatch
 from gobelin.server.history import Past, answerable
 from gobelin.server.home import AggregatorHome
 from gobelin.server.journal import Journal
+from gobelin.server.merge import Merges
 from gobelin.server.node_record import settle
 from gobelin.server.pooling import pool_modalities
 from gobelin.server.quality import Examiner
@@ -30,6 +33,7 @@ from gobelin.server.round_events import (
     Asked,
     Convened,
     Counted,
+    Dropped,
     Durable,
     Effect,
     Event,
@@ -48,14 +52,21 @@ from gobelin.server.round_events import (
     Tell,
     Ticked,
     Undelivered,
+    Voided,
 )
 from gobelin.server.round_state import Phase, Round, Terms, screen
 from gobelin.server.round_steps import fold, step
 from gobelin.server.seal import Outcome, Sealer, Standing
-from gobelin.shared.errors import RoundError
+from gobelin.server.sealed_exchange import Exchange, Opened, Patience, TooFew
+from gobelin.server.sealed_files import SealedFiles
+from gobelin.server.sealed_merge import SealedMerger
+from gobelin.server.sealed_policy import require_places
+from gobelin.shared.errors import GarbledSumError, RoundError
 from gobelin.shared.fragments import fragment_of_round
 from gobelin.shared.objective import Moments
+from gobelin.shared.objective.pools import Pools
 from gobelin.shared.patience import pause
+from gobelin.shared.signing import SigningKey
 
 POLL_S = (0.02, 0.2)  # between two looks for replies, at first and at most
 LOOK_EVERY_S = 1.0  # who is online
@@ -149,7 +160,10 @@ class OpenRound:
         reply = self._rim.journal.reply(asked)
         found = reply and self._admit(asked.round, reply)
         row = self._state.counted[asked]
-        if isinstance(found, Admitted) and self._row(asked, found, row["measured"]) == row:
+        if (
+            isinstance(found, Admitted | Announced)
+            and self._row(asked, found, row["measured"]) == row
+        ):
             self._hold(asked, found)
         else:
             self._advance(Lost(self._rim.clock(), *asked))
@@ -184,15 +198,21 @@ class OpenRound:
         found = screen(self._state, *asked) or self._admit(asked.round, reply)
         if isinstance(found, Refusal):
             return self._advance(Refused(*asked, found))
-        modality = found.contribution.modality
-        whole = self._fragment.part(modality).widen(found.delta)
-        measured = self._rim.examiner.examine(self._standing.base, whole, modality)
+        measured = self._examine(found)
         if isinstance(measured, Refusal):
             return self._advance(Refused(*asked, measured))
         self._rim.journal.keep(asked, reply)
         self._hold(asked, found)
         row = self._row(asked, found, measured)
         return self._advance(Counted(self._rim.clock(), *asked, row))
+
+    def _examine(self, found: Admitted | Announced) -> Mapping[str, float] | Refusal:
+        """What a contribution is measured to be worth; of one to be masked nothing is known."""
+        if isinstance(found, Announced):
+            return {}
+        modality = found.contribution.modality
+        whole = self._fragment.part(modality).widen(found.delta)
+        return self._rim.examiner.examine(self._standing.base, whole, modality)
 
     def _miss(self, reply: Reply) -> None:
         """A reply without a contribution; one to a plan that is past answering means nothing."""
@@ -215,21 +235,30 @@ class OpenRound:
         except MalformedMessageError:
             return self._plan.round
 
-    def _hold(self, asked: Asked, admitted: Admitted) -> None:
+    def _hold(self, asked: Asked, admitted: Admitted | Announced) -> None:
+        if isinstance(admitted, Announced):
+            return
         self._deltas.add(str(asked), admitted.contribution.modality, admitted.delta)
         if admitted.moments is not None and asked.round == self._plan.round:
             self._moments[asked.node] = admitted.moments  # a late one's are of another base
 
-    def _admit(self, number: int, reply: Reply) -> Admitted | Refusal:
+    def _admit(self, number: int, reply: Reply) -> Admitted | Announced | Refusal:
         plan = self._plans.get(number, self._plan)
+        if plan.sealed:
+            return admit_sealed(plan, reply.header, reply.arrays, reply.moments)
         return admit(plan, self._schemas, self._dim, reply.header, reply.arrays, reply.moments)
 
     def _row(
-        self, asked: Asked, admitted: Admitted, measured: Mapping[str, float]
+        self, asked: Asked, admitted: Admitted | Announced, measured: Mapping[str, float]
     ) -> dict[str, Any]:
         """What is recorded of a contribution."""
         late = self._plan.round - asked.round
-        return row_of(asked.node, self._state.seats[asked.node], admitted, measured, late)
+        made, weight = admitted.contribution, 4 * self._fragment.schema.size
+        norm = None  # nobody knows it of a delta that is masked
+        if isinstance(admitted, Admitted):
+            norm, weight = admitted.delta.norm(), admitted.payload_bytes
+        seat = self._state.seats[asked.node]
+        return row_of(asked.node, seat, made, norm, weight, measured, late)
 
     def _advance(self, event: Event) -> None:
         """Step on an event, journalled first if it is durable, and do what it asks for."""
@@ -251,8 +280,11 @@ class OpenRound:
                     recalls = self._dispatch.recalls(self._plans[number], nodes)
                     self._rim.courier.send(recalls)
             case Aggregate(asked):
-                self._aggregate(asked)
-                self._advance(Aggregated())
+                if self._plan.sealed:
+                    self._open_sealed(asked)
+                else:
+                    self._aggregate(asked)
+                    self._advance(Aggregated())
             case Seal():
                 self._seal()
                 self._advance(Sealed())
@@ -286,9 +318,49 @@ class OpenRound:
             if one.node in moments and one.round == self._plan.round
         }
         pooled = pool_modalities(moments, owners, told, self._modalities)
-        sealer = self._rim.sealer
-        deltas = self._deltas.by_group
-        outcome = sealer.aggregate(self._standing, self._fragment, deltas, rows, pooled)
+        self._merge(rows, pooled)
+
+    def _open_sealed(self, asked: Sequence[Asked]) -> None:
+        """Take the nodes of a sealed round to the sum of their deltas, or void the attempt."""
+        rim, settings = self._rim, self._rim.home.settings()
+        roster = rim.home.roster()
+        require_places(settings, roster)
+        by_id = roster.by_id()
+        nodes = {one.node: by_id[one.node] for one in asked if one.node in by_id}
+        wait = Patience(
+            settings.rounds.sealed_offline_s, self._plan.deadline_s, self._state.terms.wait_s
+        )
+        key = SigningKey.load(rim.home.signing_key_file)
+        files = SealedFiles(rim.home.journal / "sealed")
+        exchange = Exchange(rim.courier, files, key, wait, rim.clock, rim.sleep, rim.tell)
+        nobody = Opened((), torch.zeros(0))
+        reason = RefusalCode.DROPPED_OUT
+        try:
+            opened = exchange.run(self._plan, self._fragment.schema, nodes)
+        except TooFew as error:
+            return self._advance(Voided(rim.clock(), str(error)))
+        except GarbledSumError as error:
+            opened, reason = nobody, RefusalCode.GARBLED
+            rim.tell("round_lost", {"round": self._plan.round, "reason": error.what})
+        gone = {one.node for one in asked} - set(opened.survivors)
+        if gone:
+            self._advance(Dropped(rim.clock(), tuple(sorted(gone)), reason))
+        rows = [row for _, row in sorted(self._state.counted.items())]
+        if rows:
+            self._merge(rows, None, SealedMerger(opened.mean))
+        else:
+            self._settle(rim.sealer.stay(self._standing, self._fragment))
+        return self._advance(Aggregated())
+
+    def _merge(
+        self, rows: Sequence[Mapping[str, Any]], pooled: Pools | None, merger: Merges | None = None
+    ) -> None:
+        """What the contributions come to."""
+        sealer, deltas = self._rim.sealer, self._deltas.by_group
+        self._settle(sealer.aggregate(self._standing, self._fragment, deltas, rows, pooled, merger))
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Remember of each node what became of its contributions."""
         last = self._state.terms.max_staleness
         pending = answerable(self._plan, range(1, self._plan.round + 1), last)
         records = settle(self._standing.records, self._plan, self._state, outcome.rows, pending)
@@ -303,10 +375,15 @@ class OpenRound:
 
 
 def row_of(
-    node: str, seat: Seat, admitted: Admitted, measured: Mapping[str, float], staleness: int
+    node: str,
+    seat: Seat,
+    made: Contribution,
+    norm: float | None,
+    payload_bytes: int,
+    measured: Mapping[str, float],
+    staleness: int,
 ) -> dict[str, Any]:
     """What is recorded of a contribution; `measured` by the aggregator, `metrics` as it says."""
-    made = admitted.contribution
     return {
         "member": seat.member,
         "node": seat.name,
@@ -315,10 +392,10 @@ def row_of(
         "plan_digest": made.plan_digest,
         "base_digest": made.base_digest,
         "delta_digest": made.delta_digest,
-        "delta_norm": admitted.delta.norm(),
+        "delta_norm": norm,
         "modality": made.modality,
         "codec": made.codec,
-        "bytes": admitted.payload_bytes,
+        "bytes": payload_bytes,
         "moments_digest": made.moments_digest,
         "local_steps": made.local_steps,
         "samples": made.samples,

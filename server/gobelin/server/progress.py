@@ -69,16 +69,25 @@ def describe(event: dict[str, Any], rounds: int) -> str:
         return f"{number}: refused {event['node']}: {event['reason']} ({event.get('found', '')})"
     if kind == "round_sealed":
         moments = f", moments of {', '.join(event['moments'])}" if event.get("moments") else ""
+        retained = event["retained_norm"]
+        how = "a sum of masked deltas" if retained is None else f"retained norm {retained:.2f}"
+        more = f"{how}{_turned(event)}{moments}"
         return (
             f"{number}: sealed {event['vector_digest'][:12]} in {event['seconds']:.1f} s "
-            f"(overhead {event['overhead_s']:.1f} s, retained norm {event['retained_norm']:.2f}"
-            f"{_turned(event)}{moments}){_reduced(event)}"
+            f"(overhead {event['overhead_s']:.1f} s, {more}){_reduced(event)}"
         )
     if kind == "minority_loss":
         members = ", ".join(f"{m} ({loss:.0%})" for m, loss in sorted(event["members"].items()))
         return f"{number}: warning: {event['rule']} discarded most of what these taught: {members}"
     if kind == "round_void":
         return f"{number}: void, base unchanged: {event['reason']}"
+    if kind == "round_lost":
+        return f"{number}: lost, base unchanged: {event['reason']}"
+    if kind == "sealing":
+        return f"{number}: {event['nodes']} nodes have answered {event['phase']}"
+    if kind == "sealing_refused":
+        where = f"in {event['phase']}"
+        return f"{number}: {event['node']} is not in the sum ({where}: {event['reason']})"
     if kind == "release":
         return f"{number}: released {event['folder']}"
     if kind == "damaged":

@@ -51,6 +51,9 @@ class RefusalCode(Reason):
     MOMENTS_DIGEST = "moments_digest", "the moments are not the ones the header names"
     MOMENTS_UNASKED = "moments_unasked", "the plan asks for no moments"
     COLLAPSE = "collapse", "the model answers all images alike, and its base did not"
+    DROPPED_OUT = "dropped_out", "its masked delta did not come, so it is not in the sealed sum"
+    GARBLED = "garbled", "the sealed round's sum was none, so nobody's delta has moved anything"
+    UNSEALED = "unsealed", "the plan asks for a delta to be masked, or for it not to be"
     QUALITY_FLOOR = "quality_floor", "it makes the consensus worse on the public probe"
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from gobelin.server.admission import Refusal
+from gobelin.server.reasons import RefusalCode
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,16 @@ class Closed:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """Nodes that are not in a sealed round's sum after all."""
+
+    at: float
+    nodes: tuple[str, ...]
+    reason: RefusalCode
+    kind: Literal["dropped"] = "dropped"
+
+
+@dataclass(frozen=True)
 class Voided:
     """The attempt has missed its minimum."""
 
@@ -84,7 +95,7 @@ class Voided:
     kind: Literal["voided"] = "voided"
 
 
-Durable = Convened | Counted | Lost | Closed | Voided
+Durable = Convened | Counted | Lost | Closed | Dropped | Voided
 
 
 @dataclass(frozen=True)

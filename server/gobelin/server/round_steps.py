@@ -21,6 +21,7 @@ from gobelin.server.round_events import (
     Closed,
     Convened,
     Counted,
+    Dropped,
     Durable,
     Effect,
     Event,
@@ -83,6 +84,8 @@ def step(state: Round, event: Event) -> Step:
         case Sealed():
             _require(state, Phase.AGGREGATED)
             return replace(state, phase=Phase.SEALED), ()
+        case Dropped():
+            return _dropped(state, event)
         case Voided():
             return _voided(state, event)
         case Reopened():
@@ -256,8 +259,22 @@ def _aggregate(state: Round) -> Step:
     return state, (Aggregate(tuple(sorted(state.counted))),)
 
 
+def _dropped(state: Round, event: Dropped) -> Step:
+    """A sealed round's sum is of those that are left."""
+    _require(state, Phase.CLOSED)
+    gone = {asked for asked in state.counted if asked.node in event.nodes}
+    told = [
+        _tell(state, "refused", node=state.seats[asked.node].name, reason=event.reason)
+        for asked in sorted(gone)
+    ]
+    counted = {asked: row for asked, row in state.counted.items() if asked not in gone}
+    refused = {**state.refused, **dict.fromkeys(gone, event.reason)}
+    return replace(state, counted=counted, refused=refused), tuple(told)
+
+
 def _voided(state: Round, event: Voided) -> Step:
-    _require(state, Phase.COLLECTING)
+    """Also when closed: a sealed round is known to lack its minimum once its sum is asked for."""
+    _require(state, Phase.COLLECTING, Phase.CLOSED)
     state = replace(state, phase=Phase.VOID)
     void = _tell(state, "round_void", attempt=state.attempt, reason=event.reason)
     if state.attempt < state.terms.attempts:

@@ -19,7 +19,7 @@ from gobelin.protocols.messages import Farewell, RoundPlan
 from gobelin.server.courier import Courier
 from gobelin.server.dispatch import Dispatch
 from gobelin.server.history import Past, past_rounds
-from gobelin.server.home import AggregatorHome, FederationSettings
+from gobelin.server.home import AggregatorHome, FederationSettings, RoundSettings
 from gobelin.server.journal import Journal
 from gobelin.server.open_round import OpenRound, Rim
 from gobelin.server.probe import ProbeLoss, open_probe
@@ -27,7 +27,9 @@ from gobelin.server.quality import SAMPLES, CollapseGate, Examiner
 from gobelin.server.round_events import Asked
 from gobelin.server.round_state import Terms
 from gobelin.server.seal import Sealer, Standing
+from gobelin.server.sealed_policy import require_places, require_sealable
 from gobelin.shared.recipe import Recipe
+from gobelin.shared.sealing import bits_for
 
 REJOIN_S = 30.0  # for nodes to find a killed aggregator again: twice their longest pause
 FAREWELL_POLL_S = 0.2
@@ -61,6 +63,8 @@ class RoundEngine:
         self._settings = settings = home.settings()
         self._recipe = home.recipe()
         settings.require_fit(self._recipe)
+        require_sealable(settings, self._recipe)
+        require_places(settings, home.roster())
         examiner = make_examiner(self._recipe, settings)
         self._rim = Rim(
             home=home,
@@ -109,6 +113,7 @@ class RoundEngine:
             fragments=self._settings.outer.fragments,
             alpha=self._settings.outer.alpha,
             warmup_rounds=rounds.warmup_rounds,
+            **_sealed_terms(rounds),
         )
 
     def _past(self, plan: RoundPlan) -> dict[int, Past]:
@@ -132,6 +137,19 @@ class RoundEngine:
     def _tell(self, event: str, facts: Mapping[str, Any]) -> None:
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         self._rim.home.record({"at": at, "event": event, **facts})
+
+
+def _sealed_terms(rounds: RoundSettings) -> dict[str, Any]:
+    """What a plan says of sealing; nothing in an open round."""
+    if not rounds.sealed:
+        return {}
+    return {
+        "sealed": True,
+        "sealed_bits": bits_for(rounds.sealed_members, rounds.sealed_bound),
+        "sealed_bound": rounds.sealed_bound,
+        "sealed_norm": rounds.sealed_norm or 0.0,
+        "sealed_threshold": rounds.sealed_threshold,
+    }
 
 
 def terms_of(settings: FederationSettings, scores: Sequence[float] = ()) -> Terms:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gobelin.protocols.messages import RoundPlan
@@ -15,7 +16,7 @@ from gobelin.server.evidence import of_members, remember
 from gobelin.server.geometry import Deltas
 from gobelin.server.groups import move_groups
 from gobelin.server.home import AggregatorHome
-from gobelin.server.merge import Counted, Merged, Merger, accumulate
+from gobelin.server.merge import Counted, Merged, Merger, Merges, accumulate
 from gobelin.server.node_record import NodeRecord
 from gobelin.server.outer import make_outer
 from gobelin.server.policy import freshness
@@ -104,15 +105,16 @@ class Sealer:
         deltas: Mapping[str, Deltas],
         rows: Sequence[Row],
         moments: Pools | None = None,
+        merger: Merges | None = None,
     ) -> Outcome:
         """The next standing from a fragment's deltas, by group, and their rows, in the same order.
 
-        `moments` are those of the base, pooled.
+        `moments` are those of the base, pooled; `merger` is another than the settings'.
         """
         decay = self._settings.rounds.staleness_decay
         base, counted = standing.base, [_counted(row, decay) for row in rows]
         moved = move_groups(
-            self._merger,
+            merger or self._merger,
             self._outer,
             fragment,
             self._recipe.told_modalities,
@@ -152,6 +154,22 @@ class Sealer:
         }
         rows = sorted(weighed, key=lambda row: (str(row["node"]), -int(row["staleness"])))
         return Outcome(after, told, merged, rows, facts)
+
+    def stay(self, standing: Standing, fragment: Fragment) -> Outcome:
+        """What a sealed round comes to whose sum was none: the base stays, and so does all else.
+
+        It cannot be tried again, for its nodes reveal once; the next round goes on from the base.
+        """
+        base = standing.base
+        told = broadcast_fragment(
+            self._settings.rounds.broadcast, fragment, base, base, standing.owed
+        )
+        after = replace(standing, base=told.consensus, owed=told.owed, moments=None)
+        unknown = dict.fromkeys(("clip", "cosine", "sign_all", "sign_most", "retained_norm"))
+        facts = {"cap": 1.0, "residual": 1.0, "sealed": True, **unknown}
+        merged = Merged(torch.zeros(fragment.schema.size), {}, [], {}, facts, 1.0)
+        told_of = {**facts, "fragment": fragment.index, "frame_rotation": None}
+        return Outcome(after, told, merged, [], told_of)
 
     def seal(self, plan: RoundPlan, state: Round, outcome: Outcome, seconds: float) -> Standing:
         """Write the round's checkpoint folder, which is the round, and publish it if it is due.
@@ -215,7 +233,8 @@ class Sealer:
             rule = self._settings.aggregation.rule
             lost = {"round": plan.round, "rule": rule, "members": merged.minority}
             self._tell("minority_loss", lost)
-        training = max(float(row["seconds"]) for row in outcome.rows if not row["staleness"])
+        fresh = [float(row["seconds"]) for row in outcome.rows if not row["staleness"]]
+        training = max(fresh, default=0.0)  # nobody's where a sealed sum was none
         sealed = {
             "round": plan.round,
             "vector_digest": outcome.standing.base.digest,

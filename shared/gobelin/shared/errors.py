@@ -150,6 +150,24 @@ class SignatureError(GobelinError):
     code, exit_code = "signature", 40
 
 
+class SealingError(GobelinError):
+    """A sealed round cannot go on, or a message of one is not what its session allows."""
+
+    code, exit_code = "sealing", 50
+
+
+class PeersError(SealingError):
+    """Too few others, or not those this node knows, for it to hide among."""
+
+    code, exit_code = "sealing.peers", 51
+
+
+class GarbledSumError(SealingError):
+    """A sealed round's sum is none that its deltas could have: nobody can add them up again."""
+
+    code = "sealing.garbled"
+
+
 class UnreachableError(GobelinError):
     """The aggregator does not answer."""
 
