@@ -126,7 +126,8 @@ class Loopback:
         """The aggregator's events so far, all or of one kind."""
         file = self.aggregator_home / "events.jsonl"
         lines = file.read_text().splitlines() if file.exists() else []
-        rows = [json.loads(line) for line in lines]
+        told = [line for line in lines if kind in line]  # cheaper than parsing them all
+        rows = map(json.loads, told)
         return [row for row in rows if not kind or row["event"] == kind]
 
     def wait_for(self, kind: str, count: int = 1, timeout_s: float = 120.0) -> dict[str, Any]:
