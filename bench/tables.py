@@ -12,7 +12,7 @@ from bench.measure import RESULTS
 from bench.modality_tables import languages_table, sensors_table
 from bench.premium_images import MEMBERS as LETTERS
 from bench.premium_images import SCENARIOS
-from bench.speed_tables import aggregation_table, exchange_table, memory_table
+from bench.speed_tables import aggregation_table, exchange_table, memory_table, sealed_table
 from bench.study_tables import (
     bytes_table,
     cross_node_table,
@@ -52,6 +52,7 @@ def main() -> None:
         "exchange": exchange_table,
         "aggregation": aggregation_table,
         "aggregator_memory": memory_table,
+        "sealed_round": sealed_table,
         "histories": histories_table,
         "planning_time": planning_time_table,
         "expectation": expectation_table,
