@@ -145,3 +145,22 @@ def _variant(key: str) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def sealed_table(values: Mapping[str, Any]) -> str:
+    """What a sealed round costs a node, phase by phase."""
+    phases = ("keys", "shares", "mask", "agree", "reveal")
+    rows = [[phase, figure(values[f"cpu_seconds.{phase}"], 3)] for phase in phases]
+    rows.append(["**all five**", figure(values["cpu_seconds_spread"], 2)])
+    rows.append(["encoding, beside them", figure(values["cpu_seconds_encoding"], 2)])
+    heading = (
+        f"## A sealed round, {values['parameters']:,} parameters, {values['peers']} peers\n\n"
+        f"`make bench-sealed_round`: {values['repetitions']} times one node as it runs, with its "
+        f"files, on {values['machine']}. Processor seconds; the node's spool is not read. It sends "
+        f"{values['bytes_per_parameter']:.2f} bytes a parameter. Of {values['compared']:,} "
+        f"parameters, {values['survivors']} nodes left of {values['peers'] + 1}, the opened mean "
+        f"differs from the open round's in {values['bit_difference']} bits; opening it costs the "
+        f"aggregator {values['cpu_seconds_opening_per_100m']:.1f} s for 100M. "
+        f"Goal: {values['goal']}.\n"
+    )
+    return "\n".join([heading, table(["phase", "processor seconds"], rows)])

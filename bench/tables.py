@@ -18,6 +18,7 @@ from bench.speed_tables import (
     aggregation_table,
     exchange_table,
     memory_table,
+    sealed_table,
     train_step_table,
 )
 from bench.study_tables import (
@@ -69,6 +70,7 @@ def main() -> None:
         "exchange": exchange_table,
         "aggregation": aggregation_table,
         "aggregator_memory": memory_table,
+        "sealed_round": sealed_table,
         "histories": histories_table,
         "planning_success": planning_success_table,
         "planning_time": planning_time_table,

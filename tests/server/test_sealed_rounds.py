@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gobelin.protocols.sealing import AGREE, KEYS, MASK, REVEAL, SHARES
+from gobelin.protocols.sealing import AGREE, KEYS, MASK, REVEAL, SHARES, SealedCall
+from gobelin.server.courier import Reply
 from gobelin.server.home import AggregatorHome
 from gobelin.server.reasons import RefusalCode
 from gobelin.shared.errors import RoundError, SealingError
@@ -190,3 +191,24 @@ def test_a_masked_delta_in_an_open_round_is_refused(tmp_path: Path) -> None:
     fed: Federation = federation(tmp_path, north, south, rounds=1, min_members=1, deadline_s=5.0)
     fed.run()
     assert fed.events("refused")[0]["reason"] == RefusalCode.UNSEALED
+
+
+def test_an_answer_that_comes_after_its_phase_is_no_contribution(
+    tmp_path: Path, nodes: list[SealedNode]
+) -> None:
+    fed = sealed_federation(tmp_path, nodes)
+    late = nodes[0]
+    honest = late.hear
+
+    def hear(call: SealedCall, aggregator: str) -> Reply:
+        reply = honest(call, aggregator)
+        if call.phase == REVEAL:
+            fed.world.arrive(0.1, replace(reply, plan=""))  # once more, when the next round is open
+            fed.world.arrive(0.9, replace(reply, plan=call.digest))
+        return reply
+
+    late.hear = hear  # type: ignore[method-assign]
+    late.answer = lambda plan, base: [(5.0, late.announce(plan, base))]
+    fed.run()
+    assert fed.counted(2) == NAMES
+    assert not fed.events("refused")

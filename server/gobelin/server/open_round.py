@@ -57,16 +57,13 @@ from gobelin.server.round_events import (
 from gobelin.server.round_state import Phase, Round, Terms, screen
 from gobelin.server.round_steps import fold, step
 from gobelin.server.seal import Outcome, Sealer, Standing
-from gobelin.server.sealed_exchange import Exchange, Opened, Patience, TooFew
-from gobelin.server.sealed_files import SealedFiles
+from gobelin.server.sealed_exchange import Exchange, Opened, TooFew, answers_a_call
 from gobelin.server.sealed_merge import SealedMerger
-from gobelin.server.sealed_policy import require_places
 from gobelin.shared.errors import GarbledSumError, RoundError
 from gobelin.shared.fragments import fragment_of_round
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.pools import Pools
 from gobelin.shared.patience import pause
-from gobelin.shared.signing import SigningKey
 
 POLL_S = (0.02, 0.2)  # between two looks for replies, at first and at most
 LOOK_EVERY_S = 1.0  # who is online
@@ -194,6 +191,8 @@ class OpenRound:
         """Count one reply once it is on disk, or record why it does not count."""
         if reply.lost or reply.error:
             return self._miss(reply)
+        if answers_a_call(reply):
+            return None  # it came too late for its phase
         asked = Asked(reply.node, self._answered(reply))
         found = screen(self._state, *asked) or self._admit(asked.round, reply)
         if isinstance(found, Refusal):
@@ -322,17 +321,9 @@ class OpenRound:
 
     def _open_sealed(self, asked: Sequence[Asked]) -> None:
         """Take the nodes of a sealed round to the sum of their deltas, or void the attempt."""
-        rim, settings = self._rim, self._rim.home.settings()
-        roster = rim.home.roster()
-        require_places(settings, roster)
-        by_id = roster.by_id()
-        nodes = {one.node: by_id[one.node] for one in asked if one.node in by_id}
-        wait = Patience(
-            settings.rounds.sealed_offline_s, self._plan.deadline_s, self._state.terms.wait_s
-        )
-        key = SigningKey.load(rim.home.signing_key_file)
-        files = SealedFiles(rim.home.journal / "sealed")
-        exchange = Exchange(rim.courier, files, key, wait, rim.clock, rim.sleep, rim.tell)
+        rim, roster = self._rim, self._rim.home.roster().by_id()
+        nodes = {one.node: roster[one.node] for one in asked if one.node in roster}
+        exchange = Exchange.of(rim.home, rim.courier, rim.clock, rim.sleep, rim.tell)
         nobody = Opened((), torch.zeros(0))
         reason = RefusalCode.DROPPED_OUT
         try:

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
-from gobelin.protocols.messages import RoundPlan
+from gobelin.protocols.messages import MalformedMessageError, RoundPlan
 from gobelin.protocols.sealing import (
     AGREE,
     ENCODING_MASKED,
@@ -28,8 +28,10 @@ from gobelin.protocols.sealing import (
     SealedSession,
 )
 from gobelin.server.courier import Courier, Parcel, Reply
+from gobelin.server.home import AggregatorHome
 from gobelin.server.roster import NodeEntry
 from gobelin.server.sealed_files import Fixed, SealedFiles
+from gobelin.server.sealed_policy import require_places
 from gobelin.shared.errors import GobelinError, SealingError
 from gobelin.shared.sealing import (
     Ring,
@@ -124,6 +126,27 @@ class Exchange:
         self._clock = clock
         self._sleep = sleep
         self._tell = tell
+
+    @classmethod
+    def of(
+        cls,
+        home: AggregatorHome,
+        courier: Courier,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+        tell: Callable[[str, Mapping[str, object]], None],
+    ) -> Exchange:
+        """The one of an aggregator's open round; raises ConfigError where its roster has no place.
+
+        A phase may take as long as a round's local steps: masked deltas are as large as others.
+        """
+        settings = home.settings()
+        require_places(settings, home.roster())
+        rounds = settings.rounds
+        patience = Patience(rounds.sealed_offline_s, rounds.deadline_s, rounds.wait_for_members_s)
+        key = SigningKey.load(home.signing_key_file)
+        files = SealedFiles(home.journal / "sealed")
+        return cls(courier, files, key, patience, clock, sleep, tell)
 
     def run(
         self, plan: RoundPlan, schema: ParameterSchema, nodes: Mapping[str, NodeEntry]
@@ -293,6 +316,14 @@ class Exchange:
         if masked_digest(segments) != answer.told["digest"]:
             raise SealingError("the masked delta is not the one it names")
         self._files.keep(answer.node, segments)
+
+
+def answers_a_call(reply: Reply) -> bool:
+    """Whether a reply answers a call, and no plan."""
+    try:
+        return bool(SealedAnswer.from_bytes(reply.header))
+    except MalformedMessageError:
+        return False
 
 
 def _session(text: str) -> SealedSession:
