@@ -124,8 +124,8 @@ def run(
 
 def _followed(settings: NodeSettings) -> bool:
     """Join the processes that torchrun started, and train along until dismissed; False: lead."""
-    from gobelin.client.contributor import pick_device
     from gobelin.client.crew import enlist, follow
+    from gobelin.client.workbench import pick_device
 
     if enlist(pick_device(settings.compute)) == 0:
         return False

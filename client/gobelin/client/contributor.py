@@ -8,17 +8,18 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from pydantic import ValidationError
 
 from gobelin.client.base import KeptBase
-from gobelin.client.crew import Leader
 from gobelin.client.egress import Uplink, budget_bytes
-from gobelin.client.home import ComputeSettings, NodeHome, NodeSettings, NodeStatus
+from gobelin.client.envelopes import Envelopes, holds
+from gobelin.client.home import NodeHome, NodeStatus
 from gobelin.client.spool import Spool, Spooled
 from gobelin.client.trainer import LocalSteps, LocalTrainer, StepReport, TrainingReport
+from gobelin.client.workbench import build_trainer
+from gobelin.protocols.envelope import Envelope
 from gobelin.protocols.messages import (
     METRIC_DISTORTION,
     METRIC_SENT_BYTES,
@@ -28,7 +29,7 @@ from gobelin.protocols.messages import (
 )
 from gobelin.shared.alarm import collapse_alarm
 from gobelin.shared.codec import LOSSLESS, Compressed, compress, pick_rung
-from gobelin.shared.data import BatchStream
+from gobelin.shared.envelope import NEVER
 from gobelin.shared.errors import ConfigError, ContributionError, MomentsError
 from gobelin.shared.fragments import Fragment, fragment_of_round, fragments_of, start_of_round
 from gobelin.shared.health import Health
@@ -36,7 +37,6 @@ from gobelin.shared.model import Jepa
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.objective.pools import Pools
-from gobelin.shared.objective.ranks import Ranks
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.step import CodedStep
@@ -55,6 +55,7 @@ class Contributor:
         self._spool = Spool(home.spool)
         self._kept = KeptBase(home.base_file)
         self._uplink = Uplink(home.uplink_file)
+        self.envelopes = Envelopes(home)
         self._trainer: LocalTrainer | None = None
         self._trained = 0  # the round after which the trainer's inner state stands
         self._recipe_digest = ""
@@ -72,11 +73,14 @@ class Contributor:
         segments: Mapping[str, bytes] | None,
         moments: bytes = b"",
         steps: Sequence[CodedStep] = (),
+        envelope: Envelope | None = None,
     ) -> Spooled:
         """Train the plan's local steps, or take the result from the spool if they are done.
 
         `segments` are those of the whole base; without them `steps` lead to it from one that this
-        node has kept. `moments` are those of all nodes on the last base. Raises ContributionError
+        node has kept. `moments` are those of all nodes on the last base. `envelope` is the plan's,
+        opened, and says how long an answer holds. Raises EnvelopeReplayedError on a plan that a
+        later one has overtaken, and ContributionError
         when plan, base and moments do not belong together (it is a BaseMissingError where the
         node must be sent the whole base), CodecError when the plan names a codec this node does
         not have, BudgetError when no codec keeps its egress budget, StateError when the plan is
@@ -86,9 +90,11 @@ class Contributor:
         pools = pooled_moments(plan, moments)
         pooled = pools.pooled.get(self._modality(plan)) if pools else None
         fragment = self._part(plan, base.schema)
-        done = self._spool.find(plan.digest, plan.round, fragment.schema)
+        done = self._finished(plan, fragment, envelope)
         if done is not None:
             return done
+        if envelope is not None:
+            self.envelopes.begin(envelope)
         codec = self._codec(plan, fragment.schema)  # too little for any: said before the training
         started = time.monotonic()
         trainer = self._warm_trainer(plan)
@@ -124,6 +130,7 @@ class Contributor:
             moments_digest=digest_of(sent),
             modality=self._modality(plan),
         )
+        signed = self.envelopes.seal(contribution, envelope.expires if envelope else NEVER)
         self._spool.put(
             contribution,
             made.payload,
@@ -132,9 +139,10 @@ class Contributor:
             debt=debt,
             moments=own,
             local=trained.values if plan.fragments > 1 else None,
+            envelope=signed,
         )
         self._trained = plan.round
-        return Spooled(contribution, made.payload, sent)
+        return Spooled(contribution, made.payload, sent, signed)
 
     def _watch(self, plan: RoundPlan, health: Health) -> None:
         """Warn where what was trained has collapsed; the last sound model is what it is held to."""
@@ -145,15 +153,25 @@ class Contributor:
         note = f"round {plan.round} left a collapsed model ({alarm.kind}): {alarm.found}"
         self._on_status(NodeStatus("warning", round=plan.round, note=note))
 
-    def finished(self, plan: RoundPlan) -> Spooled | None:
+    def finished(self, plan: RoundPlan, envelope: Envelope | None = None) -> Spooled | None:
         """What this node has finished for a plan, or None; nothing is trained for it.
 
         Raises ContributionError when the plan's recipe is none, StateError on a damaged spool.
         """
         schema = schema_of(parse_recipe(plan.recipe))
         _check_fragments(plan, schema)
-        part = self._part(plan, schema)
-        return self._spool.find(plan.digest, plan.round, part.schema)
+        return self._finished(plan, self._part(plan, schema), envelope)
+
+    def _finished(
+        self, plan: RoundPlan, part: Fragment, envelope: Envelope | None
+    ) -> Spooled | None:
+        """What is spooled, signed anew where its envelope did not hold any more when asked for."""
+        done = self._spool.find(plan.digest, plan.round, part.schema)
+        if done is None or envelope is None or holds(done.envelope, envelope.issued):
+            return done
+        signed = self.envelopes.seal(done.contribution, envelope.expires)
+        self._spool.renew(plan.round, signed)
+        return replace(done, envelope=signed)
 
     def _modality(self, plan: RoundPlan) -> str:
         """What this node tells as its modality; raises ConfigError where the recipe lacks it."""
@@ -309,43 +327,3 @@ def schema_of(recipe: Recipe) -> ParameterSchema:
     """The schema a recipe builds, without allocating its tensors."""
     with torch.device("meta"):
         return ParameterSchema.of(Jepa(recipe))
-
-
-def build_trainer(settings: NodeSettings, recipe: Recipe, seed: int) -> LocalTrainer:
-    """The trainer of a recipe on the node's data, in the order of `seed`; it leads a crew's."""
-    compute, data = settings.compute, settings.data
-    if compute.threads:
-        torch.set_num_threads(compute.threads)
-    source = recipe.modality(data.modality).open(
-        data.path, memory=data.cache_mb * 2**20, on_bad=data.on_bad
-    )
-    stream = BatchStream(source, recipe.inner.batch_size, seed)
-    device = pick_device(compute)
-    precision = pick_precision(compute, device)
-    common = (recipe, stream.batch, device, precision, compute.compile)
-    ranks = Ranks.here()
-    if ranks is None or ranks.rank > 0:
-        return LocalTrainer(*common, modality=data.modality)
-    return Leader(*common, modality=data.modality, seed=seed)
-
-
-def pick_device(compute: ComputeSettings) -> str:
-    """The torch device of the settings; raises ConfigError when this machine lacks it."""
-    wanted = compute.device
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError, ValueError):
-        raise ConfigError(
-            f"compute.device = {wanted!r} is not usable on this machine",
-            "use cpu or auto, or install a torch build for that device",
-        ) from None
-    return wanted
-
-
-def pick_precision(compute: ComputeSettings, device: str) -> Literal["fp32", "bf16"]:
-    """bf16 where asked for, or by itself on a GPU that has it."""
-    if compute.precision != "auto":
-        return compute.precision
-    return "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"

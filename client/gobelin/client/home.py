@@ -12,6 +12,7 @@ from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.files import PRIVATE, folder_atomic, read_json, write_atomic, write_json
 from gobelin.shared.keys import (
     check_certificate,
+    fingerprint,
     load_private_key,
     make_key,
     private_pem,
@@ -96,6 +97,11 @@ class NodeHome:
     def aggregator_key(self) -> str:
         """The aggregator's public signing key, which stands in the pinned ca.pem."""
         return find_signing_key(self.ca_file.read_bytes(), str(self.ca_file))
+
+    @property
+    def id(self) -> str:
+        """Fingerprint of this node's public key."""
+        return fingerprint(self.public_key_file.read_bytes(), str(self.public_key_file))
 
     def pin(self, name: str, value: Any) -> None:
         """Bind this node to `value` for ever; raises StateError when it is bound to another."""

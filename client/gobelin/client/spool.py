@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gobelin.protocols.envelope import UNSIGNED, SignedEnvelope
 from gobelin.protocols.messages import (
     LATE,
     PENDING,
@@ -27,13 +28,20 @@ from gobelin.protocols.messages import (
 )
 from gobelin.shared.codec import Payload, segments_of
 from gobelin.shared.errors import MomentsError, StateError
-from gobelin.shared.files import folder_atomic, remove_folder, write_atomic
+from gobelin.shared.files import (
+    folder_atomic,
+    read_json,
+    remove_folder,
+    write_atomic,
+    write_json,
+)
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
 KEEP = 2  # rounds
 HEADER = "contribution.json"
+ENVELOPE = "envelope.json"  # of the contribution, signed; sent as it lies here
 DELTA = "delta.safetensors"  # its encoded segments, byte for byte as they are sent
 INNER = "inner.safetensors"
 MOMENTS = "moments.bin"  # only where a round tests across nodes; sent if the contribution says so
@@ -53,6 +61,7 @@ class Spooled:
     contribution: Contribution
     payload: Payload
     moments: bytes = b""  # canonical; none where none were asked for, or the node declined
+    envelope: SignedEnvelope = UNSIGNED
 
     @property
     def delta(self) -> ParameterVector:
@@ -117,6 +126,7 @@ class Spool:
         debt: Debt = NO_DEBT,
         moments: Moments | None = None,
         local: Tensor | None = None,
+        envelope: SignedEnvelope = UNSIGNED,
     ) -> None:
         """Keep a contribution, the debt it was made with and the state after it.
 
@@ -126,6 +136,7 @@ class Spool:
         owed = {name: tensor for name, tensor in tensors.items() if tensor is not None}
         with folder_atomic(self._round(contribution.round)) as tmp:
             write_atomic(tmp / HEADER, contribution.to_bytes())
+            write_json(tmp / ENVELOPE, _facts(envelope))
             save_file(payload.tensors(), tmp / DELTA)
             save_file(dict(inner), tmp / INNER)
             if owed:
@@ -151,7 +162,22 @@ class Spool:
         payload = Payload(schema, contribution.codec, segments)
         if payload.digest != contribution.delta_digest:
             raise _damaged(self._round(round_number))
-        return Spooled(contribution, payload, self.sent_moments(round_number))
+        moments = self.sent_moments(round_number)
+        return Spooled(contribution, payload, moments, self._envelope(round_number))
+
+    def renew(self, round_number: int, envelope: SignedEnvelope) -> None:
+        """Keep another envelope of a finished contribution: the one it has holds no longer."""
+        write_json(self._round(round_number) / ENVELOPE, _facts(envelope))
+
+    def _envelope(self, number: int) -> SignedEnvelope:
+        file = self._round(number) / ENVELOPE
+        if not file.exists():  # of a version that signed nothing
+            return UNSIGNED
+        try:
+            facts = read_json(file)
+            return SignedEnvelope(facts["envelope"].encode(), facts["signature"])
+        except (StateError, KeyError, AttributeError):
+            raise _damaged(self._round(number)) from None
 
     def sent_moments(self, round_number: int) -> bytes:
         """The moments that go with a round's contribution, if any; raises StateError on damage."""
@@ -250,6 +276,10 @@ class Spool:
 
     def _round(self, number: int) -> Path:
         return self._folder / f"round-{number:05d}"
+
+
+def _facts(envelope: SignedEnvelope) -> dict[str, str]:
+    return {"envelope": envelope.data.decode(), "signature": envelope.signature}
 
 
 def _late(made: Contribution) -> Receipt:

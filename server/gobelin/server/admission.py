@@ -11,6 +11,7 @@ import torch
 from gobelin.protocols.messages import (
     BYTES,
     ENCODING_MOMENTS,
+    METRICS,
     Contribution,
     MalformedMessageError,
     RoundPlan,
@@ -59,17 +60,19 @@ def admit(
     header: bytes,
     arrays: Mapping[str, WireArray],
     moments: WireArray | None = None,
+    batch: int | None = None,
 ) -> Admitted | Refusal:
     """Check a reply against the plan it answers; cheap checks come first.
 
     The plan's recipe says `schemas`, of what members of each modality send ("" where there is one),
-    and `dim`, the size D of a projection.
+    `dim`, the size D of a projection, and `batch`, the samples of a local step. Whose reply it is
+    `provenance` says.
     """
     try:
         contribution = Contribution.from_bytes(header)
     except MalformedMessageError as error:
         return Refusal(RefusalCode.MALFORMED, str(error))
-    if refusal := _answers(plan, contribution):
+    if refusal := _answers(plan, contribution) or _claims(contribution, batch):
         return refusal
     schema = schemas.get(contribution.modality)
     if schema is None:
@@ -114,6 +117,19 @@ def _answers(plan: RoundPlan, contribution: Contribution) -> Refusal | None:
     if (by := contribution.codec) not in rungs_from(plan.codec):
         code = RefusalCode.CODEC_FINER if by in CODECS else RefusalCode.CODEC
         return Refusal(code, f"encoded by {by:.20}, the plan says {plan.codec} or coarser")
+    return None
+
+
+def _claims(contribution: Contribution, batch: int | None) -> Refusal | None:
+    """Whether what it says of itself can be; no weight follows from it all the same."""
+    most = None if batch is None else contribution.local_steps * batch
+    if most is not None and contribution.samples > most:
+        found = f"{contribution.samples} samples, {contribution.local_steps} steps have {most}"
+        return Refusal(RefusalCode.CLAIMS, found)
+    if contribution.seconds < 0:
+        return Refusal(RefusalCode.CLAIMS, "took less than no time")
+    if unknown := sorted(contribution.metrics.keys() - METRICS):
+        return Refusal(RefusalCode.CLAIMS, f"says {unknown[0]!r:.40}, which nobody asks for")
     return None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gobelin.protocols.envelope import UNSIGNED, SignedEnvelope
 from gobelin.protocols.messages import Farewell, Receipt, RoundPlan
 from gobelin.server.admission import WireArray
 from gobelin.shared.objective.pools import Pools
@@ -31,6 +32,7 @@ class Reply:
     arrays: Mapping[str, WireArray] = field(default_factory=dict)
     error: str = ""
     moments: WireArray | None = None
+    envelope: SignedEnvelope = UNSIGNED
     plan: str = ""  # digest of the plan it was asked to answer, as the courier knows
     lost: bool = False  # the wire has lost the plan, or the answer to it
 
@@ -64,6 +66,7 @@ class Parcel:
     message: RoundPlan | Farewell
     enclosure: Enclosure | None
     receipts: tuple[Receipt, ...] = ()
+    envelope: SignedEnvelope = UNSIGNED
 
 
 class Courier(Protocol):

@@ -17,11 +17,13 @@ from gobelin.server.admission import Admitted, Refusal, admit
 from gobelin.server.courier import Courier, Parcel, Reply
 from gobelin.server.deltas import GroupedDeltas
 from gobelin.server.dispatch import Dispatch
+from gobelin.server.envelopes import Envelopes
 from gobelin.server.history import Past, answerable
 from gobelin.server.home import AggregatorHome
 from gobelin.server.journal import Journal
 from gobelin.server.node_record import settle
 from gobelin.server.pooling import pool_modalities
+from gobelin.server.provenance import trace
 from gobelin.server.quality import Examiner
 from gobelin.server.reasons import RefusalCode
 from gobelin.server.round_events import (
@@ -69,6 +71,7 @@ class Rim:
     home: AggregatorHome
     journal: Journal
     courier: Courier
+    envelopes: Envelopes
     examiner: Examiner
     sealer: Sealer
     tell: Callable[[str, Mapping[str, Any]], None]  # into the event log
@@ -94,7 +97,7 @@ class OpenRound:
         self._plans = {**{number: of.plan for number, of in past.items()}, plan.round: plan}
         self._numbers = {of.digest: number for number, of in self._plans.items()}
         self._standing = standing
-        self._dispatch = Dispatch(rim.home, standing, rim.tell)
+        self._dispatch = Dispatch(rim.home, standing, rim.envelopes, self._member, rim.tell)
         self._state = Round(
             plan.round,
             plan.digest,
@@ -112,6 +115,7 @@ class OpenRound:
         self._deltas = GroupedDeltas(rim.home.collecting, self._fragment, self._modalities)
         self._moments: dict[str, Moments] = {}  # by node, of those who did not decline
         self._dim = recipe.projector.out
+        self._batch = recipe.inner.batch_size
         self._outcome: Outcome | None = None
         self._look_at = rim.clock()
 
@@ -146,9 +150,13 @@ class OpenRound:
     def _restore(self, asked: Asked) -> None:
         """Read a counted contribution again and admit it as when it came."""
         reply = self._rim.journal.reply(asked)
-        found = reply and self._admit(asked.round, reply)
+        found = reply and self._admit(asked, reply, None)
         row = self._state.counted[asked]
-        if isinstance(found, Admitted) and self._row(asked, found, row["measured"]) == row:
+        if (
+            reply is not None
+            and isinstance(found, Admitted)
+            and self._row(asked, found, reply, row["measured"]) == row
+        ):
             self._hold(asked, found)
         else:
             self._advance(Lost(self._rim.clock(), *asked))
@@ -170,7 +178,8 @@ class OpenRound:
             self._rim.sleep(POLL_S)
 
     def _look(self) -> None:
-        roster = {n.id: Seat(n.member, n.name) for n in self._rim.home.roster().nodes}
+        nodes = self._rim.home.roster().nodes
+        roster = {n.id: Seat(n.member, n.name, n.signing_key) for n in nodes}
         online = {s.id: s.activated_at for s in self._rim.courier.nodes() if s.online}
         self._advance(Looked(self._rim.clock(), roster, online))
 
@@ -179,7 +188,7 @@ class OpenRound:
         if reply.lost or reply.error:
             return self._miss(reply)
         asked = Asked(reply.node, self._answered(reply))
-        found = screen(self._state, *asked) or self._admit(asked.round, reply)
+        found = screen(self._state, *asked) or self._admit(asked, reply, self._rim.envelopes.now())
         if isinstance(found, Refusal):
             return self._advance(Refused(*asked, found))
         modality = found.contribution.modality
@@ -189,7 +198,7 @@ class OpenRound:
             return self._advance(Refused(*asked, measured))
         self._rim.journal.keep(asked, reply)
         self._hold(asked, found)
-        row = self._row(asked, found, measured)
+        row = self._row(asked, found, reply, measured)
         return self._advance(Counted(self._rim.clock(), *asked, row))
 
     def _miss(self, reply: Reply) -> None:
@@ -213,21 +222,31 @@ class OpenRound:
         except MalformedMessageError:
             return self._plan.round
 
+    def _member(self, node: str) -> str:
+        return self._state.seats[node].member
+
     def _hold(self, asked: Asked, admitted: Admitted) -> None:
         self._deltas.add(str(asked), admitted.contribution.modality, admitted.delta)
         if admitted.moments is not None and asked.round == self._plan.round:
             self._moments[asked.node] = admitted.moments  # a late one's are of another base
 
-    def _admit(self, number: int, reply: Reply) -> Admitted | Refusal:
-        plan = self._plans.get(number, self._plan)
-        return admit(plan, self._schemas, self._dim, reply.header, reply.arrays, reply.moments)
+    def _admit(self, asked: Asked, reply: Reply, now: int | None) -> Admitted | Refusal:
+        """`now` is the wall clock's; None for what has been counted before."""
+        seat, header = self._state.seats[asked.node], reply.header
+        if refusal := trace(asked.node, seat, header, reply.envelope, now):
+            return refusal
+        plan = self._plans.get(asked.round, self._plan)
+        beside = reply.arrays, reply.moments
+        return admit(plan, self._schemas, self._dim, header, *beside, batch=self._batch)
 
     def _row(
-        self, asked: Asked, admitted: Admitted, measured: Mapping[str, float]
+        self, asked: Asked, admitted: Admitted, reply: Reply, measured: Mapping[str, float]
     ) -> dict[str, Any]:
         """What is recorded of a contribution."""
         late = self._plan.round - asked.round
-        return row_of(asked.node, self._state.seats[asked.node], admitted, measured, late)
+        seat, signed = self._state.seats[asked.node], reply.envelope
+        row = row_of(asked.node, seat, admitted, measured, late)
+        return {**row, "envelope": signed.data.decode(), "signature": signed.signature}
 
     def _advance(self, event: Event) -> None:
         """Step on an event, journalled first if it is durable, and do what it asks for."""

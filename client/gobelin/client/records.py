@@ -1,0 +1,134 @@
+"""What travels as Flower's records: offers and farewells as they are read, contributions as sent.
+
+Beside link.py and fleet.py the only module of the node that imports flwr.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported: it reads them once
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
+from gobelin.client.spool import Spooled
+from gobelin.protocols.envelope import ENVELOPE, SIGNATURE, UNSIGNED, SignedEnvelope
+from gobelin.protocols.messages import (
+    BASE,
+    BYTES,
+    DELTA,
+    ENCODING,
+    ENCODING_MOMENTS,
+    HEADER,
+    MOMENTS,
+    PAYLOAD,
+    RECEIPTS,
+    STEPS,
+    Farewell,
+    MalformedMessageError,
+    Receipt,
+    RoundPlan,
+    Step,
+    encoding_of,
+)
+from gobelin.shared.errors import ContributionError
+from gobelin.shared.step import CodedStep
+from gobelin.shared.vector import DTYPE
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What comes with a plan: its base, whole or as steps, moments and receipts."""
+
+    plan: RoundPlan
+    envelope: SignedEnvelope
+    segments: dict[str, bytes] | None
+    steps: list[CodedStep]
+    moments: bytes
+    receipts: list[Receipt]
+
+
+def read_plan(content: RecordDict) -> RoundPlan:
+    """The plan of a message; raises ContributionError when it is malformed."""
+    try:
+        return RoundPlan.from_bytes(content[HEADER][PAYLOAD])
+    except (MalformedMessageError, KeyError, TypeError):
+        raise _malformed() from None
+
+
+def read_offer(content: RecordDict) -> Offer:
+    """The offer that a message is; raises ContributionError when it is malformed."""
+    plan = read_plan(content)
+    try:
+        segments = _read_arrays(content[BASE], DTYPE, ENCODING) if BASE in content else None
+        steps = [_read_step(content, data) for data in content[STEPS][PAYLOAD]]
+        moments = content[MOMENTS][MOMENTS].data if MOMENTS in content else b""
+    except (MalformedMessageError, KeyError, TypeError, AttributeError):
+        raise _malformed() from None
+    return Offer(plan, read_envelope(content), segments, steps, moments, read_receipts(content))
+
+
+def read_farewell(content: RecordDict) -> Farewell:
+    """The farewell of a message; raises ContributionError when it is malformed."""
+    try:
+        return Farewell.from_bytes(content[HEADER][PAYLOAD])
+    except (MalformedMessageError, KeyError, TypeError):
+        raise _malformed() from None
+
+
+def read_envelope(content: RecordDict) -> SignedEnvelope:
+    """The envelope of a message as it came; what is none is left to who opens it."""
+    try:
+        data, signature = content[ENVELOPE][PAYLOAD], content[ENVELOPE][SIGNATURE]
+    except (KeyError, TypeError):
+        return UNSIGNED
+    if not isinstance(data, bytes) or not isinstance(signature, str):
+        return UNSIGNED
+    return SignedEnvelope(data, signature)
+
+
+def _read_step(content: RecordDict, header: bytes) -> CodedStep:
+    step = Step.from_bytes(header)
+    arrays = content[f"{STEPS}.{step.round}"]
+    return CodedStep(step, _read_arrays(arrays, BYTES, encoding_of(step.codec)))
+
+
+def _read_arrays(arrays: Mapping[str, Array], dtype: str, encoding: str) -> dict[str, bytes]:
+    if any((array.dtype, array.stype) != (dtype, encoding) for array in arrays.values()):
+        raise ContributionError("the base has an encoding this node does not know")
+    return {name: array.data for name, array in arrays.items()}
+
+
+def read_receipts(content: RecordDict) -> list[Receipt]:
+    """The receipts of a message; raises ContributionError when one is malformed."""
+    try:
+        return list(map(Receipt.from_bytes, content[RECEIPTS][PAYLOAD]))
+    except (MalformedMessageError, KeyError, TypeError, AttributeError):
+        raise _malformed() from None
+
+
+def _malformed() -> ContributionError:
+    return ContributionError("the aggregator's message is malformed", "update gobelin")
+
+
+def contribution_record(spooled: Spooled) -> RecordDict:
+    """A contribution as Flower carries it: header, an array a segment, and moments if any."""
+    payload = spooled.payload
+    lengths = {name: end - start for name, (start, end) in payload.schema.segments.items()}
+    arrays = ArrayRecord(
+        {
+            name: Array(DTYPE, (lengths[name],), encoding_of(payload.codec), data)
+            for name, data in payload.segments.items()
+        }
+    )
+    header = ConfigRecord({PAYLOAD: spooled.contribution.to_bytes()})
+    data, signature = spooled.envelope
+    envelope = ConfigRecord({PAYLOAD: data, SIGNATURE: signature})
+    record = RecordDict({HEADER: header, ENVELOPE: envelope, DELTA: arrays})
+    if data := spooled.moments:
+        record[MOMENTS] = ArrayRecord({MOMENTS: Array(BYTES, (len(data),), ENCODING_MOMENTS, data)})
+    return record
