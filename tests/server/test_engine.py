@@ -22,6 +22,7 @@ from flwr.superlink.grid.http_grid import HttpGrid
 from gobelin.protocols.messages import DELTA, ENCODING, HEADER, PAYLOAD, Farewell
 from gobelin.server.courier import Parcel
 from gobelin.server.engine import GridCourier
+from gobelin.server.limits import SMALL
 from gobelin.server.uploads import Uploads
 from gobelin.shared.keys import fingerprint, make_key, public_pem
 from gobelin.shared.vector import DTYPE
@@ -102,12 +103,12 @@ def uploads(link: SuperLink) -> Uploads:
 def test_a_reply_is_pulled_once_it_is_whole(link: SuperLink) -> None:
     coming = uploads(link)
     *parts, last = link.objects
-    assert coming.pull("7") == []
+    assert coming.pull("7", SMALL) == []
     link.uploaded = set(parts)
-    assert coming.pull("7") == []
+    assert coming.pull("7", SMALL) == []
     assert set(link.pulled) == {last}  # nothing was fetched in vain
     link.uploaded = set(link.objects)
-    (reply,) = coming.pull("7")
+    (reply,) = coming.pull("7", SMALL)
     assert reply.content[HEADER][PAYLOAD] == b"header"
     assert reply.metadata.message_id == link.reply.metadata.message_id
     assert link.confirmed == [link.reply.metadata.message_id]
@@ -117,16 +118,16 @@ def test_a_part_that_is_late_is_waited_for(link: SuperLink) -> None:
     coming = uploads(link)
     first, *rest = link.objects
     link.uploaded = set(rest)  # two parts at a time: the last need not be the last to arrive
-    assert coming.pull("7") == []
+    assert coming.pull("7", SMALL) == []
     link.uploaded.add(first)
-    assert len(coming.pull("7")) == 1
+    assert len(coming.pull("7", SMALL)) == 1
 
 
 def test_a_reply_that_will_never_be_whole_is_an_error(link: SuperLink) -> None:
     coming = uploads(link)
-    assert coming.pull("7") == []
+    assert coming.pull("7", SMALL) == []
     link.objects.clear()  # the upload has lapsed
-    (reply,) = coming.pull("7")
+    (reply,) = coming.pull("7", SMALL)
     assert reply.error.code == ErrorCode.MESSAGE_UNAVAILABLE
     assert not link.confirmed
 

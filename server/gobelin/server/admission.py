@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
-
 from gobelin.protocols.messages import (
     BYTES,
     ENCODING_MOMENTS,
@@ -91,11 +89,9 @@ def admit(
         delta = payload.decode()
     except (CodecError, MomentsError, VectorError) as error:
         return Refusal(RefusalCode(error.code), error.what)
-    largest = float(max(map(abs, torch.aminmax(delta.values))))
-    if largest > LIMIT:
-        return Refusal(
-            RefusalCode.MAGNITUDE, f"a parameter moved by {largest:.3g}, at most {LIMIT:.3g}"
-        )
+    if delta.largest > LIMIT:
+        found = f"a parameter moved by {delta.largest:.3g}, at most {LIMIT:.3g}"
+        return Refusal(RefusalCode.MAGNITUDE, found)
     return Admitted(contribution, delta, payload.size, seen)
 
 

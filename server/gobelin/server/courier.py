@@ -9,9 +9,13 @@ from typing import Protocol
 from gobelin.protocols.envelope import UNSIGNED, SignedEnvelope
 from gobelin.protocols.messages import Farewell, Receipt, RoundPlan
 from gobelin.server.admission import WireArray
+from gobelin.server.limits import SMALL, Limit
 from gobelin.shared.objective.pools import Pools
 from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import ParameterVector
+
+MALFORMED = "gobelin:malformed"  # error of a reply that is none
+OVERSIZE = "gobelin:oversize"  # error of a reply larger than its parcel's limit; it was not read
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Parcel:
     enclosure: Enclosure | None
     receipts: tuple[Receipt, ...] = ()
     envelope: SignedEnvelope = UNSIGNED
+    limit: Limit = SMALL  # of what it is answered by
 
 
 class Courier(Protocol):

@@ -11,11 +11,13 @@ from gobelin.server.broadcast import STEP, rounds_to_send
 from gobelin.server.courier import Enclosure, Parcel
 from gobelin.server.envelopes import Envelopes
 from gobelin.server.home import AggregatorHome
+from gobelin.server.limits import Limit, limit_of
 from gobelin.server.node_record import NodeRecord
 from gobelin.server.seal import Standing
 from gobelin.shared.checkpoint import read_extra
 from gobelin.shared.codec import segments_of
 from gobelin.shared.errors import CheckpointError
+from gobelin.shared.fragments import fragment_of_round
 from gobelin.shared.step import CodedStep
 
 
@@ -69,7 +71,13 @@ class Dispatch:
         """A plan for one node, signed for it alone."""
         receipts, member = self._record(node).receipts, self._member_of(node)
         envelope = self._envelopes.of_plan(plan, member, node, receipts, alone=enclosure is None)
-        return Parcel(node, plan, enclosure, receipts, envelope)
+        return Parcel(node, plan, enclosure, receipts, envelope, self._limit(plan))
+
+    def _limit(self, plan: RoundPlan) -> Limit:
+        """How large the answer may be, a member's part being no more than the whole fragment."""
+        fragment = fragment_of_round(self._standing.base.schema, plan.fragments, plan.round)
+        dim = self._home.recipe().projector.out if plan.cross_node else None
+        return limit_of(fragment.schema, plan.codec, dim)
 
     def _enclose(self, way: tuple[int, ...] | None) -> Enclosure:
         """The steps of these rounds; the whole base for None, and where a step is damaged."""

@@ -47,6 +47,7 @@ from gobelin.protocols.messages import (
 )
 from gobelin.server.courier import NodeState, Parcel, Reply
 from gobelin.server.home import AggregatorHome
+from gobelin.server.limits import Limit
 from gobelin.server.records import Records, enclosed, message_record, reply_of
 from gobelin.server.roster import Roster
 from gobelin.server.rounds import RoundEngine
@@ -110,6 +111,7 @@ class GridCourier:
         self._uploads = Uploads(grid)
         self._pending: dict[str, Asked] = {}  # by message id
         self._latest: dict[Asked, str] = {}  # the other way round
+        self._limits: dict[str, Limit] = {}  # of the answers, by message id
         self._flower_ids: dict[str, int] = {}  # fingerprint → Flower's node id
 
     def nodes(self) -> list[NodeState]:
@@ -133,6 +135,7 @@ class GridCourier:
                     asked = (parcel.node, parcel.message.digest)
                     self._pending[message_id] = asked
                     self._latest[asked] = message_id
+                    self._limits[message_id] = parcel.limit
 
     def _message(self, parcel: Parcel, beside: Records) -> Message:
         content = message_record(parcel.message, beside, parcel.receipts, parcel.envelope)
@@ -144,8 +147,9 @@ class GridCourier:
     def replies(self) -> Iterator[Reply]:
         """Pull what has arrived, one message at a time, so that memory holds one reply."""
         for message_id, asked in list(self._pending.items()):
-            for message in self._uploads.pull(message_id):
+            for message in self._uploads.pull(message_id, self._limits[message_id]):
                 self._pending.pop(message_id, None)
+                self._limits.pop(message_id, None)
                 reply = reply_of(*asked, message)
                 del message
                 latest = self._latest.get(asked) == message_id

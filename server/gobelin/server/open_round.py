@@ -14,7 +14,7 @@ from gobelin.protocols.messages import (
     RoundPlan,
 )
 from gobelin.server.admission import Admitted, Refusal, admit
-from gobelin.server.courier import Courier, Parcel, Reply
+from gobelin.server.courier import MALFORMED, OVERSIZE, Courier, Parcel, Reply
 from gobelin.server.deltas import GroupedDeltas
 from gobelin.server.dispatch import Dispatch
 from gobelin.server.envelopes import Envelopes
@@ -61,6 +61,7 @@ from gobelin.shared.objective import Moments
 POLL_S = 0.2
 LOOK_EVERY_S = 1.0  # who is online
 NO_ANSWER = frozenset({NOT_SPOOLED, SUPERSEDED})  # nothing is wrong, and nothing is owed less
+UNREAD = {OVERSIZE: RefusalCode.OVERSIZE, MALFORMED: RefusalCode.MALFORMED}
 BASE_MISSING = f"gobelin:{RefusalCode.BASE_MISSING}"
 
 
@@ -211,6 +212,9 @@ class OpenRound:
         elif reply.error == BASE_MISSING:
             missing = Refusal(RefusalCode.BASE_MISSING, "it is sent the whole base")
             self._advance(Refused(reply.node, number, missing))
+        elif reply.error in UNREAD:
+            found = "its parts were not read" if reply.error == OVERSIZE else "not a contribution"
+            self._advance(Refused(reply.node, number, Refusal(UNREAD[reply.error], found)))
         else:
             failed = Refusal(RefusalCode.NODE_ERROR, reply.error)
             self._advance(Refused(reply.node, number, failed))

@@ -29,7 +29,7 @@ from gobelin.protocols.messages import (
     encoding_of,
 )
 from gobelin.server.admission import WireArray
-from gobelin.server.courier import Enclosure, Reply
+from gobelin.server.courier import MALFORMED, Enclosure, Reply
 from gobelin.shared.vector import DTYPE
 
 LOST = (  # Flower's own errors that say nothing of the node's work
@@ -37,7 +37,6 @@ LOST = (  # Flower's own errors that say nothing of the node's work
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
     ErrorCode.NODE_UNAVAILABLE,
 )
-MALFORMED = "gobelin:malformed"  # error of a reply that is none
 Records = dict[str, ArrayRecord | ConfigRecord]
 
 
