@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import json
 import math
@@ -13,11 +14,20 @@ import torch
 from pydantic import ValidationError
 
 from gobelin.client.base import KeptBase
-from gobelin.client.egress import Uplink, budget_bytes
+from gobelin.client.egress_ledger import EgressLedger
 from gobelin.client.envelopes import Envelopes, holds
 from gobelin.client.home import NodeHome, NodeStatus
+from gobelin.client.site_policy import (
+    DAY_S,
+    SitePolicy,
+    allows,
+    day_bytes,
+    read_policy,
+    require,
+)
 from gobelin.client.spool import Spool, Spooled
 from gobelin.client.trainer import LocalSteps, LocalTrainer, StepReport, TrainingReport
+from gobelin.client.uplink import Uplink, budget_bytes
 from gobelin.client.workbench import build_trainer
 from gobelin.protocols.envelope import Envelope
 from gobelin.protocols.messages import (
@@ -28,9 +38,15 @@ from gobelin.protocols.messages import (
     RoundPlan,
 )
 from gobelin.shared.alarm import collapse_alarm
-from gobelin.shared.codec import LOSSLESS, Compressed, compress, pick_rung
+from gobelin.shared.codec import CODECS, LOSSLESS, Compressed, compress, pick_rung
 from gobelin.shared.envelope import NEVER
-from gobelin.shared.errors import ConfigError, ContributionError, MomentsError
+from gobelin.shared.errors import (
+    BudgetError,
+    ConfigError,
+    ContributionError,
+    MomentsError,
+    SitePolicyError,
+)
 from gobelin.shared.fragments import Fragment, fragment_of_round, fragments_of, start_of_round
 from gobelin.shared.health import Health
 from gobelin.shared.model import Jepa
@@ -95,7 +111,9 @@ class Contributor:
             return done
         if envelope is not None:
             self.envelopes.begin(envelope)
-        codec = self._codec(plan, fragment.schema)  # too little for any: said before the training
+        policy = read_policy(self._home)
+        require(policy, plan, datetime.datetime.now())
+        codec = self._codec(plan, fragment.schema, policy)  # too little: said before the training
         started = time.monotonic()
         trainer = self._warm_trainer(plan)
         self._trained = -1  # until it is in the spool, what is trained here counts for nothing
@@ -111,7 +129,7 @@ class Contributor:
             ) from None
         self._watch(plan, report.health)
         seconds = time.monotonic() - started
-        sends = plan.cross_node and self._settings.egress.moments
+        sends = plan.cross_node and self._settings.egress.moments and policy.moments
         sent = own.to_bytes() if own is not None and sends else b""
         debt = self._spool.debt_before(plan.round)
         due = None if debt.owed is None else fragment.take(debt.owed)
@@ -125,7 +143,7 @@ class Contributor:
             local_steps=report.steps,
             samples=report.samples,
             seconds=seconds,
-            metrics=_metrics(report, made),
+            metrics=_metrics(report, made, policy),
             codec=codec,
             moments_digest=digest_of(sent),
             modality=self._modality(plan),
@@ -182,10 +200,25 @@ class Contributor:
         fragment = fragment_of_round(schema, plan.fragments, plan.round)
         return fragment.part(self._modality(plan))
 
-    def _codec(self, plan: RoundPlan, schema: ParameterSchema) -> str:
-        """The codec of this round's delta: the plan's, or a coarser one that keeps the budget."""
+    def _codec(self, plan: RoundPlan, schema: ParameterSchema, policy: SitePolicy) -> str:
+        """The codec of this round's delta: the plan's, or a coarser one that keeps the budget.
+
+        Raises SitePolicyError where the policy has no room for any, today.
+        """
+        allowed = [codec for codec in CODECS if allows(policy, codec)]
         budget = budget_bytes(self._settings.egress, self._uplink.bytes_per_second())
-        return pick_rung(plan.codec, schema, budget)
+        codec = pick_rung(plan.codec, schema, budget, allowed)
+        day = day_bytes(policy)
+        if day is None:
+            return codec
+        sent = EgressLedger(self._home.egress_file).sent_since(time.time() - DAY_S)
+        try:
+            return pick_rung(codec, schema, day - sent, allowed)
+        except BudgetError:
+            raise SitePolicyError(
+                f"policy.toml lets {policy.max_mb_per_day:g} MB leave a day, {sent / 1e6:.3g} have",
+                "wait, or raise max_mb_per_day",
+            ) from None
 
     def _base(
         self, plan: RoundPlan, segments: Mapping[str, bytes] | None, steps: Sequence[CodedStep]
@@ -290,13 +323,16 @@ def _check_fragments(plan: RoundPlan, schema: ParameterSchema) -> None:
         raise ContributionError(error.what) from None
 
 
-def _metrics(report: TrainingReport, made: Compressed) -> dict[str, float]:
+def _metrics(report: TrainingReport, made: Compressed, policy: SitePolicy) -> dict[str, float]:
     """The declared scalars that leave with a contribution; nothing else about the data does."""
-    return {
+    training = {
         "loss": report.loss,
         "prediction": report.prediction,
         "anti_collapse": report.anti_collapse,
         "effective_rank": report.health.effective_rank,
+    }
+    return {
+        **(training if policy.metrics else {}),
         METRIC_DISTORTION: made.distortion,
         METRIC_SENT_BYTES: float(made.payload.size),
     }

@@ -24,6 +24,7 @@ from gobelin.protocols.messages import (
 )
 from gobelin.shared.envelope import MICRO, open_envelope, require_time, seal
 from gobelin.shared.errors import EnvelopeReplayedError
+from gobelin.shared.files import write_atomic
 from gobelin.shared.signing import SigningKey
 
 SKEW = 300 * MICRO  # how far the aggregator's clock may be ahead of this node's
@@ -48,6 +49,7 @@ class Envelopes:
         """The envelope of an offered plan; raises EnvelopeError on one that does not hold."""
         envelope = self._open(PLAN, plan, signed, receipts)
         require_time(envelope, self._now(), ahead=SKEW)
+        write_atomic(self._home.plan_file, plan.to_bytes())
         return envelope
 
     def open_recall(

@@ -86,6 +86,9 @@ class NodeHome:
         self.pins_file = folder / "pins.json"  # what this node has bound itself to
         self.status_file = folder / "status.json"
         self.base_file = folder / "base.f32"  # the last base, where the federation sends steps
+        self.policy_file = folder / "policy.toml"  # the site policy, where there is one
+        self.plan_file = folder / "plan.json"  # the last round plan, for who asks what it asked
+        self.egress_file = folder / "egress.jsonl"  # the egress ledger
         self.uplink_file = folder / "uplink.json"  # how fast contributions have left so far
 
     def settings(self) -> NodeSettings:

@@ -31,11 +31,12 @@ from flwr.app import (
 from flwr.clientapp import ClientApp
 
 from gobelin.client.contributor import Contributor
-from gobelin.client.egress import Uplink
+from gobelin.client.egress import clear
 from gobelin.client.fleet import FleetConnection, Say
 from gobelin.client.home import NodeHome, NodeStatus
 from gobelin.client.reach import wait_reachable
 from gobelin.client.records import (
+    OUR_ERROR,
     contribution_record,
     read_envelope,
     read_farewell,
@@ -43,6 +44,8 @@ from gobelin.client.records import (
     read_plan,
     read_receipts,
 )
+from gobelin.client.site_policy import read_policy
+from gobelin.client.uplink import Uplink
 from gobelin.protocols.messages import (
     HEADER,
     METRIC_DISTORTION,
@@ -64,7 +67,6 @@ HOME_KEY = "home"
 TRAIN = MessageType.TRAIN
 WARM = 1  # contributors kept: a node has one, and who simulates many meets each once a round
 NOT_OURS = (ContributionError, EnvelopeError, SitePolicyError)  # they refuse one plan
-OUR_ERROR = 100  # Flower error code of replies that carry one of our codes
 
 # ---------------------------------------------------------------- the ClientApp
 
@@ -83,6 +85,7 @@ def train(message: Message, context: Context) -> Message:
         envelope = contributor.envelopes.open_plan(plan, offer.envelope, offer.receipts)
         contributor.hear(plan.federation, plan.round, offer.receipts)
         spooled = contributor.contribute(plan, offer.segments, offer.moments, offer.steps, envelope)
+        clear(spooled, read_policy(NodeHome(Path(home))))
     except GobelinError as error:
         _failures[home] = error
         return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
@@ -99,6 +102,11 @@ def recall(message: Message, context: Context) -> Message:
         receipts = read_receipts(message.content)
         envelope = contributor.envelopes.open_recall(plan, signed, receipts)
         spooled = contributor.finished(plan, envelope)
+        if spooled is not None:
+            clear(spooled, read_policy(NodeHome(Path(home))))
+    except SitePolicyError as error:
+        _say_of(home, str(error))
+        return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
     except GobelinError as error:
         _say_of(home, f"could not look for what it asks for: {error}")
     if spooled is None:

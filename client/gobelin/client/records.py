@@ -10,11 +10,13 @@ import os
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported: it reads them once
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from gobelin.client.egress_ledger import Departure
 from gobelin.client.spool import Spooled
 from gobelin.protocols.envelope import ENVELOPE, SIGNATURE, UNSIGNED, SignedEnvelope
 from gobelin.protocols.messages import (
@@ -28,6 +30,7 @@ from gobelin.protocols.messages import (
     PAYLOAD,
     RECEIPTS,
     STEPS,
+    Contribution,
     Farewell,
     MalformedMessageError,
     Receipt,
@@ -35,9 +38,12 @@ from gobelin.protocols.messages import (
     Step,
     encoding_of,
 )
-from gobelin.shared.errors import ContributionError
+from gobelin.shared.errors import ContributionError, EgressError
 from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import DTYPE
+
+OUR_ERROR = 100  # Flower error code of replies that carry one of our codes
+CODE = re.compile(r"gobelin:[a-z_.]{1,64}")  # never an exception's text
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,51 @@ def read_receipts(content: RecordDict) -> list[Receipt]:
 
 def _malformed() -> ContributionError:
     return ContributionError("the aggregator's message is malformed", "update gobelin")
+
+
+def describe(reply: Message) -> Departure:
+    """What a reply is, as it goes on the egress ledger; raises EgressError on any other.
+
+    Nothing leaves but a contribution with its envelope and moments, one of our own error codes,
+    and an empty acknowledgement.
+    """
+    if reply.has_error():
+        reason = str(reply.error.reason)
+        if reply.error.code != OUR_ERROR or not CODE.fullmatch(reason):
+            raise EgressError("an answer that is none of this node's codes")
+        return Departure("answer", code=reason)
+    content = reply.content
+    if not content:
+        return Departure("acknowledgement")
+    if not {HEADER, ENVELOPE, DELTA} <= set(content) <= {HEADER, ENVELOPE, DELTA, MOMENTS}:
+        raise EgressError("a reply with records that no contribution has")
+    try:
+        header, signed = content[HEADER], content[ENVELOPE]
+        made = Contribution.from_bytes(header[PAYLOAD])
+        arrays = dict(content[DELTA].items())
+        beside = dict(content[MOMENTS].items()) if MOMENTS in content else {}
+        sizes = sum(_weigh(array, encoding_of(made.codec)) for array in arrays.values())
+        moments = sum(_weigh(array, ENCODING_MOMENTS) for array in beside.values())
+    except (MalformedMessageError, KeyError, TypeError, AttributeError):
+        raise EgressError("a reply that is no contribution") from None
+    told = set(header), set(signed), set(beside)
+    if told != ({PAYLOAD}, {PAYLOAD, SIGNATURE}, {MOMENTS} & set(beside)):
+        raise EgressError("a contribution that carries more than one does")
+    return Departure(
+        "contribution",
+        round=made.round,
+        codec=made.codec,
+        digest=made.digest,
+        payload_bytes=sizes,
+        moments_bytes=moments,
+        metrics=tuple(sorted(made.metrics)),
+    )
+
+
+def _weigh(array: Array, encoding: str) -> int:
+    if array.stype != encoding:
+        raise EgressError("an array of another encoding than its contribution's")
+    return len(array.data)
 
 
 def contribution_record(spooled: Spooled) -> RecordDict:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gobelin.client.egress import KEEP, Uplink, budget_bytes
 from gobelin.client.home import EgressSettings, NodeSettings
+from gobelin.client.uplink import KEEP, Uplink, budget_bytes
 from gobelin.shared.errors import ConfigError
 from gobelin.shared.settings import check_settings
 
