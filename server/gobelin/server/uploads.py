@@ -79,24 +79,17 @@ class Uploads:
             pull(objects[-1])  # the last that a node uploads: nothing is fetched in vain
             budget.spent = 0
             contents = pull_objects(objects, pull)
-            if inflated_bytes(contents) > limit.bytes:
-                raise _TooLarge
+            inflated = inflate(message.metadata.message_id, contents, limit)
         except _NotWhole:
             return []
-        except _TooLarge:
+        except TooLarge:
             return self._refuse(message_id, OVERSIZE)
-        except (ValueError, LookupError, TypeError, RecursionError):
+        except Malformed:
             return self._refuse(message_id, MALFORMED)
         except ObjectPullError:
             del self._coming[message_id]
             error = Error(ErrorCode.MESSAGE_UNAVAILABLE, "the upload was never completed")
             return [make_message(message_from_proto(message).metadata, error=error)]
-        own_id = message.metadata.message_id
-        try:
-            inflated = inflate_object_from_contents(own_id, contents)
-            inflated.metadata.__dict__["_message_id"] = own_id
-        except Exception:  # whatever Flower's parsers make of hostile bytes ends one reply only
-            return self._refuse(message_id, MALFORMED)
         self._confirm(message_id)
         return [inflated]
 
@@ -115,6 +108,22 @@ class Uploads:
             message_object_id=message.metadata.message_id,
         )
         self._grid._runtime_client.ConfirmMessageReceived(request)
+
+
+def inflate(message_id: str, contents: dict[str, bytes], limit: Limit) -> Message:
+    """The message that objects make up; raises Malformed on what makes up none."""
+    try:
+        if inflated_bytes(contents) > limit.bytes:
+            raise TooLarge
+        message = inflate_object_from_contents(message_id, contents)
+        if not isinstance(message, Message):
+            raise Malformed
+        message.metadata.__dict__["_message_id"] = message_id
+    except (TooLarge, Malformed):
+        raise
+    except Exception:  # whatever Flower's parsers make of hostile bytes ends one reply only
+        raise Malformed from None
+    return message
 
 
 def inflated_bytes(contents: Mapping[str, bytes]) -> int:
@@ -136,7 +145,11 @@ class _NotWhole(Exception):
     """A part of a reply has not been uploaded yet."""
 
 
-class _TooLarge(Exception):
+class Malformed(Exception):
+    """Objects that are no message."""
+
+
+class TooLarge(Exception):
     """A reply is larger than an honest one can be."""
 
 
@@ -150,7 +163,7 @@ class _Budget:
     def spend(self, size: int) -> None:
         self.spent += size
         if self.spent > self.most:
-            raise _TooLarge
+            raise TooLarge
 
 
 def _once(budget: _Budget, pull: Callable[[str], bytes]) -> Callable[[str], bytes]:
@@ -176,7 +189,7 @@ def _bound_bodies(client: RuntimeHttpClient) -> None:
 
 
 def _refuse_body(response: httpx.Response) -> None:
-    """Raise _TooLarge on an object that is larger than any of an honest reply."""
+    """Raise TooLarge on an object that is larger than any of an honest reply."""
     told = response.headers.get("content-length", "0")
     if response.request.url.path.endswith(PULL) and int(told) > MOST_OF_ONE:
-        raise _TooLarge
+        raise TooLarge
