@@ -17,14 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest
+from flwr.proto.fleet_pb2_grpc import FleetStub
 from PIL import Image
 
 from examples.loopback import GOBELIN, Loopback, gobelin
 from gobelin.client.egress_ledger import EgressLedger, total
 from gobelin.client.home import NodeHome
 from gobelin.protocols.messages import METRICS
+from gobelin.server.superlink import MOST_OF_REQUEST
 from gobelin.shared.address import parse_address
 
 GUARD = Path(__file__).parent / "guard"
@@ -44,6 +48,7 @@ class Watched:
     net: Loopback
     guard: Path
     traces: list[str]  # lines of strace, or none
+    refused: grpc.StatusCode  # what a stranger was answered who sent the aggregator too much
 
     @property
     def home(self) -> Path:
@@ -68,10 +73,23 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     with Loopback(folder / "net", members, local_steps=2, options=options) as net:
         net.found()
         net.start_aggregator()
+        refused = send_much(net)
         net.processes["north"] = start(net, guard)
         net.wait()
         traces = [line for file in guard.glob("trace.*") for line in file.read_text().splitlines()]
-        yield Watched(net, guard, traces)
+        yield Watched(net, guard, traces, refused)
+
+
+def send_much(net: Loopback) -> grpc.StatusCode:
+    """A stranger's request of more bytes than any honest one has."""
+    home = NodeHome(net.node_home("north"))
+    tls = grpc.ssl_channel_credentials(home.ca_file.read_bytes())
+    options = [("grpc.max_send_message_length", -1)]
+    with grpc.secure_channel(home.settings().aggregator, tls, options) as channel:
+        request = ActivateNodeRequest(public_key=bytes(MOST_OF_REQUEST))
+        with pytest.raises(grpc.RpcError) as caught:
+            FleetStub(channel).ActivateNode(request, wait_for_ready=True, timeout=60)
+    return caught.value.code()  # type: ignore[attr-defined, no-any-return]
 
 
 def canaries(folder: Path) -> Path:
@@ -111,6 +129,10 @@ def start(net: Loopback, guard: Path) -> subprocess.Popen[bytes]:
             stderr=log,
             env=environment,
         )
+
+
+def test_a_strangers_request_is_not_read_when_it_is_too_large(watched: Watched) -> None:
+    assert watched.refused is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_no_canary_is_in_what_left_or_in_logs_or_with_the_aggregator(watched: Watched) -> None:

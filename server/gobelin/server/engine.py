@@ -172,7 +172,7 @@ def superlink_command(home: AggregatorHome, ports: Ports) -> list[str]:
     """Command line of the SuperLink."""
     tls = home.tls
     return [
-        _tool("flower-superlink"),
+        *(sys.executable, "-P", "-m", "gobelin.server.superlink"),  # bounded, and flwr's own
         *("--isolation", "process"),
         *("--superexec-auth-secret-file", str(home.flower / "superexec.secret")),
         *("--database", str(home.flower / "link.db")),
