@@ -18,9 +18,9 @@ from flwr.app import Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.task_identity import TaskIdentity
 
-from gobelin.client.contributor import parse_recipe
 from gobelin.client.egress_ledger import Departure, EgressLedger
 from gobelin.client.home import NodeSettings
+from gobelin.client.plan import parse_recipe
 from gobelin.client.records import contribution_record
 from gobelin.client.site_policy import SitePolicy
 from gobelin.client.spool import Spooled
@@ -41,9 +41,11 @@ from gobelin.server.limits import limit_of
 from gobelin.server.provenance import trace
 from gobelin.server.round_events import Asked, Seat
 from gobelin.server.uploads import Malformed, TooLarge, inflate
+from gobelin.shared.checkpoint import read_checkpoint, write_checkpoint
 from gobelin.shared.codec import CODECS, Payload, codec_named, compress
 from gobelin.shared.envelope import NEVER, open_envelope, seal
 from gobelin.shared.errors import GobelinError
+from gobelin.shared.model import build_jepa
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.recipe import Recipe, load_recipe
@@ -67,6 +69,7 @@ ENVELOPE = dataclasses.replace(
     nonce="0" * 32,  # the same inputs for the same seeds
 ).to_bytes()
 SIGNED = SignedEnvelope(ENVELOPE, KEY.sign(CONTRIBUTION, ENVELOPE))
+VECTOR = ParameterVector.zeros(ParameterSchema.of(build_jepa(load_recipe("toy"), 0)))
 WORDS = (b'"', b"{", b"}", b"[", b",", b"\0", b"\xff", b"-", b"1e999", b"nan", b"\n", b"=", b"..")
 Parse = Callable[[bytes], object]
 
@@ -243,6 +246,30 @@ def object_examples() -> list[bytes]:
 # ---------------------------------------------------------------- settings and keys
 
 
+def checkpoint(name: str) -> Parse:
+    """A checkpoint with one of its files changed is refused, unless it says the same."""
+
+    def parse(data: bytes) -> None:
+        folder = scratch() / "checkpoint"
+        file = folder / name
+        whole = file.read_bytes()
+        try:
+            file.write_bytes(data)
+            found = read_checkpoint(folder)
+            assert found.vector.digest == VECTOR.digest
+        finally:
+            file.write_bytes(whole)
+
+    return parse
+
+
+def checkpoint_file(name: str) -> bytes:
+    folder = scratch() / "checkpoint"
+    if not folder.exists():
+        write_checkpoint(folder, load_recipe("toy"), VECTOR, {"round": 3})
+    return (folder / name).read_bytes()
+
+
 def settings(kind: type[Settings]) -> Parse:
     return lambda data: parse_settings(kind, data.decode("utf-8", "replace"), "a file")
 
@@ -271,6 +298,10 @@ def targets() -> list[Target]:
         *(Target(codec, decoded(codec), [example_of(codec)]) for codec in CODECS),
         Target("moments", moments, [seen]),
         Target("journal", journalled, [reply_file()]),
+        *(
+            Target(name, checkpoint(name), [checkpoint_file(name)])
+            for name in ("manifest.json", "model.safetensors")
+        ),
         Target("egress ledger", ledger, [ledger_file()]),
         *(Target(f"object {i}", inflated(i), [data]) for i, data in enumerate(object_examples())),
         Target(

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import datetime
-import functools
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from pydantic import ValidationError
 
 from gobelin.client.base import KeptBase
 from gobelin.client.egress_ledger import EgressLedger
 from gobelin.client.envelopes import Envelopes, holds
 from gobelin.client.home import NodeHome, NodeStatus
+from gobelin.client.plan import check_fragments, parse_recipe, pooled_moments, schema_of
 from gobelin.client.site_policy import (
     DAY_S,
     SitePolicy,
@@ -44,15 +42,12 @@ from gobelin.shared.errors import (
     BudgetError,
     ConfigError,
     ContributionError,
-    MomentsError,
     SitePolicyError,
 )
-from gobelin.shared.fragments import Fragment, fragment_of_round, fragments_of, start_of_round
+from gobelin.shared.fragments import Fragment, fragment_of_round, start_of_round
 from gobelin.shared.health import Health
-from gobelin.shared.model import Jepa
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
-from gobelin.shared.objective.pools import Pools
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.step import CodedStep
@@ -177,7 +172,7 @@ class Contributor:
         Raises ContributionError when the plan's recipe is none, StateError on a damaged spool.
         """
         schema = schema_of(parse_recipe(plan.recipe))
-        _check_fragments(plan, schema)
+        check_fragments(plan, schema)
         return self._finished(plan, self._part(plan, schema), envelope)
 
     def _finished(
@@ -229,7 +224,7 @@ class Contributor:
         schema = schema_of(parse_recipe(plan.recipe))
         if schema.digest != plan.schema_digest:
             raise ContributionError("the plan's recipe builds another schema here")
-        _check_fragments(plan, schema)
+        check_fragments(plan, schema)
         if segments is None:
             base = self._kept.reach(schema, steps, plan.base_digest, plan.fragments)
         else:
@@ -313,16 +308,6 @@ class Contributor:
         )
 
 
-def _check_fragments(plan: RoundPlan, schema: ParameterSchema) -> None:
-    """Raise ContributionError unless the plan cuts the model as it can be cut."""
-    if not 0 < plan.alpha <= 1:
-        raise ContributionError(f"a share of {plan.alpha} is none")
-    try:
-        fragments_of(schema, plan.fragments)
-    except ConfigError as error:
-        raise ContributionError(error.what) from None
-
-
 def _metrics(report: TrainingReport, made: Compressed, policy: SitePolicy) -> dict[str, float]:
     """The declared scalars that leave with a contribution; nothing else about the data does."""
     training = {
@@ -336,30 +321,3 @@ def _metrics(report: TrainingReport, made: Compressed, policy: SitePolicy) -> di
         METRIC_DISTORTION: made.distortion,
         METRIC_SENT_BYTES: float(made.payload.size),
     }
-
-
-def parse_recipe(text: str) -> Recipe:
-    """The recipe inside a plan; raises ContributionError when it is none."""
-    try:
-        return Recipe.model_validate(json.loads(text))
-    except (ValueError, ValidationError, RecursionError):
-        raise ContributionError("the plan's recipe is not valid", "update gobelin") from None
-
-
-def pooled_moments(plan: RoundPlan, data: bytes) -> Pools | None:
-    """The pools a plan names, None where it names none; raises ContributionError on others."""
-    if digest_of(data) != plan.moments_digest:
-        raise ContributionError("the moments are not the ones the plan names")
-    recipe = parse_recipe(plan.recipe)
-    try:
-        dim, told = recipe.projector.out, recipe.told_modalities
-        return Pools.from_bytes(data, dim, told) if data else None
-    except MomentsError as error:
-        raise ContributionError(f"the plan's moments are none: {error.what}") from None
-
-
-@functools.lru_cache(maxsize=4)
-def schema_of(recipe: Recipe) -> ParameterSchema:
-    """The schema a recipe builds, without allocating its tensors."""
-    with torch.device("meta"):
-        return ParameterSchema.of(Jepa(recipe))
