@@ -39,6 +39,7 @@ from gobelin.server.home import FederationSettings
 from gobelin.server.journal import Journal
 from gobelin.server.limits import limit_of
 from gobelin.server.provenance import trace
+from gobelin.server.roster import NodeEntry
 from gobelin.server.round_events import Asked, Seat
 from gobelin.server.uploads import Malformed, TooLarge, inflate
 from gobelin.shared.checkpoint import read_checkpoint, write_checkpoint
@@ -50,7 +51,6 @@ from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.recipe import Recipe, load_recipe
 from gobelin.shared.settings import Settings, parse_settings, to_toml
-from gobelin.shared.signing import find_signing_key
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 from tests.answers import contribution, wired
 from tests.keys import node_pub, signing_key
@@ -135,7 +135,7 @@ def signature(data: bytes) -> None:
     """Nothing but the very signature holds."""
     text = data.decode("latin-1")
     found = trace(NODE, SEAT, MADE.to_bytes(), SignedEnvelope(SIGNED.data, text), 1)
-    assert (found is None) == (text.lower() == SIGNED.signature)
+    assert (found is None) == (text == SIGNED.signature)
 
 
 def message(kind: type[OurMessage]) -> Parse:
@@ -275,7 +275,8 @@ def settings(kind: type[Settings]) -> Parse:
 
 
 def key(data: bytes) -> None:
-    find_signing_key(data, "node.pub")
+    """Both keys of a node.pub."""
+    NodeEntry.of("north", "north", data, "node.pub")
 
 
 @functools.cache
