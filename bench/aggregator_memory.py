@@ -260,10 +260,17 @@ def found_here(folder: str, recipe: str, nodes: str, codec: str, outer: str, rou
     roster = home.roster()
     for i in range(int(nodes)):
         pem = public_pem(make_key().public_key())
-        pem += public_signing_pem(SigningKey.generate().public)
+        key = SigningKey.generate()
+        key.write(signing_key(Path(folder), i + 1))
+        pem += public_signing_pem(key.public)
         roster = roster.admit(NodeEntry.of(f"member-{i}", f"node-{i}", pem, "this"))
     home.write_roster(roster)
     return int(founded["parameters"])
+
+
+def signing_key(folder: Path, node_id: int) -> Path:
+    """Where a node's signing key lies, by Flower's id of it."""
+    return folder / f"node-{node_id}.key"
 
 
 def gobelin_child(folder: str) -> None:
@@ -271,14 +278,17 @@ def gobelin_child(folder: str) -> None:
     import torch
     from flwr.app import RecordDict
 
-    from gobelin.client.link import contribution_record
+    from gobelin.client.records import contribution_record
     from gobelin.client.spool import Spooled
+    from gobelin.protocols.envelope import CONTRIBUTION
     from gobelin.protocols.messages import HEADER, PAYLOAD, Contribution, RoundPlan
     from gobelin.server.engine import GridCourier
     from gobelin.server.home import AggregatorHome
     from gobelin.server.rounds import RoundEngine
     from gobelin.shared.checkpoint import read_checkpoint
     from gobelin.shared.codec import Payload, codec_named
+    from gobelin.shared.envelope import NEVER, seal
+    from gobelin.shared.signing import SigningKey
     from gobelin.shared.vector import ParameterSchema
 
     home = AggregatorHome(Path(folder))
@@ -307,9 +317,16 @@ def gobelin_child(folder: str) -> None:
             seconds=0.0,
             codec=plan.codec,
         )
-        return contribution_record(Spooled(made, payload))
+        i = message.metadata.dst_node_id
+        member, node = f"member-{i - 1}", ids[i]
+        signed = seal(
+            signing[i], CONTRIBUTION, made, member=member, node=node, issued=0, expires=NEVER
+        )
+        return contribution_record(Spooled(made, payload, envelope=signed))
 
     keys = {i: n.public_key.encode() for i, n in enumerate(home.roster().nodes, start=1)}
+    ids = {i: n.id for i, n in enumerate(home.roster().nodes, start=1)}
+    signing = {i: SigningKey.load(signing_key(Path(folder), i)) for i in keys}
     print(READY, flush=True)
     RoundEngine(home, GridCourier(AnsweringGrid(keys, answer))).run()
     read_checkpoint(home.round_folder(home.settings().rounds.rounds))  # it is whole

@@ -124,7 +124,7 @@ def offer_bytes(recipe: Recipe, number: int, told: Broadcast) -> int:
 
     from gobelin.protocols.messages import Receipt, RoundPlan, Step
     from gobelin.server.courier import Enclosure
-    from gobelin.server.engine import enclosed, message_record
+    from gobelin.server.records import enclosed, message_record
 
     base = told.consensus
     digest, schema = base.digest, base.schema.digest

@@ -219,10 +219,11 @@ def run_node(folder: Path) -> None:
     """`gobelin node run` with a trainer that only moves the base a little."""
     from gobelin.client import contributor, link
     from gobelin.client.home import NodeHome
+    from gobelin.client.plan import parse_recipe
     from gobelin.client.progress import Progress
 
     def stand_in(self: Any, plan: Any) -> Any:
-        self._trainer = self._trainer or Mover(contributor.parse_recipe(plan.recipe))
+        self._trainer = self._trainer or Mover(parse_recipe(plan.recipe))
         return self._trainer
 
     contributor.Contributor._warm_trainer = stand_in
@@ -303,7 +304,7 @@ def tail(log: Path) -> str:
 
 def parameters_of(dim: int, depth: int) -> int:
     """Parameters of the recipe, so that the stock's vectors are of the same size."""
-    from gobelin.client.contributor import parse_recipe, schema_of
+    from gobelin.client.plan import parse_recipe, schema_of
     from gobelin.shared.recipe import load_recipe
 
     with tempfile.TemporaryDirectory() as folder:

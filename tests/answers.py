@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from gobelin.protocols.bundle import WireArray
+from gobelin.protocols.envelope import CONTRIBUTION, SignedEnvelope
 from gobelin.protocols.messages import ENCODING, Contribution, RoundPlan
+from gobelin.shared.envelope import NEVER, seal
+from gobelin.shared.signing import SigningKey
 from gobelin.shared.vector import DTYPE
 
 
@@ -21,6 +24,13 @@ def contribution(plan: RoundPlan, delta_digest: str, **more: Any) -> Contributio
         delta_digest=delta_digest,
         **said,
     )
+
+
+def signed(
+    made: Contribution, key: SigningKey, member: str, node: str, expires: int = NEVER
+) -> SignedEnvelope:
+    """The envelope of a contribution, by whoever holds `key`."""
+    return seal(key, CONTRIBUTION, made, member=member, node=node, issued=1, expires=expires)
 
 
 def wired(segments: Mapping[str, bytes]) -> dict[str, WireArray]:

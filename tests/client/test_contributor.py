@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from gobelin.client.contributor import Contributor, schema_of
+from gobelin.client.contributor import Contributor
 from gobelin.client.home import NodeHome, NodeSettings, NodeStatus, found_node
+from gobelin.client.plan import schema_of
 from gobelin.client.spool import Spool, Spooled
 from gobelin.protocols.messages import RoundPlan
 from gobelin.shared.data.export import write_idx

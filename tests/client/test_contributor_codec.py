@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from gobelin.client.contributor import Contributor
-from gobelin.client.egress import Uplink
 from gobelin.client.home import (
     ComputeSettings,
     DataSettings,
@@ -19,6 +18,7 @@ from gobelin.client.home import (
     NodeSettings,
 )
 from gobelin.client.spool import DEBT, DELTA, Spool, Spooled
+from gobelin.client.uplink import Uplink
 from gobelin.protocols.messages import METRIC_DISTORTION, METRIC_SENT_BYTES, RoundPlan, Step
 from gobelin.shared.codec import CODECS, compress
 from gobelin.shared.data.export import write_idx

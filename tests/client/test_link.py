@@ -24,6 +24,7 @@ from gobelin.protocols.messages import (
     NOT_SPOOLED,
     PAYLOAD,
     RECALL,
+    RECEIPTS,
     SUPERSEDED,
     RoundPlan,
 )
@@ -95,14 +96,22 @@ def test_a_recall_that_a_damaged_spool_cannot_answer_is_told_to_the_operator(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Torn:
-        def finished(self, plan: RoundPlan) -> None:
+        class envelopes:
+            open_recall = staticmethod(lambda plan, signed, receipts: None)
+
+        def finished(self, plan: RoundPlan, envelope: None) -> None:
             raise StateError("round-00001 is damaged", "remove it")
 
     plan = RoundPlan("fed", 1, 2, "{}", "s", "b", 3, 0, 60.0)
     said: list[NodeStatus] = []
     monkeypatch.setattr(link, "_contributor", lambda home: Torn())
     monkeypatch.setitem(link._watchers, "here", said.append)
-    content = RecordDict({HEADER: ConfigRecord({PAYLOAD: plan.to_bytes()})})
+    content = RecordDict(
+        {
+            HEADER: ConfigRecord({PAYLOAD: plan.to_bytes()}),
+            RECEIPTS: ConfigRecord({PAYLOAD: []}),
+        }
+    )
     asked = make_message(Metadata(1, "m", 0, 7, "", "", 0.0, 60.0, RECALL), content)
     context = Context(1, 7, {link.HOME_KEY: "here"}, RecordDict(), {})
     reply = link.app(asked, context)

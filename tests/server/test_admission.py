@@ -43,12 +43,12 @@ def delta_of(values: list[float] | None = None) -> ParameterVector:
 
 
 def header_of(delta: ParameterVector, **changes: object) -> Contribution:
-    made = Contribution("fed", 2, PLAN.digest, BASE.digest, delta.digest, 5, 80, 1.0, {"loss": 1.0})
+    made = Contribution("fed", 2, PLAN.digest, BASE.digest, delta.digest, 5, 16, 1.0, {"loss": 1.0})
     return dataclasses.replace(made, **changes)
 
 
 def judged(header: bytes, arrays: Arrays, plan: RoundPlan = PLAN) -> Admitted | Refusal:
-    return admit(plan, {"": SCHEMA}, DIM, header, arrays)
+    return admit(plan, {"": SCHEMA}, DIM, header, arrays, batch=16)
 
 
 def reason(outcome: Admitted | Refusal) -> str:
@@ -73,10 +73,20 @@ def test_segments_may_arrive_in_any_order() -> None:
     assert isinstance(judged(header_of(delta).to_bytes(), arrays), Admitted)
 
 
-def test_what_a_member_says_of_itself_does_not_matter() -> None:
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"samples": 1 << 62},
+        {"samples": 81},
+        {"seconds": -1e300},
+        {"metrics": {"weight": 1e9}},
+        {"metrics": {"loss": 1.0, "score": 1.0}},
+    ],
+)
+def test_what_a_member_cannot_say_of_itself_is_refused(claim: dict[str, object]) -> None:
     delta = delta_of()
-    header = header_of(delta, samples=1 << 62, seconds=-1e300, metrics={"weight": 1e9})
-    assert isinstance(judged(header.to_bytes(), wired(delta.segments())), Admitted)
+    header = header_of(delta, **claim)
+    assert reason(judged(header.to_bytes(), wired(delta.segments()))) == "claims"
 
 
 @pytest.mark.parametrize(

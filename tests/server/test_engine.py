@@ -23,6 +23,7 @@ from gobelin.protocols.bundle import ENCODING_BUNDLE
 from gobelin.protocols.messages import DELTA, ENCODING, HEADER, PAYLOAD, Farewell
 from gobelin.server.courier import Parcel
 from gobelin.server.engine import GridCourier
+from gobelin.server.limits import SMALL
 from gobelin.server.uploads import Uploads
 from gobelin.shared.keys import fingerprint, make_key, public_pem
 from gobelin.shared.vector import DTYPE
@@ -103,7 +104,7 @@ def uploads(link: SuperLink) -> Uploads:
 
 def arrived(coming: Uploads) -> list[Message]:
     coming.look(["7"])
-    return coming.pull("7")
+    return coming.pull("7", SMALL)
 
 
 def test_a_reply_is_pulled_once_it_is_whole(link: SuperLink) -> None:

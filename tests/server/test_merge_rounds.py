@@ -26,12 +26,13 @@ from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
 from gobelin.shared.errors import ConfigError, RoundError
 from gobelin.shared.seeds import generator_of
 from gobelin.shared.vector import ParameterSchema, ParameterVector
-from tests.answers import contribution, wired
-from tests.keys import entry
+from tests.answers import contribution, signed, wired
+from tests.keys import entry, signing_key
 from tests.server.counting import counted
 from tests.server.world import Killed, kill_at
 
 NODES = {"north": "north", "south-1": "south", "south-2": "south", "west": "west"}
+FIRST = 500  # number of the first one's keys
 
 
 class Nodes:
@@ -80,7 +81,9 @@ def delta_of(name: str, number: int, base: ParameterVector) -> ParameterVector:
 def reply(node: str, name: str, plan: RoundPlan, base: ParameterVector) -> Reply:
     delta = delta_of(name, plan.round, base)
     header = contribution(plan, delta.digest)
-    return Reply(node, header.to_bytes(), wired(delta.segments()))
+    key = signing_key(FIRST + list(NODES).index(name))
+    envelope = signed(header, key, NODES[name], node)
+    return Reply(node, header.to_bytes(), wired(delta.segments()), envelope=envelope)
 
 
 def home_of(folder: Path, rounds: int = 3, **charter: Any) -> AggregatorHome:
@@ -88,7 +91,7 @@ def home_of(folder: Path, rounds: int = 3, **charter: Any) -> AggregatorHome:
     settings["attempts"] = 2
     found(folder, Charter("fed", "toy", "127.0.0.1:9092", 1, rounds=settings, **charter))
     home = AggregatorHome(folder)
-    for number, (name, member) in enumerate(NODES.items(), start=500):
+    for number, (name, member) in enumerate(NODES.items(), start=FIRST):
         home.write_roster(home.roster().admit(entry(member, name, number)))
     return home
 

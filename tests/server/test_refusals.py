@@ -109,16 +109,16 @@ def test_a_node_that_is_not_on_the_roster_is_neither_asked_nor_counted(
     assert "stranger" not in {name for _, name, _ in fed.world.sent}
 
 
-def test_a_reply_in_anothers_name_is_counted_for_the_one_who_sent_it(
-    tmp_path: Path, north: Node, south: Node
-) -> None:
-    """The courier says who sent a reply; nothing in the reply can say otherwise."""
+def test_a_reply_in_anothers_name_is_refused(tmp_path: Path, north: Node, south: Node) -> None:
+    """The courier says who sent a reply, the envelope who made it: they must agree."""
     south.answer = lambda plan, base: [
         (0.5, dataclasses.replace(north.reply(plan, base), node=south.id))
     ]
-    fed = federation(tmp_path, north, south, rounds=1)
+    fed = federation(tmp_path, north, south, rounds=1, min_members=1)
     fed.run()
-    assert fed.counted(1) == ["north", "south"]
+    assert fed.counted(1) == ["north"]
+    (refused,) = fed.events("refused")
+    assert (refused["node"], refused["reason"]) == ("south", "envelope.address")
 
 
 def test_no_reply_of_a_member_can_stop_the_aggregator(

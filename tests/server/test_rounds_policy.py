@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +222,9 @@ def test_equal_steps_leave_no_trace_in_the_consensus(tmp_path: Path) -> None:
     plain = federation(tmp_path / "a", *nodes)
     plain.run()
     for node in nodes:
-        node.answer = lambda plan, base, own=node: [(0.5, own.reply(plan, base, local_steps=2))]
+        node.answer = lambda plan, base, own=node: [
+            (0.5, own.reply(plan, base, local_steps=2, samples=8))
+        ]
     fewer = federation(tmp_path / "b", *nodes)
     fewer.run()
     assert fewer.digest() == plain.digest()
@@ -281,7 +284,7 @@ def test_a_delta_of_another_fragment_is_refused(tmp_path: Path) -> None:
             name: honest.arrays[name]._replace(data=data, shape=(len(data) // 4,))
             for name, data in delta.segments().items()
         }
-        return [(0.5, Reply(south.id, honest.header, arrays))]
+        return [(0.5, dataclasses.replace(honest, arrays=arrays))]
 
     south.answer = other
     fed = federation(tmp_path, north, south, rounds=1, min_members=1, outer={"fragments": 2})

@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from gobelin.protocols.bundle import WireArray
+from gobelin.protocols.envelope import SignedEnvelope
 from gobelin.protocols.messages import (
     BYTES,
     ENCODING_MOMENTS,
     NOT_SPOOLED,
+    Contribution,
     Farewell,
     RoundPlan,
 )
@@ -32,8 +34,8 @@ from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import generator_of
 from gobelin.shared.step import follow
 from gobelin.shared.vector import ParameterVector
-from tests.answers import contribution, wired
-from tests.keys import entry
+from tests.answers import contribution, signed, wired
+from tests.keys import entry, signing_key
 
 DEADLINE = 60.0
 PATIENCE = 600.0  # wait_for_members_s
@@ -67,6 +69,8 @@ class Node:
     def __init__(self, name: str, member: str = "", answer: Answer | None = None) -> None:
         self.number = next(self.numbers)
         self.entry = entry(member or name, name, self.number)
+        self.key = signing_key(self.number)
+        self.envelopes: dict[str, SignedEnvelope] = {}
         self.id = self.entry.id
         self.name = name
         self.answer = answer or (lambda plan, base: [(0.5, self.reply(plan, base))])
@@ -115,13 +119,26 @@ class Node:
         header = contribution(
             plan,
             delta.digest,
-            samples=80,
+            samples=16,
             metrics={"loss": 1.0},
             moments_digest=digest_of(moments),
         )
         header = dataclasses.replace(header, **changes)
         beside = WireArray(BYTES, (len(moments),), ENCODING_MOMENTS, moments) if moments else None
-        return Reply(self.id, header.to_bytes(), wired(delta.segments()), moments=beside)
+        envelope = self.sign(header)
+        return Reply(
+            self.id,
+            header.to_bytes(),
+            wired(delta.segments()),
+            moments=beside,
+            envelope=envelope,
+        )
+
+    def sign(self, made: Contribution) -> SignedEnvelope:
+        """An envelope of this node's, made once."""
+        if made.digest not in self.envelopes:
+            self.envelopes[made.digest] = signed(made, self.key, self.entry.member, self.id)
+        return self.envelopes[made.digest]
 
 
 class World:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gobelin.shared.errors import ConfigError, SignatureError
-from gobelin.shared.keys import make_key, private_pem, public_pem
+from gobelin.shared.keys import make_key, parse_public_key, private_pem, public_pem
 from gobelin.shared.signing import SigningKey, find_signing_key, public_signing_pem, verify
 
 KEY, OTHER = SigningKey.generate(), SigningKey.generate()
@@ -64,3 +65,24 @@ def test_a_public_key_is_found_behind_other_blocks() -> None:
     for pem in (b"", elliptic, b"-----BEGIN PUBLIC KEY-----\njunk"):
         with pytest.raises(ConfigError, match="here"):
             find_signing_key(pem, "here")
+
+
+def test_a_signature_has_one_spelling() -> None:
+    """Else what was signed once would be many different texts that all verify."""
+    signature = KEY.sign("plan", b"payload")
+    spaced = f"{signature[:2]} {signature[2:]}"
+    for other in (spaced, signature + "\n", f"\t{signature}", signature.upper(), signature + "00"):
+        with pytest.raises(SignatureError):
+            verify(KEY.public, "plan", b"payload", other)
+
+
+def test_a_key_of_a_curve_that_nobody_knows_is_none() -> None:
+    curve = bytes.fromhex("2b81040022")  # secp384r1's object identifier
+    der = base64.b64decode("".join(public_pem(make_key().public_key()).decode().split("\n")[1:-2]))
+    assert curve in der
+    unknown = base64.encodebytes(der.replace(curve, bytes.fromhex("2b81040002")))
+    pem = b"-----BEGIN PUBLIC KEY-----\n" + unknown + b"-----END PUBLIC KEY-----\n"
+    with pytest.raises(ConfigError, match="no signing key"):
+        find_signing_key(pem, "node.pub")
+    with pytest.raises(ConfigError, match="no public key"):
+        parse_public_key(pem, "node.pub")

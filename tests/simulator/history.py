@@ -22,10 +22,11 @@ from gobelin.shared.checkpoint import write_checkpoint
 from gobelin.shared.errors import RoundError
 from gobelin.shared.recipe import Recipe, load_recipe
 from gobelin.shared.settings import check_settings
+from gobelin.shared.signing import SigningKey
 from gobelin.shared.vector import ParameterVector
 from tests.simulator.audit import Audit, Violation
 from tests.simulator.disk import Disk, Killed
-from tests.simulator.nodes import SCHEMA
+from tests.simulator.nodes import SCHEMA, key_of
 from tests.simulator.world import Scenario, World
 
 MOST_STARTS = 400  # of the aggregator, and
@@ -62,6 +63,10 @@ class Home(AggregatorHome):
     def settings(self) -> FederationSettings:
         """Drawn from the seed."""
         return self._settings
+
+    def signing_key(self) -> SigningKey:
+        """The same in every history."""
+        return key_of("aggregator")
 
     def recipe(self) -> Recipe:
         """Any recipe: what it would build is not asked for."""

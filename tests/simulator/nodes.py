@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from gobelin.protocols.envelope import SignedEnvelope
 from gobelin.protocols.messages import (
     NOT_SPOOLED,
     SUPERSEDED,
@@ -20,8 +22,9 @@ from gobelin.protocols.messages import (
 )
 from gobelin.server.courier import NodeState, Reply
 from gobelin.server.roster import NodeEntry
+from gobelin.shared.signing import SigningKey
 from gobelin.shared.vector import ParameterSchema, ParameterVector
-from tests.answers import contribution, wired
+from tests.answers import contribution, signed, wired
 
 if TYPE_CHECKING:
     from tests.simulator.world import World
@@ -46,6 +49,17 @@ def id_of(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+@functools.lru_cache(maxsize=64)
+def key_of(key: str) -> SigningKey:
+    """The signing key of what stands for a public key."""
+    return SigningKey(Ed25519PrivateKey.from_private_bytes(hashlib.sha256(key.encode()).digest()))
+
+
+def entry_of(member: str, name: str, key: str) -> Entry:
+    """A node's place on the roster."""
+    return Entry(member, name, key, key_of(key).public)
+
+
 @dataclass(frozen=True)
 class Mail:
     """A plan on its way to a node, with its base or without."""
@@ -62,32 +76,43 @@ def delta_of(node: str, plan_digest: str) -> ParameterVector:
     return ParameterVector(SCHEMA, torch.from_numpy((units - 127.5) * np.float32(1e-3)))
 
 
-def honest(node: str, plan: RoundPlan) -> Reply:
-    """The contribution of a node to a plan."""
-    delta = delta_of(node, plan.digest)
+@functools.lru_cache(maxsize=256)
+def honest(entry: Entry, plan: RoundPlan) -> Reply:
+    """The contribution of a node to a plan, which it signs once."""
+    delta = delta_of(entry.id, plan.digest)
     header = contribution(plan, delta.digest)
-    return reply_of(node, plan, header, delta.segments())
+    return reply_of(entry, plan, header, delta.segments())
 
 
-def reply_of(node: str, plan: RoundPlan, header: Contribution, segments: dict[str, bytes]) -> Reply:
-    return Reply(node, header.to_bytes(), wired(segments), plan=plan.digest)
+def reply_of(
+    entry: Entry, plan: RoundPlan, header: Contribution, segments: dict[str, bytes]
+) -> Reply:
+    envelope = signed(header, key_of(entry.public_key), entry.member, entry.id)
+    wire = wired(segments)
+    return Reply(entry.id, header.to_bytes(), wire, envelope=envelope, plan=plan.digest)
 
 
-def spoiled(node: str, plan: RoundPlan, how: str) -> Reply:
+def spoiled(entry: Entry, plan: RoundPlan, how: str) -> Reply:
     """A reply that must not count, or not again."""
+    node = entry.id
     if how == "error":
         return Reply(node, error="gobelin:data", plan=plan.digest)
     if how == "garbage":
         return Reply(node, b"{}", {}, plan=plan.digest)
     values = torch.full((SCHEMA.size,), float("nan"))
     segments = {"00000": values.numpy().tobytes()} if how == "nan" else {}
-    made = Contribution.from_bytes(honest(node, plan).header)
+    good = honest(entry, plan)
+    if how == "forged":
+        data, signature = good.envelope
+        torn = signature[:-1] + ("0" if signature[-1] != "0" else "1")
+        return dataclasses.replace(good, envelope=SignedEnvelope(data, torn))
+    made = Contribution.from_bytes(good.header)
     if how == "nan":
         digest = hashlib.sha256(b"".join(segments.values())).hexdigest()
-        return reply_of(node, plan, dataclasses.replace(made, delta_digest=digest), segments)
+        return reply_of(entry, plan, dataclasses.replace(made, delta_digest=digest), segments)
     lie = {"digest": {"delta_digest": "0" * 64}, "steps": {"local_steps": 999}}[how]
     delta = delta_of(node, plan.digest)
-    return reply_of(node, plan, dataclasses.replace(made, **lie), delta.segments())
+    return reply_of(entry, plan, dataclasses.replace(made, **lie), delta.segments())
 
 
 @dataclass
@@ -125,13 +150,13 @@ class Node:
         waiting, self.mail = self.mail, []
         for mail in (one for one in waiting if one.recall):
             finished = mail.plan.digest in self.spool
-            self.answer(mail, honest(self.id, mail.plan) if finished else None)
+            self.answer(mail, honest(self.entry, mail.plan) if finished else None)
         plans = [one for one in waiting if not one.recall]
         for mail in plans[:-1]:
             self.world.reply(mail, Reply(self.id, error=SUPERSEDED, plan=mail.plan.digest))
         for mail in plans[-1:]:
             if mail.plan.digest in self.spool:
-                self.answer(mail, honest(self.id, mail.plan))
+                self.answer(mail, honest(self.entry, mail.plan))
             else:
                 self.training = mail
                 self.world.after(self.pace, self.in_session(self.finish))
@@ -143,7 +168,7 @@ class Node:
         self.spool[mail.plan.digest] = mail.plan
         for digest in list(self.spool)[:-SPOOLED]:
             del self.spool[digest]
-        self.answer(mail, honest(self.id, mail.plan))
+        self.answer(mail, honest(self.entry, mail.plan))
         self.work()
 
     def answer(self, mail: Mail, reply: Reply | None) -> None:
@@ -152,9 +177,9 @@ class Node:
         if reply is None:
             reply = Reply(self.id, error=NOT_SPOOLED, plan=mail.plan.digest)
         elif how == "replay":
-            self.world.reply(mail, honest(self.id, next(iter(self.spool.values()))))
+            self.world.reply(mail, honest(self.entry, next(iter(self.spool.values()))))
         elif how:
-            reply = spoiled(self.id, mail.plan, how)
+            reply = spoiled(self.entry, mail.plan, how)
         self.world.reply(mail, reply)
 
     def crash(self) -> None:

@@ -15,10 +15,10 @@ from gobelin.protocols.messages import Farewell, RoundPlan
 from gobelin.server.courier import NodeState, Parcel, Reply
 from gobelin.server.roster import Roster
 from tests.simulator.disk import Disk
-from tests.simulator.nodes import Entry, Mail, Node
+from tests.simulator.nodes import Mail, Node, entry_of
 
 OVERSLEEP_S = 2.5  # how long nothing may happen before the engine looks again
-MISCHIEF = ("error", "garbage", "nan", "digest", "steps", "replay")
+MISCHIEF = ("error", "garbage", "nan", "digest", "steps", "forged", "replay")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class World:
         self._inbox: list[Reply] = []
         self.nodes_by_id: dict[str, Node] = {}
         for number, (owner, pace) in enumerate(zip(scenario.owners, scenario.paces, strict=True)):
-            entry = Entry(owner, f"n{number}", f"{scenario.seed} {number}")
+            entry = entry_of(owner, f"n{number}", f"{scenario.seed} {number}")
             self.nodes_by_id[entry.id] = Node(entry, self, pace)
         self.roster = Roster(tuple(node.entry for node in self.nodes_by_id.values()))
         disk.strikes = self.strikes
@@ -161,7 +161,7 @@ class World:
         away = [node.entry for node in self.nodes_by_id.values() if node.id not in on_it]
         if not away:
             number = len(self.nodes_by_id)
-            entry = Entry(f"m{number}", f"n{number}", f"{self.scenario.seed} {number}")
+            entry = entry_of(f"m{number}", f"n{number}", f"{self.scenario.seed} {number}")
             self.nodes_by_id[entry.id] = Node(entry, self, self.chance.uniform(0.5, 6))
             away = [entry]
         self.roster = self.roster.admit(self.chance.choice(away))

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Contribute to a federation from private data.")
 
+policy = typer.Typer(no_args_is_help=True, help="What may leave this node.")
+app.add_typer(policy, name="policy")
+
 Home = Annotated[Path, typer.Option(help="The node's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
 DEFAULT_HOME = Path("node")
@@ -124,13 +127,37 @@ def run(
 
 def _followed(settings: NodeSettings) -> bool:
     """Join the processes that torchrun started, and train along until dismissed; False: lead."""
-    from gobelin.client.contributor import pick_device
     from gobelin.client.crew import enlist, follow
+    from gobelin.client.workbench import pick_device
 
     if enlist(pick_device(settings.compute)) == 0:
         return False
     follow(settings)
     return True
+
+
+@app.command()
+def egress(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Show all that has left this node, and verify that its record is whole."""
+    from gobelin.client.egress_report import print_egress
+    from gobelin.client.home import NodeHome
+
+    print_egress(NodeHome(home), as_json)
+
+
+@policy.command()
+def explain(
+    plan: Annotated[
+        Path | None, typer.Option(help="A round plan; the last one offered if left out.")
+    ] = None,
+    home: Home = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Say what policy.toml makes of a round plan, rule by rule, and why."""
+    from gobelin.client.egress_report import print_policy
+    from gobelin.client.home import NodeHome
+
+    print_policy(NodeHome(home), plan, as_json)
 
 
 @app.command()

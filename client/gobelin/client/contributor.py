@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import functools
-import json
+import datetime
 import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Literal
 
 import torch
-from pydantic import ValidationError
 
 from gobelin.client.base import KeptBase
-from gobelin.client.crew import Leader
-from gobelin.client.egress import Uplink, budget_bytes
-from gobelin.client.home import ComputeSettings, NodeHome, NodeSettings, NodeStatus
+from gobelin.client.egress_ledger import EgressLedger
+from gobelin.client.envelopes import Envelopes, holds
+from gobelin.client.home import NodeHome, NodeStatus
+from gobelin.client.plan import check_fragments, parse_recipe, pooled_moments, schema_of
 from gobelin.client.sealer import SALT_BYTES, SealedReply, Sealer, on_grid
+from gobelin.client.site_policy import (
+    DAY_S,
+    SitePolicy,
+    allows,
+    day_bytes,
+    read_policy,
+    require,
+)
 from gobelin.client.spool import Spool, Spooled, blinded
 from gobelin.client.trainer import LocalSteps, LocalTrainer, StepReport, TrainingReport
+from gobelin.client.uplink import Uplink, budget_bytes
+from gobelin.client.workbench import build_trainer
+from gobelin.protocols.envelope import Envelope
 from gobelin.protocols.messages import (
     METRIC_DISTORTION,
     METRIC_SENT_BYTES,
@@ -31,16 +40,18 @@ from gobelin.protocols.messages import (
 )
 from gobelin.protocols.sealing import SealedCall
 from gobelin.shared.alarm import collapse_alarm
-from gobelin.shared.codec import LOSSLESS, Compressed, compress, pick_rung
-from gobelin.shared.data import BatchStream
-from gobelin.shared.errors import BudgetError, ConfigError, ContributionError, MomentsError
-from gobelin.shared.fragments import Fragment, fragment_of_round, fragments_of, start_of_round
+from gobelin.shared.codec import CODECS, LOSSLESS, Compressed, compress, pick_rung
+from gobelin.shared.envelope import NEVER
+from gobelin.shared.errors import (
+    BudgetError,
+    ConfigError,
+    ContributionError,
+    SitePolicyError,
+)
+from gobelin.shared.fragments import Fragment, fragment_of_round, start_of_round
 from gobelin.shared.health import Health
-from gobelin.shared.model import Jepa
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
-from gobelin.shared.objective.pools import Pools
-from gobelin.shared.objective.ranks import Ranks
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.schedule import Schedule
 from gobelin.shared.sealing import Ring
@@ -62,6 +73,7 @@ class Contributor:
         self._kept = KeptBase(home.base_file)
         self._uplink = Uplink(home.uplink_file)
         self._sealer = Sealer(home, self._settings)
+        self.envelopes = Envelopes(home)
         self._trainer: LocalTrainer | None = None
         self._trained = 0  # the round after which the trainer's inner state stands
         self._recipe_digest = ""
@@ -81,9 +93,10 @@ class Contributor:
         segments: Mapping[str, bytes] | None,
         moments: bytes = b"",
         steps: Sequence[CodedStep] = (),
+        envelope: Envelope | None = None,
     ) -> Spooled:
         """As `prepare`, and in the spool."""
-        prepared = self.prepare(plan, segments, moments, steps)
+        prepared = self.prepare(plan, segments, moments, steps, envelope)
         self.flush()
         return prepared
 
@@ -102,11 +115,14 @@ class Contributor:
         segments: Mapping[str, bytes] | None,
         moments: bytes = b"",
         steps: Sequence[CodedStep] = (),
+        envelope: Envelope | None = None,
     ) -> Spooled:
         """Train the plan's local steps, or take the result from the spool if they are done.
 
         `segments` are those of the whole base; without them `steps` lead to it from one that this
-        node has kept. `moments` are those of all nodes on the last base. Raises ContributionError
+        node has kept. `moments` are those of all nodes on the last base. `envelope` is the plan's,
+        opened, and says how long an answer holds. Raises EnvelopeReplayedError on a plan that a
+        later one has overtaken, and ContributionError
         when plan, base and moments do not belong together (it is a BaseMissingError where the
         node must be sent the whole base), CodecError when the plan names a codec this node does
         not have, BudgetError when no codec keeps its egress budget, StateError when the plan is
@@ -119,11 +135,15 @@ class Contributor:
         pooled = pools.pooled.get(self._modality(plan)) if pools else None
         fragment = self._part(plan, base.schema)
         self._sealer.expect(plan)
-        done = self._spool.find(plan.digest, plan.round, fragment.schema)
+        done = self._finished(plan, fragment, envelope)
         if done is not None:
             self._keep(plan, base)
             return done
-        codec = self._codec(plan, fragment.schema)  # too little for any: said before the training
+        if envelope is not None:
+            self.envelopes.begin(envelope)
+        policy = read_policy(self._home)
+        require(policy, plan, datetime.datetime.now())
+        codec = self._codec(plan, fragment.schema, policy)  # too little: said before the training
         started = time.monotonic()
         trainer = self._warm_trainer(plan)
         self._trained = -1  # until it is in the spool, what is trained here counts for nothing
@@ -139,7 +159,7 @@ class Contributor:
             ) from None
         self._watch(plan, report.health)
         seconds = time.monotonic() - started
-        sends = plan.cross_node and self._settings.egress.moments
+        sends = plan.cross_node and self._settings.egress.moments and policy.moments
         sent = own.to_bytes() if own is not None and sends else b""
         debt = self._spool.debt_before(plan.round)
         due = None if debt.owed is None else fragment.take(debt.owed)
@@ -158,22 +178,24 @@ class Contributor:
             local_steps=report.steps,
             samples=report.samples,
             seconds=seconds,
-            metrics=_metrics(report, made),
+            metrics=_metrics(report, made, policy),
             codec=codec,
             moments_digest=digest_of(sent),
             modality=self._modality(plan),
             sealed=plan.sealed,
         )
         residual = fragment.owe(debt.owed, made.residual)
+        signed = self.envelopes.seal(contribution, envelope.expires if envelope else NEVER)
         inner, model = trainer.state(), trained.values if plan.fragments > 1 else None
 
         def write() -> None:
             self._keep(plan, base)
-            self._spool.put(contribution, made.payload, inner, residual, debt, own, model, salt)
+            state = (inner, residual, debt, own, model, salt)
+            self._spool.put(contribution, made.payload, *state, signed)
             self._trained = plan.round
 
         self._written = self._writer.submit(write)
-        return Spooled(contribution, made.payload, sent)
+        return Spooled(contribution, made.payload, sent, signed)
 
     def _watch(self, plan: RoundPlan, health: Health) -> None:
         """Warn where what was trained has collapsed; the last sound model is what it is held to."""
@@ -184,15 +206,25 @@ class Contributor:
         note = f"round {plan.round} left a collapsed model ({alarm.kind}): {alarm.found}"
         self._on_status(NodeStatus("warning", round=plan.round, note=note))
 
-    def finished(self, plan: RoundPlan) -> Spooled | None:
+    def finished(self, plan: RoundPlan, envelope: Envelope | None = None) -> Spooled | None:
         """What this node has finished for a plan, or None; nothing is trained for it.
 
         Raises ContributionError when the plan's recipe is none, StateError on a damaged spool.
         """
         schema = schema_of(parse_recipe(plan.recipe))
-        _check_fragments(plan, schema)
-        part = self._part(plan, schema)
-        return self._spool.find(plan.digest, plan.round, part.schema)
+        check_fragments(plan, schema)
+        return self._finished(plan, self._part(plan, schema), envelope)
+
+    def _finished(
+        self, plan: RoundPlan, part: Fragment, envelope: Envelope | None
+    ) -> Spooled | None:
+        """What is spooled, signed anew where its envelope did not hold any more when asked for."""
+        done = self._spool.find(plan.digest, plan.round, part.schema)
+        if done is None or envelope is None or holds(done.envelope, envelope.issued):
+            return done
+        signed = self.envelopes.seal(done.contribution, envelope.expires)
+        self._spool.renew(plan.round, signed)
+        return replace(done, envelope=signed)
 
     def seal(self, call: SealedCall) -> SealedReply:
         """Answer a call of a sealed round, from the spool; raises SealingError and its kin."""
@@ -207,10 +239,24 @@ class Contributor:
         fragment = fragment_of_round(schema, plan.fragments, plan.round)
         return fragment.part(self._modality(plan))
 
-    def _codec(self, plan: RoundPlan, schema: ParameterSchema) -> str:
-        """The codec of this round's delta: the plan's, or a coarser one that keeps the budget."""
+    def _codec(self, plan: RoundPlan, schema: ParameterSchema, policy: SitePolicy) -> str:
+        """The codec of this round's delta: the plan's, or a coarser one that keeps the budget.
+
+        Raises SitePolicyError where the policy has no room for any, today.
+        """
+        allowed = [codec for codec in CODECS if plan.sealed or allows(policy, codec)]
         budget = budget_bytes(self._settings.egress, self._uplink.bytes_per_second())
-        codec = pick_rung(plan.codec, schema, budget)
+        codec = pick_rung(plan.codec, schema, budget, allowed)
+        if (day := day_bytes(policy)) is not None:
+            sent = EgressLedger(self._home.egress_file).sent_since(time.time() - DAY_S)
+            try:
+                codec = pick_rung(codec, schema, day - sent, allowed)
+            except BudgetError:
+                raise SitePolicyError(
+                    f"policy.toml lets {policy.max_mb_per_day:g} MB leave a day, {sent / 1e6:.3g} "
+                    "have",
+                    "wait, or raise max_mb_per_day",
+                ) from None
         if plan.sealed and codec != plan.codec:
             raise BudgetError(
                 f"a sealed round needs {4e-6 * schema.size:.3g} MB, this node's budget is less",
@@ -227,7 +273,7 @@ class Contributor:
         schema = schema_of(parse_recipe(plan.recipe))
         if schema.digest != plan.schema_digest:
             raise ContributionError("the plan's recipe builds another schema here")
-        _check_fragments(plan, schema)
+        check_fragments(plan, schema)
         if segments is None:
             base = self._kept.reach(schema, steps, plan.base_digest, plan.fragments)
         else:
@@ -315,90 +361,16 @@ class Contributor:
         )
 
 
-def _check_fragments(plan: RoundPlan, schema: ParameterSchema) -> None:
-    """Raise ContributionError unless the plan cuts the model as it can be cut."""
-    if not 0 < plan.alpha <= 1:
-        raise ContributionError(f"a share of {plan.alpha} is none")
-    try:
-        fragments_of(schema, plan.fragments)
-    except ConfigError as error:
-        raise ContributionError(error.what) from None
-
-
-def _metrics(report: TrainingReport, made: Compressed) -> dict[str, float]:
+def _metrics(report: TrainingReport, made: Compressed, policy: SitePolicy) -> dict[str, float]:
     """The declared scalars that leave with a contribution; nothing else about the data does."""
-    return {
+    training = {
         "loss": report.loss,
         "prediction": report.prediction,
         "anti_collapse": report.anti_collapse,
         "effective_rank": report.health.effective_rank,
+    }
+    return {
+        **(training if policy.metrics else {}),
         METRIC_DISTORTION: made.distortion,
         METRIC_SENT_BYTES: float(made.payload.size),
     }
-
-
-def parse_recipe(text: str) -> Recipe:
-    """The recipe inside a plan; raises ContributionError when it is none."""
-    try:
-        return Recipe.model_validate(json.loads(text))
-    except (ValueError, ValidationError, RecursionError):
-        raise ContributionError("the plan's recipe is not valid", "update gobelin") from None
-
-
-def pooled_moments(plan: RoundPlan, data: bytes) -> Pools | None:
-    """The pools a plan names, None where it names none; raises ContributionError on others."""
-    if digest_of(data) != plan.moments_digest:
-        raise ContributionError("the moments are not the ones the plan names")
-    recipe = parse_recipe(plan.recipe)
-    try:
-        dim, told = recipe.projector.out, recipe.told_modalities
-        return Pools.from_bytes(data, dim, told) if data else None
-    except MomentsError as error:
-        raise ContributionError(f"the plan's moments are none: {error.what}") from None
-
-
-@functools.lru_cache(maxsize=4)
-def schema_of(recipe: Recipe) -> ParameterSchema:
-    """The schema a recipe builds, without allocating its tensors."""
-    with torch.device("meta"):
-        return ParameterSchema.of(Jepa(recipe))
-
-
-def build_trainer(settings: NodeSettings, recipe: Recipe, seed: int) -> LocalTrainer:
-    """The trainer of a recipe on the node's data, in the order of `seed`; it leads a crew's."""
-    compute, data = settings.compute, settings.data
-    if compute.threads:
-        torch.set_num_threads(compute.threads)
-    source = recipe.modality(data.modality).open(
-        data.path, memory=data.cache_mb * 2**20, on_bad=data.on_bad
-    )
-    stream = BatchStream(source, recipe.inner.batch_size, seed)
-    device = pick_device(compute)
-    precision = pick_precision(compute, device)
-    common = (recipe, stream.batch, device, precision, compute.compile)
-    ranks = Ranks.here()
-    if ranks is None or ranks.rank > 0:
-        return LocalTrainer(*common, modality=data.modality)
-    return Leader(*common, modality=data.modality, seed=seed)
-
-
-def pick_device(compute: ComputeSettings) -> str:
-    """The torch device of the settings; raises ConfigError when this machine lacks it."""
-    wanted = compute.device
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError, ValueError):
-        raise ConfigError(
-            f"compute.device = {wanted!r} is not usable on this machine",
-            "use cpu or auto, or install a torch build for that device",
-        ) from None
-    return wanted
-
-
-def pick_precision(compute: ComputeSettings, device: str) -> Literal["fp32", "bf16"]:
-    """bf16 where asked for, or by itself on a GPU that has it."""
-    if compute.precision != "auto":
-        return compute.precision
-    return "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"

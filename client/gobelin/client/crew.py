@@ -114,7 +114,7 @@ def enlist(device: str) -> int:
 
 def follow(settings: NodeSettings) -> None:
     """Do what rank 0 tells until it dismisses; what fails there fails here and is told there."""
-    from gobelin.client.contributor import build_trainer
+    from gobelin.client.workbench import build_trainer
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)  # a handler would wait for rank 0's next word

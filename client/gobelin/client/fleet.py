@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 from flwr.app import Error, Message
@@ -31,9 +31,11 @@ from flwr.proto.fleet_pb2 import (
 )
 from flwr.proto.fleet_pb2_grpc import FleetStub
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.grpc import create_channel
 from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
     get_all_nested_objects,
     get_object_tree,
     iterate_object_tree,
@@ -54,8 +56,10 @@ from flwr.supercore.inflatable.inflatable_utils import (
 from flwr.supercore.interceptors import RuntimeVersionClientInterceptor
 from flwr.supercore.retry import RetryInvoker, exponential, wrap_stub
 
+from gobelin.client.egress import Egress
 from gobelin.client.home import NodeHome, NodeStatus
 from gobelin.client.reach import BACKOFF_MAX_S
+from gobelin.client.records import describe
 from gobelin.shared.errors import GobelinError, UnknownNodeError
 from gobelin.shared.keys import load_private_key, public_pem
 
@@ -73,6 +77,24 @@ class Mail(NamedTuple):
     objects: list[str]  # ids
 
 
+class Turnstile(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+    """Every request of a connection passes the egress gate."""
+
+    def __init__(self, egress: Egress) -> None:
+        self._egress = egress
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        """Count a request and let it go, or raise EgressError."""
+        method = str(details.method).rpartition("/")[2]
+        carried = ""
+        if method == "PushObject":
+            carried = request.object_id
+        elif method == "PushMessages":
+            carried = request.message_object_trees[0].object_id
+        self._egress.request(method, request.ByteSize(), carried)
+        return continuation(details, request)
+
+
 class FleetConnection:
     """An authenticated session with the SuperLink's Fleet API; a context manager."""
 
@@ -81,6 +103,7 @@ class FleetConnection:
         key = load_private_key(home.key_file)
         self._home = home
         self._say = say
+        self._egress = Egress(home)
         self._public_key = public_pem(key.public_key())
         self._channel = create_channel(
             settings.aggregator,
@@ -89,6 +112,7 @@ class FleetConnection:
             interceptors=[
                 RuntimeVersionClientInterceptor(component_name="SuperNode"),
                 NodeAuthClientInterceptor(key, key.public_key()),
+                Turnstile(self._egress),
             ],
         )
         self._plain = FleetStub(self._channel)
@@ -159,6 +183,7 @@ class FleetConnection:
         A SuperLink that is killed forgets what it was just about to hand over, in either
         direction. The aggregator asks a node again that has just come.
         """
+        self._egress.note_session_now_and_then()
         if self._doubtful:
             self._begin()
 
@@ -172,6 +197,7 @@ class FleetConnection:
         # offline, so the session is left to lapse and ended by the next start.
         self._closing.set()
         self._channel.close()
+        self._egress.note_session()
 
     @property
     def node_id(self) -> int:
@@ -235,13 +261,27 @@ class FleetConnection:
     ) -> tuple[int, float] | None:
         """Push a reply, which took `seconds` to make; None when its run has ended meanwhile.
 
-        `settle` returns when the reply may be known: the last object, without which it is none,
-        goes after that. Returns the bytes of what the SuperLink did not have yet and the seconds
-        they took.
+        Raises EgressError on a reply that is none of those that may leave. `settle` returns when
+        the reply may be known: the last object, without which it is none, goes after that. Returns
+        the bytes of what the SuperLink did not have yet and the seconds they took.
         """
+        departure = describe(reply)
+        self._egress.wait(departure, lambda note: self._say(NodeStatus("waiting", note=note)))
         with no_object_id_recompute():
             reply.metadata.__dict__["_message_id"] = reply.object_id
             tree, objects = get_object_tree(reply), get_all_nested_objects(reply)
+        with self._egress.departing(departure, frozenset(objects)):
+            return self._push(reply, tree, objects, seconds, settle)
+
+    def _push(
+        self,
+        reply: Message,
+        tree: ObjectTree,
+        objects: dict[str, InflatableObject],
+        seconds: float,
+        settle: Callable[[], None],
+    ) -> tuple[int, float] | None:
+        """Push a reply that was cleared."""
         request = PushMessagesRequest(
             node=self._node,
             messages_list=[message_to_proto(remove_content_from_message(reply))],

@@ -12,6 +12,7 @@ from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.files import PRIVATE, folder_atomic, read_json, write_atomic, write_json
 from gobelin.shared.keys import (
     check_certificate,
+    fingerprint,
     load_private_key,
     make_key,
     private_pem,
@@ -89,6 +90,9 @@ class NodeHome:
         self.status_file = folder / "status.json"
         self.sealed = folder / "sealed"  # the plan and the secrets of the last sealed round
         self.base_file = folder / "base.f32"  # the last base, where the federation sends steps
+        self.policy_file = folder / "policy.toml"  # the site policy, where there is one
+        self.plan_file = folder / "plan.json"  # the last round plan, for who asks what it asked
+        self.egress_file = folder / "egress.jsonl"  # the egress ledger
         self.uplink_file = folder / "uplink.json"  # how fast contributions have left so far
 
     def settings(self) -> NodeSettings:
@@ -100,6 +104,11 @@ class NodeHome:
     def aggregator_key(self) -> str:
         """The aggregator's public signing key, which stands in the pinned ca.pem."""
         return find_signing_key(self.ca_file.read_bytes(), str(self.ca_file))
+
+    @property
+    def id(self) -> str:
+        """Fingerprint of this node's public key."""
+        return fingerprint(self.public_key_file.read_bytes(), str(self.public_key_file))
 
     def pin(self, name: str, value: Any) -> None:
         """Bind this node to `value` for ever; raises StateError when it is bound to another."""

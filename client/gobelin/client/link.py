@@ -18,14 +18,11 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import (
-    Array,
-    ArrayRecord,
-    ConfigRecord,
     Context,
     Error,
     Message,
@@ -35,19 +32,24 @@ from flwr.app import (
 from flwr.clientapp import ClientApp
 
 from gobelin.client.contributor import Contributor
-from gobelin.client.egress import Uplink
+from gobelin.client.egress import clear
 from gobelin.client.fleet import FleetConnection, Say
 from gobelin.client.home import NodeHome, NodeStatus
 from gobelin.client.reach import wait_reachable
-from gobelin.client.sealer import SealedReply
-from gobelin.client.spool import Spooled
-from gobelin.protocols.bundle import WireArray, bundled, unbundled
+from gobelin.client.records import (
+    OUR_ERROR,
+    contribution_record,
+    read_call,
+    read_envelope,
+    read_farewell,
+    read_offer,
+    read_plan,
+    read_receipts,
+    sealed_record,
+)
+from gobelin.client.site_policy import read_policy
+from gobelin.client.uplink import Uplink
 from gobelin.protocols.messages import (
-    BASE,
-    BYTES,
-    DELTA,
-    ENCODING,
-    ENCODING_MOMENTS,
     HEADER,
     METRIC_DISTORTION,
     METRIC_SENT_BYTES,
@@ -55,24 +57,14 @@ from gobelin.protocols.messages import (
     NOT_SPOOLED,
     PAYLOAD,
     RECALL,
-    RECEIPTS,
-    STEPS,
     SUPERSEDED,
     Contribution,
-    Farewell,
-    MalformedMessageError,
-    Receipt,
-    RoundPlan,
-    Step,
-    encoding_of,
 )
-from gobelin.protocols.sealing import ENCODING_MASKED, MASKED, SEALED, SealedCall
+from gobelin.protocols.sealing import SEALED
 from gobelin.shared.codec import describe_codec
-from gobelin.shared.errors import ContributionError, GobelinError
+from gobelin.shared.errors import ContributionError, EnvelopeError, GobelinError, SitePolicyError
 from gobelin.shared.files import write_json
 from gobelin.shared.patience import pause
-from gobelin.shared.step import CodedStep
-from gobelin.shared.vector import DTYPE
 
 POLL_S = (0.05, 0.5)  # between two looks for messages, at first and at most
 PEAK_PER_MB = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
@@ -80,7 +72,7 @@ HOME_KEY = "home"
 HELD_KEY = "held"  # set where a reply is held back until the spool has the contribution
 TRAIN = MessageType.TRAIN
 WARM = 1  # contributors kept: a node has one, and who simulates many meets each once a round
-OUR_ERROR = 100  # Flower error code of replies that carry one of our codes
+NOT_OURS = (ContributionError, EnvelopeError, SitePolicyError)  # they refuse one plan
 
 # ---------------------------------------------------------------- the ClientApp
 
@@ -94,12 +86,14 @@ def train(message: Message, context: Context) -> Message:
     """Answer a round plan with a contribution, or with an error code and nothing else."""
     home = str(context.node_config[HOME_KEY])
     try:
-        offer = _read_offer(message.content)
-        contributor = _contributor(home)
-        contributor.hear(offer.plan.federation, offer.plan.round, offer.receipts)
-        spooled = contributor.prepare(offer.plan, offer.segments, offer.moments, offer.steps)
+        offer = read_offer(message.content)
+        contributor, plan = _contributor(home), offer.plan
+        envelope = contributor.envelopes.open_plan(plan, offer.envelope, offer.receipts)
+        contributor.hear(plan.federation, plan.round, offer.receipts)
+        spooled = contributor.prepare(plan, offer.segments, offer.moments, offer.steps, envelope)
         if not context.node_config.get(HELD_KEY):
             contributor.flush()
+        clear(spooled, read_policy(NodeHome(Path(home))))
     except GobelinError as error:
         _failures[home] = error
         return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
@@ -111,7 +105,16 @@ def recall(message: Message, context: Context) -> Message:
     """Answer a plan that came alone from the spool, or say that nothing is there."""
     home, spooled = str(context.node_config[HOME_KEY]), None
     try:
-        spooled = _contributor(home).finished(_read_plan(message.content))
+        plan, signed = read_plan(message.content), read_envelope(message.content)
+        contributor = _contributor(home)
+        receipts = read_receipts(message.content)
+        envelope = contributor.envelopes.open_recall(plan, signed, receipts)
+        spooled = contributor.finished(plan, envelope)
+        if spooled is not None:
+            clear(spooled, read_policy(NodeHome(Path(home))))
+    except SitePolicyError as error:
+        _say_of(home, str(error))
+        return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
     except GobelinError as error:
         _say_of(home, f"could not look for what it asks for: {error}")
     if spooled is None:
@@ -124,7 +127,7 @@ def seal(message: Message, context: Context) -> Message:
     """Answer a phase of a sealed round, or say by a code why not."""
     home = str(context.node_config[HOME_KEY])
     try:
-        reply = _contributor(home).seal(_read_call(message.content))
+        reply = _contributor(home).seal(read_call(message.content))
     except GobelinError as error:
         _say_of(home, f"did not answer a sealed round: {error}")
         return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
@@ -141,8 +144,14 @@ def hear_farewell(message: Message, context: Context) -> Message:
     """Take the last receipts, and acknowledge that the federation has finished."""
     home = str(context.node_config[HOME_KEY])
     try:
-        farewell, receipts = _read_farewell(message.content), _read_receipts(message.content)
-        _contributor(home).hear(farewell.federation, farewell.rounds + 1, receipts)
+        contributor = _contributor(home)
+        farewell, receipts = read_farewell(message.content), read_receipts(message.content)
+        signed = read_envelope(message.content)
+        contributor.envelopes.open_farewell(farewell, signed, receipts)
+        contributor.hear(farewell.federation, farewell.rounds + 1, receipts)
+    except (EnvelopeError, ContributionError) as error:  # anybody may say goodbye
+        _say_of(home, f"a farewell was not believed: {error}")
+        return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
     except GobelinError as error:
         _say_of(home, f"could not keep the last receipts: {error}")
     return Message(RecordDict(), reply_to=message)
@@ -161,112 +170,6 @@ def _say_of(home: str, note: str) -> None:
 
 def _ignore(status: NodeStatus) -> None:
     """Nobody watches."""
-
-
-@dataclass(frozen=True)
-class Offer:
-    """What comes with a plan: its base, whole or as steps, moments and receipts."""
-
-    plan: RoundPlan
-    segments: dict[str, bytes] | None
-    steps: list[CodedStep]
-    moments: bytes
-    receipts: list[Receipt]
-
-
-def _read_plan(content: RecordDict) -> RoundPlan:
-    """The plan of a message; raises ContributionError when it is malformed."""
-    try:
-        return RoundPlan.from_bytes(content[HEADER][PAYLOAD])
-    except (MalformedMessageError, KeyError, TypeError):
-        raise _malformed() from None
-
-
-def _read_offer(content: RecordDict) -> Offer:
-    """The offer that a message is; raises ContributionError when it is malformed."""
-    plan = _read_plan(content)
-    try:
-        segments = _read_arrays(content[BASE], DTYPE, ENCODING) if BASE in content else None
-        steps = [_read_step(content, data) for data in content[STEPS][PAYLOAD]]
-        moments = content[MOMENTS][MOMENTS].data if MOMENTS in content else b""
-    except (MalformedMessageError, KeyError, TypeError, AttributeError):
-        raise _malformed() from None
-    return Offer(plan, segments, steps, moments, _read_receipts(content))
-
-
-def _read_call(content: RecordDict) -> SealedCall:
-    """The call of a message; raises ContributionError when it is malformed."""
-    try:
-        return SealedCall.from_bytes(content[HEADER][PAYLOAD])
-    except (MalformedMessageError, KeyError, TypeError):
-        raise _malformed() from None
-
-
-def _read_farewell(content: RecordDict) -> Farewell:
-    """The farewell of a message; raises ContributionError when it is malformed."""
-    try:
-        return Farewell.from_bytes(content[HEADER][PAYLOAD])
-    except (MalformedMessageError, KeyError, TypeError):
-        raise _malformed() from None
-
-
-def _read_step(content: RecordDict, header: bytes) -> CodedStep:
-    step = Step.from_bytes(header)
-    arrays = content[f"{STEPS}.{step.round}"]
-    return CodedStep(step, _read_arrays(arrays, BYTES, encoding_of(step.codec)))
-
-
-def _read_arrays(arrays: Mapping[str, Array], dtype: str, encoding: str) -> dict[str, bytes]:
-    wire = unbundled(
-        {name: WireArray(a.dtype, tuple(a.shape), a.stype, a.data) for name, a in arrays.items()}
-    )
-    if any((array.dtype, array.encoding) != (dtype, encoding) for array in wire.values()):
-        raise ContributionError("the base has an encoding this node does not know")
-    return {name: array.data for name, array in wire.items()}
-
-
-def _read_receipts(content: RecordDict) -> list[Receipt]:
-    """The receipts of a message; raises ContributionError when one is malformed."""
-    try:
-        return list(map(Receipt.from_bytes, content[RECEIPTS][PAYLOAD]))
-    except (MalformedMessageError, KeyError, TypeError, AttributeError):
-        raise _malformed() from None
-
-
-def _malformed() -> ContributionError:
-    return ContributionError("the aggregator's message is malformed", "update gobelin")
-
-
-def contribution_record(spooled: Spooled) -> RecordDict:
-    """A contribution as Flower carries it: header, its segments in arrays, and moments if any.
-
-    Of one to a sealed round the header alone; its delta leaves masked or not at all.
-    """
-    payload = spooled.payload
-    lengths = {name: end - start for name, (start, end) in payload.schema.segments.items()}
-    wire = bundled(
-        {
-            name: WireArray(DTYPE, (lengths[name],), encoding_of(payload.codec), data)
-            for name, data in payload.segments.items()
-            if not spooled.contribution.sealed
-        }
-    )
-    arrays = ArrayRecord({name: Array(*array) for name, array in wire.items()})
-    header = ConfigRecord({PAYLOAD: spooled.contribution.to_bytes()})
-    record = RecordDict({HEADER: header, DELTA: arrays})
-    if data := spooled.moments:
-        record[MOMENTS] = ArrayRecord({MOMENTS: Array(BYTES, (len(data),), ENCODING_MOMENTS, data)})
-    return record
-
-
-def sealed_record(reply: SealedReply) -> RecordDict:
-    """An answer in a sealed round as Flower carries it, with an array a masked segment if any."""
-    arrays = {
-        name: Array(MASKED, (len(data) // 4,), ENCODING_MASKED, data)
-        for name, data in reply.segments.items()
-    }
-    header = ConfigRecord({PAYLOAD: reply.answer.encode()})
-    return RecordDict({HEADER: header, DELTA: ArrayRecord(arrays)})
 
 
 # ---------------------------------------------------------------- the loop
@@ -288,6 +191,8 @@ def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
         for message in _messages(link):
             reply, sent = _answer(link, message, key, say)
             if message.metadata.message_type == MessageType.QUERY:
+                if reply.has_error():
+                    continue
                 say(_finished(message))
                 return
             if message.metadata.message_type == SEALED:
@@ -297,7 +202,7 @@ def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
             if message.metadata.message_type == RECALL and reply.has_error():
                 continue
             failure = take_failure(key)
-            if failure is not None and not isinstance(failure, ContributionError):
+            if failure is not None and not isinstance(failure, NOT_OURS):
                 raise failure  # ours to mend, not the aggregator's
             if sent and failure is None:
                 uplink.note(*sent)
@@ -343,7 +248,7 @@ def _outcome(reply: Message, sent: bool, failure: GobelinError | None) -> NodeSt
 
 def _answered(message: Message, sent: tuple[int, float] | None) -> str:
     """What to say of an answer in a sealed round."""
-    phase = _read_call(message.content).phase
+    phase = read_call(message.content).phase
     return f"sealed round: answered {phase}, {sent[0] if sent else 0:,} bytes"
 
 
@@ -369,7 +274,7 @@ def _messages(link: FleetConnection) -> Iterator[Message]:
 
 def _finished(message: Message) -> NodeStatus:
     try:
-        farewell = _read_farewell(message.content)
+        farewell = read_farewell(message.content)
     except ContributionError:
         return NodeStatus("finished", note="the aggregator says the federation has finished")
     consensus = farewell.vector_digest[:12]

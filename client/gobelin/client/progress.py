@@ -6,9 +6,9 @@ import json
 import time
 from typing import Any
 
-from gobelin.client.egress import Uplink
 from gobelin.client.home import NodeHome, NodeStatus
 from gobelin.client.spool import Entry, Spool
+from gobelin.client.uplink import Uplink
 from gobelin.protocols.messages import METRIC_DISTORTION, METRIC_SENT_BYTES, Contribution
 from gobelin.shared.codec import describe_codec
 from gobelin.shared.console import LiveConsole

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from gobelin.client.home import NodeHome, NodeSettings
+from gobelin.client.site_policy import read_policy
 from gobelin.client.spool import Spooled
 from gobelin.protocols.messages import MalformedMessageError, RoundPlan
 from gobelin.protocols.sealing import MASK, SealedCall, SealedSession
@@ -158,7 +159,10 @@ class Sealer:
             node=fingerprint(home.public_key_file.read_bytes()),
             key=SigningKey.load(home.signing_key_file),
             aggregator=home.aggregator_key(),
-            minimum=self._settings.egress.min_sealed_members,
+            minimum=max(
+                self._settings.egress.min_sealed_members,
+                read_policy(self._home).min_sealed_members or 0,
+            ),
         )
 
     def _plan(self) -> RoundPlan | None:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gobelin.protocols.envelope import UNSIGNED, SignedEnvelope
 from gobelin.protocols.messages import (
     LATE,
     PENDING,
@@ -32,8 +33,10 @@ from gobelin.shared.files import (
     PRIVATE,
     folder_atomic,
     link_or_copy,
+    read_json,
     remove_folder,
     write_atomic,
+    write_json,
 )
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
@@ -41,6 +44,7 @@ from gobelin.shared.vector import ParameterSchema, ParameterVector
 
 KEEP = 2  # rounds
 HEADER = "contribution.json"
+ENVELOPE = "envelope.json"  # of the contribution, signed; sent as it lies here
 DELTA = "delta.safetensors"  # its encoded segments, byte for byte as they are sent
 INNER = "inner.safetensors"
 MOMENTS = "moments.bin"  # only where a round tests across nodes; sent if the contribution says so
@@ -61,6 +65,7 @@ class Spooled:
     contribution: Contribution
     payload: Payload
     moments: bytes = b""  # canonical; none where none were asked for, or the node declined
+    envelope: SignedEnvelope = UNSIGNED
 
     @property
     def delta(self) -> ParameterVector:
@@ -127,6 +132,7 @@ class Spool:
         moments: Moments | None = None,
         local: Tensor | None = None,
         salt: bytes = b"",
+        envelope: SignedEnvelope = UNSIGNED,
     ) -> None:
         """Keep a contribution, the debt it was made with and the state after it.
 
@@ -136,6 +142,7 @@ class Spool:
         owed = {name: tensor for name, tensor in tensors.items() if tensor is not None}
         with folder_atomic(self._round(contribution.round)) as tmp:
             write_atomic(tmp / HEADER, contribution.to_bytes())
+            write_json(tmp / ENVELOPE, _facts(envelope))
             save_file(payload.tensors(), tmp / DELTA)
             save_file(dict(inner), tmp / INNER)
             if owed:
@@ -168,7 +175,22 @@ class Spool:
         salt = self._file(round_number, SALT)
         if blinded(payload.digest, salt) != contribution.delta_digest:
             raise _damaged(self._round(round_number))
-        return Spooled(contribution, payload, self.sent_moments(round_number))
+        moments = self.sent_moments(round_number)
+        return Spooled(contribution, payload, moments, self._envelope(round_number))
+
+    def renew(self, round_number: int, envelope: SignedEnvelope) -> None:
+        """Keep another envelope of a finished contribution: the one it has holds no longer."""
+        write_json(self._round(round_number) / ENVELOPE, _facts(envelope))
+
+    def _envelope(self, number: int) -> SignedEnvelope:
+        file = self._round(number) / ENVELOPE
+        if not file.exists():  # of a version that signed nothing
+            return UNSIGNED
+        try:
+            facts = read_json(file)
+            return SignedEnvelope(facts["envelope"].encode(), facts["signature"])
+        except (StateError, KeyError, AttributeError):
+            raise _damaged(self._round(number)) from None
 
     def sent_moments(self, round_number: int) -> bytes:
         """The moments that go with a round's contribution, if any; raises StateError on damage."""
@@ -277,6 +299,10 @@ class Spool:
 def blinded(digest: str, salt: bytes) -> str:
     """What is told of a delta's digest: it itself, or with a salt what gives nothing away."""
     return sha256(salt + digest.encode()).hexdigest() if salt else digest
+
+
+def _facts(envelope: SignedEnvelope) -> dict[str, str]:
+    return {"envelope": envelope.data.decode(), "signature": envelope.signature}
 
 
 def _late(made: Contribution) -> Receipt:

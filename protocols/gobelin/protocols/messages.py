@@ -35,6 +35,12 @@ LATE = "late"  # reason: had not arrived when its round was sealed
 PENDING = "pending"  # reason in place of a final word: has not arrived, but may still count
 METRIC_DISTORTION = "distortion"  # declared metric: share of the delta's power the codec left out
 METRIC_SENT_BYTES = "sent_bytes"  # declared metric: bytes of the encoded delta
+METRICS = frozenset(  # all that a contribution may say of its training in numbers
+    {
+        *("loss", "prediction", "anti_collapse", "effective_rank"),
+        *(METRIC_DISTORTION, METRIC_SENT_BYTES),
+    }
+)
 
 
 def encoding_of(codec: str) -> str:

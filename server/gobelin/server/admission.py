@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
 from gobelin.protocols.bundle import WireArray
 from gobelin.protocols.messages import (
     BYTES,
     ENCODING_MOMENTS,
+    METRICS,
     Contribution,
     MalformedMessageError,
     RoundPlan,
@@ -51,17 +50,19 @@ def admit(
     header: bytes,
     arrays: Mapping[str, WireArray],
     moments: WireArray | None = None,
+    batch: int | None = None,
 ) -> Admitted | Refusal:
     """Check a reply against the plan it answers; cheap checks come first.
 
     The plan's recipe says `schemas`, of what members of each modality send ("" where there is one),
-    and `dim`, the size D of a projection.
+    `dim`, the size D of a projection, and `batch`, the samples of a local step. Whose reply it is
+    `provenance` says.
     """
     try:
         contribution = Contribution.from_bytes(header)
     except MalformedMessageError as error:
         return Refusal(RefusalCode.MALFORMED, str(error))
-    if refusal := _answers(plan, contribution):
+    if refusal := _answers(plan, contribution) or _claims(contribution, batch):
         return refusal
     if contribution.sealed:
         return Refusal(RefusalCode.UNSEALED, "a delta is to be masked in an open round")
@@ -82,11 +83,9 @@ def admit(
         delta = payload.decode()
     except (CodecError, MomentsError, VectorError) as error:
         return Refusal(RefusalCode(error.code), error.what)
-    largest = float(max(map(abs, torch.aminmax(delta.values))))
-    if largest > LIMIT:
-        return Refusal(
-            RefusalCode.MAGNITUDE, f"a parameter moved by {largest:.3g}, at most {LIMIT:.3g}"
-        )
+    if delta.largest > LIMIT:
+        found = f"a parameter moved by {delta.largest:.3g}, at most {LIMIT:.3g}"
+        return Refusal(RefusalCode.MAGNITUDE, found)
     return Admitted(contribution, delta, payload.size, seen)
 
 
@@ -136,6 +135,19 @@ def _answers(plan: RoundPlan, contribution: Contribution) -> Refusal | None:
     if (by := contribution.codec) not in rungs_from(plan.codec):
         code = RefusalCode.CODEC_FINER if by in CODECS else RefusalCode.CODEC
         return Refusal(code, f"encoded by {by:.20}, the plan says {plan.codec} or coarser")
+    return None
+
+
+def _claims(contribution: Contribution, batch: int | None) -> Refusal | None:
+    """Whether what it says of itself can be; no weight follows from it all the same."""
+    most = None if batch is None else contribution.local_steps * batch
+    if most is not None and contribution.samples > most:
+        found = f"{contribution.samples} samples, {contribution.local_steps} steps have {most}"
+        return Refusal(RefusalCode.CLAIMS, found)
+    if contribution.seconds < 0:
+        return Refusal(RefusalCode.CLAIMS, "took less than no time")
+    if unknown := sorted(contribution.metrics.keys() - METRICS):
+        return Refusal(RefusalCode.CLAIMS, f"says {unknown[0]!r:.40}, which nobody asks for")
     return None
 
 

@@ -7,11 +7,16 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gobelin.protocols.bundle import WireArray
+from gobelin.protocols.envelope import UNSIGNED, SignedEnvelope
 from gobelin.protocols.messages import Farewell, Receipt, RoundPlan
 from gobelin.protocols.sealing import SealedCall
+from gobelin.server.limits import SMALL, Limit
 from gobelin.shared.objective.pools import Pools
 from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import ParameterVector
+
+MALFORMED = "gobelin:malformed"  # error of a reply that is none
+OVERSIZE = "gobelin:oversize"  # error of a reply larger than its parcel's limit; it was not read
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Reply:
     arrays: Mapping[str, WireArray] = field(default_factory=dict)
     error: str = ""
     moments: WireArray | None = None
+    envelope: SignedEnvelope = UNSIGNED
     plan: str = ""  # digest of the plan it was asked to answer, as the courier knows
     lost: bool = False  # the wire has lost the plan, or the answer to it
 
@@ -65,6 +71,8 @@ class Parcel:
     message: RoundPlan | Farewell | SealedCall
     enclosure: Enclosure | None
     receipts: tuple[Receipt, ...] = ()
+    envelope: SignedEnvelope = UNSIGNED
+    limit: Limit = SMALL  # of what it is answered by
 
 
 class Courier(Protocol):

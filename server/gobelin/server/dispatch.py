@@ -9,12 +9,15 @@ from typing import Any
 from gobelin.protocols.messages import Farewell, RoundPlan, Step
 from gobelin.server.broadcast import STEP, rounds_to_send
 from gobelin.server.courier import Enclosure, Parcel
+from gobelin.server.envelopes import Envelopes
 from gobelin.server.home import AggregatorHome
+from gobelin.server.limits import Limit, limit_of
 from gobelin.server.node_record import NodeRecord
 from gobelin.server.seal import Standing
 from gobelin.shared.checkpoint import read_extra
 from gobelin.shared.codec import segments_of
 from gobelin.shared.errors import CheckpointError
+from gobelin.shared.fragments import fragment_of_round
 from gobelin.shared.step import CodedStep
 
 
@@ -25,10 +28,14 @@ class Dispatch:
         self,
         home: AggregatorHome,
         standing: Standing,
+        envelopes: Envelopes,
+        member_of: Callable[[str], str],
         tell: Callable[[str, Mapping[str, Any]], None],
     ) -> None:
-        """`tell` takes an event for the log, with its facts."""
+        """`member_of` says who owns a node, `tell` takes an event for the log."""
         self._home = home
+        self._envelopes = envelopes
+        self._member_of = member_of
         self._standing = standing
         self._tell = tell
         self._sizes: dict[int, int] | None = None
@@ -46,17 +53,31 @@ class Dispatch:
         for way, group in alike.items():
             enclosure = self._enclose(way)
             for node in group:
-                yield Parcel(node, plan, enclosure, self._record(node).receipts)
+                yield self._parcel(node, plan, enclosure)
 
     def recalls(self, plan: RoundPlan, nodes: Iterable[str]) -> Iterator[Parcel]:
         """A sealed round's plan for each of `nodes`, alone: for what they have finished for it."""
         for node in nodes:
-            yield Parcel(node, plan, None, self._record(node).receipts)
+            yield self._parcel(node, plan, None)
 
     def farewells(self, farewell: Farewell, nodes: Iterable[str]) -> Iterator[Parcel]:
         """The farewell for each of `nodes`, with their last receipts."""
         for node in nodes:
-            yield Parcel(node, farewell, None, self._record(node).receipts)
+            receipts, member = self._record(node).receipts, self._member_of(node)
+            envelope = self._envelopes.of_farewell(farewell, member, node, receipts)
+            yield Parcel(node, farewell, None, receipts, envelope)
+
+    def _parcel(self, node: str, plan: RoundPlan, enclosure: Enclosure | None) -> Parcel:
+        """A plan for one node, signed for it alone."""
+        receipts, member = self._record(node).receipts, self._member_of(node)
+        envelope = self._envelopes.of_plan(plan, member, node, receipts, alone=enclosure is None)
+        return Parcel(node, plan, enclosure, receipts, envelope, self._limit(plan))
+
+    def _limit(self, plan: RoundPlan) -> Limit:
+        """How large the answer may be, a member's part being no more than the whole fragment."""
+        fragment = fragment_of_round(self._standing.base.schema, plan.fragments, plan.round)
+        dim = self._home.recipe().projector.out if plan.cross_node else None
+        return limit_of(fragment.schema, plan.codec, dim)
 
     def _enclose(self, way: tuple[int, ...] | None) -> Enclosure:
         """The steps of these rounds; the whole base for None, and where a step is damaged."""

@@ -15,7 +15,6 @@ os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 import hashlib
 import itertools
-import re
 import sys
 import threading
 import time
@@ -25,16 +24,11 @@ from pathlib import Path
 
 from flwr.app import (
     DEFAULT_TTL,
-    Array,
-    ArrayRecord,
-    ConfigRecord,
     Context,
     Message,
     MessageType,
-    RecordDict,
 )
 from flwr.cli.build import build_fab_from_files
-from flwr.common.constant import ErrorCode
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
@@ -48,41 +42,23 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
 
-from gobelin.protocols.bundle import WireArray, bundled, unbundled
 from gobelin.protocols.messages import (
-    BASE,
-    BYTES,
-    DELTA,
-    ENCODING,
-    ENCODING_MOMENTS,
-    HEADER,
-    MOMENTS,
-    PAYLOAD,
     RECALL,
-    RECEIPTS,
-    STEPS,
-    Farewell,
-    MalformedMessageError,
-    Receipt,
     RoundPlan,
-    encoding_of,
 )
 from gobelin.protocols.sealing import SEALED, SealedCall
-from gobelin.server.courier import Enclosure, NodeState, Parcel, Reply
+from gobelin.server.courier import NodeState, Parcel, Reply
 from gobelin.server.home import AggregatorHome
+from gobelin.server.limits import Limit
+from gobelin.server.records import Records, enclosed, message_record, reply_of
 from gobelin.server.roster import Roster
 from gobelin.server.rounds import RoundEngine
 from gobelin.server.uploads import Uploads
 from gobelin.shared.errors import EngineError, GobelinError, RoundError
 from gobelin.shared.files import sole_owner, sweep
 from gobelin.shared.keys import fingerprint
-from gobelin.shared.vector import DTYPE, SEGMENT
+from gobelin.shared.vector import SEGMENT
 
-LOST = (  # Flower's own errors that say nothing of the node's work
-    ErrorCode.MESSAGE_UNAVAILABLE,
-    ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
-    ErrorCode.NODE_UNAVAILABLE,
-)
 Asked = tuple[str, str]  # a node's fingerprint, the digest of what it was sent
 ALLOCATION = {  # of vectors and their segments, in the engine's processes
     # glibc: vectors that are freed go back to the system; what a segment needs is used again, as
@@ -140,6 +116,7 @@ class GridCourier:
         self._uploads = Uploads(grid)
         self._pending: dict[str, Asked] = {}  # by message id
         self._latest: dict[Asked, str] = {}  # the other way round
+        self._limits: dict[str, Limit] = {}  # of the answers, by message id
         self._flower_ids: dict[str, int] = {}  # fingerprint → Flower's node id
 
     def nodes(self) -> list[NodeState]:
@@ -163,9 +140,10 @@ class GridCourier:
                     asked = (parcel.node, parcel.message.digest)
                     self._pending[message_id] = asked
                     self._latest[asked] = message_id
+                    self._limits[message_id] = parcel.limit
 
     def _message(self, parcel: Parcel, beside: Records) -> Message:
-        content = message_record(parcel.message, beside, parcel.receipts)
+        content = message_record(parcel.message, beside, parcel.receipts, parcel.envelope)
         kind = MessageType.QUERY
         if isinstance(parcel.message, RoundPlan):
             kind = RECALL if parcel.enclosure is None else MessageType.TRAIN
@@ -177,9 +155,10 @@ class GridCourier:
         """Pull what has arrived, one message at a time, so that memory holds one reply."""
         self._uploads.look(self._pending)
         for message_id, asked in list(self._pending.items()):
-            for message in self._uploads.pull(message_id):
+            for message in self._uploads.pull(message_id, self._limits[message_id]):
                 self._pending.pop(message_id, None)
-                reply = _reply(*asked, message)
+                self._limits.pop(message_id, None)
+                reply = reply_of(*asked, message)
                 del message
                 latest = self._latest.get(asked) == message_id
                 if latest:
@@ -187,73 +166,6 @@ class GridCourier:
                 if latest or not reply.lost:  # of a lost one that was sent again nothing follows
                     yield reply
                 del reply
-
-
-Records = dict[str, ArrayRecord | ConfigRecord]
-
-
-def message_record(
-    message: RoundPlan | Farewell | SealedCall, beside: Records, receipts: Iterable[Receipt]
-) -> RecordDict:
-    """A message as Flower carries it, with what is enclosed and a node's receipts."""
-    told = ConfigRecord({PAYLOAD: [receipt.to_bytes() for receipt in receipts]})
-    header = ConfigRecord({PAYLOAD: message.to_bytes()})
-    return RecordDict({HEADER: header, RECEIPTS: told, **beside})
-
-
-def enclosed(enclosure: Enclosure | None) -> Records:
-    """An enclosure as Flower carries it: arrays of the segments of a base or of steps, moments."""
-    if enclosure is None:
-        return {}
-    steps = enclosure.steps
-    records: Records = {STEPS: ConfigRecord({PAYLOAD: [s.header.to_bytes() for s in steps]})}
-    if enclosure.base is not None:
-        records[BASE] = base = ArrayRecord()
-        for name, segment in enclosure.base.segments().items():
-            base[name] = _view(segment)
-    for step in steps:
-        by = encoding_of(step.header.codec)
-        coded = step.segments.items()
-        wire = bundled({name: WireArray(BYTES, (len(data),), by, data) for name, data in coded})
-        arrays = {name: Array(*array) for name, array in wire.items()}
-        records[f"{STEPS}.{step.header.round}"] = ArrayRecord(arrays)
-    if enclosure.moments is not None:
-        data = enclosure.moments.to_bytes()
-        records[MOMENTS] = ArrayRecord(
-            {MOMENTS: Array(BYTES, (len(data),), ENCODING_MOMENTS, data)}
-        )
-    return records
-
-
-def _view(data: memoryview) -> Array:
-    """A segment of a vector, not copied: of an array's data Flower only asks to be sliced."""
-    array = Array(DTYPE, (len(data) // 4,), ENCODING, b"")
-    array.data = data
-    return array
-
-
-def _reply(node: str, plan: str, message: Message) -> Reply:
-    """A Flower message as a reply; anything unexpected becomes an error code."""
-    if message.has_error():
-        reason = message.error.reason or ""
-        known = re.fullmatch(r"gobelin:[a-z_.]{1,64}", reason)  # never a member's free text
-        error = reason if known else f"flower:{message.error.code}"
-        return Reply(node, error=error, plan=plan, lost=message.error.code in LOST)
-    try:
-        if not message.content:  # a node's answer to the farewell
-            return Reply(node, plan=plan)
-        header = message.content[HEADER][PAYLOAD]
-        wire = {name: _wire(array) for name, array in message.content[DELTA].items()}
-        arrays = unbundled(wire)
-        moments = _wire(message.content[MOMENTS][MOMENTS]) if MOMENTS in message.content else None
-    except (KeyError, AttributeError, TypeError, MalformedMessageError):
-        return Reply(node, error="gobelin:malformed", plan=plan)
-    header = header if isinstance(header, bytes) else b""
-    return Reply(node, header, arrays, moments=moments, plan=plan)
-
-
-def _wire(array: Array) -> WireArray:
-    return WireArray(array.dtype, tuple(array.shape), array.stype, array.data)
 
 
 @dataclass(frozen=True)
@@ -268,7 +180,7 @@ def superlink_command(home: AggregatorHome, ports: Ports) -> list[str]:
     """Command line of the SuperLink."""
     tls = home.tls
     return [
-        *(sys.executable, "-m", "gobelin.server.superlink"),
+        *(sys.executable, "-P", "-m", "gobelin.server.superlink"),  # bounded, and flwr's own
         *("--isolation", "process"),
         *("--superexec-auth-secret-file", str(home.flower / "superexec.secret")),
         *("--database", str(home.flower / "link.db")),

@@ -18,6 +18,7 @@ from gobelin.shared.files import read_json, write_json
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.schedule import Schedule
 from gobelin.shared.settings import Settings, read_settings
+from gobelin.shared.signing import SigningKey
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -172,6 +173,10 @@ class AggregatorHome:
     def recipe(self) -> Recipe:
         """The federation's recipe."""
         return read_settings(Recipe, self.recipe_file)
+
+    def signing_key(self) -> SigningKey:
+        """The key this aggregator signs with; raises ConfigError when it is gone."""
+        return SigningKey.load(self.signing_key_file)
 
     def roster(self) -> Roster:
         """The roster as it is on disk now."""

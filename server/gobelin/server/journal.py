@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from gobelin.protocols.bundle import WireArray
+from gobelin.protocols.envelope import ENVELOPE, SIGNATURE, SignedEnvelope
 from gobelin.server.courier import Reply
 from gobelin.server.round_events import Asked, Durable
 from gobelin.shared.files import file_atomic, sync_folder, write_atomic
@@ -70,9 +71,13 @@ class Journal:
         wire |= {MOMENTS: reply.moments} if reply.moments else {}
         tensors = {key: array.data for key, array in wire.items()} | {HEADER: reply.header}
         arrays = {key: [*array[:3]] for key, array in wire.items()}
+        signed = {
+            ENVELOPE: reply.envelope.data.decode("ascii"),
+            SIGNATURE: reply.envelope.signature,
+        }
         with file_atomic(self._path(asked)) as tmp:
             views = {key: np.frombuffer(data, np.uint8) for key, data in tensors.items()}
-            save_file(views, tmp, {ARRAYS: json.dumps(arrays)})
+            save_file(views, tmp, {ARRAYS: json.dumps(arrays), **signed})
 
     def reply(self, asked: Asked) -> Reply | None:
         """The reply that was kept, or None when it is missing or unreadable.
@@ -81,13 +86,16 @@ class Journal:
         """
         try:
             with safe_open(self._path(asked), "numpy") as file:
+                said = file.metadata()
                 wire = {
                     key: WireArray(dtype, tuple(shape), encoding, _bytes(file, key))
-                    for key, (dtype, shape, encoding) in json.loads(file.metadata()[ARRAYS]).items()
+                    for key, (dtype, shape, encoding) in json.loads(said[ARRAYS]).items()
                 }
                 moments = wire.pop(MOMENTS, None)
                 arrays = {key.removeprefix("array."): array for key, array in wire.items()}
-                return Reply(asked.node, _bytes(file, HEADER), arrays, moments=moments)
+                signed = SignedEnvelope(said[ENVELOPE].encode("ascii"), said[SIGNATURE])
+                header = _bytes(file, HEADER)
+                return Reply(asked.node, header, arrays, moments=moments, envelope=signed)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -16,15 +16,17 @@ from gobelin.protocols.messages import (
     RoundPlan,
 )
 from gobelin.server.admission import Admitted, Announced, Refusal, admit, admit_sealed
-from gobelin.server.courier import Courier, Parcel, Reply
+from gobelin.server.courier import MALFORMED, OVERSIZE, Courier, Parcel, Reply
 from gobelin.server.deltas import GroupedDeltas
 from gobelin.server.dispatch import Dispatch
+from gobelin.server.envelopes import Envelopes
 from gobelin.server.history import Past, answerable
 from gobelin.server.home import AggregatorHome
 from gobelin.server.journal import Journal
 from gobelin.server.merge import Merges
 from gobelin.server.node_record import settle
 from gobelin.server.pooling import pool_modalities
+from gobelin.server.provenance import trace
 from gobelin.server.quality import Examiner
 from gobelin.server.reasons import RefusalCode
 from gobelin.server.round_events import (
@@ -68,6 +70,7 @@ from gobelin.shared.patience import pause
 POLL_S = (0.02, 0.2)  # between two looks for replies, at first and at most
 LOOK_EVERY_S = 1.0  # who is online
 NO_ANSWER = frozenset({NOT_SPOOLED, SUPERSEDED})  # nothing is wrong, and nothing is owed less
+UNREAD = {OVERSIZE: RefusalCode.OVERSIZE, MALFORMED: RefusalCode.MALFORMED}
 BASE_MISSING = f"gobelin:{RefusalCode.BASE_MISSING}"
 
 
@@ -78,6 +81,7 @@ class Rim:
     home: AggregatorHome
     journal: Journal
     courier: Courier
+    envelopes: Envelopes
     examiner: Examiner
     sealer: Sealer
     tell: Callable[[str, Mapping[str, Any]], None]  # into the event log
@@ -103,7 +107,7 @@ class OpenRound:
         self._plans = {**{number: of.plan for number, of in past.items()}, plan.round: plan}
         self._numbers = {of.digest: number for number, of in self._plans.items()}
         self._standing = standing
-        self._dispatch = Dispatch(rim.home, standing, rim.tell)
+        self._dispatch = Dispatch(rim.home, standing, rim.envelopes, self._member, rim.tell)
         self._state = Round(
             plan.round,
             plan.digest,
@@ -121,6 +125,7 @@ class OpenRound:
         self._deltas = GroupedDeltas(rim.home.collecting, self._fragment, self._modalities)
         self._moments: dict[str, Moments] = {}  # by node, of those who did not decline
         self._dim = recipe.projector.out
+        self._batch = recipe.inner.batch_size
         self._outcome: Outcome | None = None
         self._look_at = self._waits_since = rim.clock()
 
@@ -155,11 +160,12 @@ class OpenRound:
     def _restore(self, asked: Asked) -> None:
         """Read a counted contribution again and admit it as when it came."""
         reply = self._rim.journal.reply(asked)
-        found = reply and self._admit(asked.round, reply)
+        found = reply and self._admit(asked, reply, None)
         row = self._state.counted[asked]
         if (
-            isinstance(found, Admitted | Announced)
-            and self._row(asked, found, row["measured"]) == row
+            reply is not None
+            and isinstance(found, Admitted | Announced)
+            and self._row(asked, found, reply, row["measured"]) == row
         ):
             self._hold(asked, found)
         else:
@@ -183,7 +189,8 @@ class OpenRound:
             self._rim.sleep(pause(clock() - self._waits_since, *POLL_S))
 
     def _look(self) -> None:
-        roster = {n.id: Seat(n.member, n.name) for n in self._rim.home.roster().nodes}
+        nodes = self._rim.home.roster().nodes
+        roster = {n.id: Seat(n.member, n.name, n.signing_key) for n in nodes}
         online = {s.id: s.activated_at for s in self._rim.courier.nodes() if s.online}
         self._advance(Looked(self._rim.clock(), roster, online))
 
@@ -194,7 +201,7 @@ class OpenRound:
         if answers_a_call(reply):
             return None  # it came too late for its phase
         asked = Asked(reply.node, self._answered(reply))
-        found = screen(self._state, *asked) or self._admit(asked.round, reply)
+        found = screen(self._state, *asked) or self._admit(asked, reply, self._rim.envelopes.now())
         if isinstance(found, Refusal):
             return self._advance(Refused(*asked, found))
         measured = self._examine(found)
@@ -202,7 +209,7 @@ class OpenRound:
             return self._advance(Refused(*asked, measured))
         self._rim.journal.keep(asked, reply)
         self._hold(asked, found)
-        row = self._row(asked, found, measured)
+        row = self._row(asked, found, reply, measured)
         return self._advance(Counted(self._rim.clock(), *asked, row))
 
     def _examine(self, found: Admitted | Announced) -> Mapping[str, float] | Refusal:
@@ -223,6 +230,9 @@ class OpenRound:
         elif reply.error == BASE_MISSING:
             missing = Refusal(RefusalCode.BASE_MISSING, "it is sent the whole base")
             self._advance(Refused(reply.node, number, missing))
+        elif reply.error in UNREAD:
+            found = "its parts were not read" if reply.error == OVERSIZE else "not a contribution"
+            self._advance(Refused(reply.node, number, Refusal(UNREAD[reply.error], found)))
         else:
             failed = Refusal(RefusalCode.NODE_ERROR, reply.error)
             self._advance(Refused(reply.node, number, failed))
@@ -234,6 +244,9 @@ class OpenRound:
         except MalformedMessageError:
             return self._plan.round
 
+    def _member(self, node: str) -> str:
+        return self._state.seats[node].member
+
     def _hold(self, asked: Asked, admitted: Admitted | Announced) -> None:
         if isinstance(admitted, Announced):
             return
@@ -241,14 +254,23 @@ class OpenRound:
         if admitted.moments is not None and asked.round == self._plan.round:
             self._moments[asked.node] = admitted.moments  # a late one's are of another base
 
-    def _admit(self, number: int, reply: Reply) -> Admitted | Announced | Refusal:
-        plan = self._plans.get(number, self._plan)
+    def _admit(self, asked: Asked, reply: Reply, now: int | None) -> Admitted | Announced | Refusal:
+        """`now` is the wall clock's; None for what has been counted before."""
+        seat, header = self._state.seats[asked.node], reply.header
+        if refusal := trace(asked.node, seat, header, reply.envelope, now):
+            return refusal
+        plan = self._plans.get(asked.round, self._plan)
+        beside = reply.arrays, reply.moments
         if plan.sealed:
-            return admit_sealed(plan, reply.header, reply.arrays, reply.moments)
-        return admit(plan, self._schemas, self._dim, reply.header, reply.arrays, reply.moments)
+            return admit_sealed(plan, header, *beside)
+        return admit(plan, self._schemas, self._dim, header, *beside, batch=self._batch)
 
     def _row(
-        self, asked: Asked, admitted: Admitted | Announced, measured: Mapping[str, float]
+        self,
+        asked: Asked,
+        admitted: Admitted | Announced,
+        reply: Reply,
+        measured: Mapping[str, float],
     ) -> dict[str, Any]:
         """What is recorded of a contribution."""
         late = self._plan.round - asked.round
@@ -256,8 +278,9 @@ class OpenRound:
         norm = None  # nobody knows it of a delta that is masked
         if isinstance(admitted, Admitted):
             norm, weight = admitted.delta.norm(), admitted.payload_bytes
-        seat = self._state.seats[asked.node]
-        return row_of(asked.node, seat, made, norm, weight, measured, late)
+        seat, signed = self._state.seats[asked.node], reply.envelope
+        row = row_of(asked.node, seat, made, norm, weight, measured, late)
+        return {**row, "envelope": signed.data.decode(), "signature": signed.signature}
 
     def _advance(self, event: Event) -> None:
         """Step on an event, journalled first if it is durable, and do what it asks for."""

@@ -32,12 +32,22 @@ class RefusalCode(Reason):
     )
     DUPLICATE = "duplicate", "a contribution of this node is counted already"
     MALFORMED = "malformed", "the header is not the canonical bytes of a contribution"
+    OVERSIZE = "oversize", "it has more parts or bytes than the plan's schema and codec allow"
+    ENVELOPE = "envelope", "it has no envelope, or one that is none"
+    ENVELOPE_ADDRESS = "envelope.address", "its envelope names another member or node"
+    ENVELOPE_SIGNATURE = "envelope.signature", "its envelope is not signed by the node's key"
+    ENVELOPE_PAYLOAD = "envelope.payload", "its envelope is of another message"
+    ENVELOPE_EXPIRED = "envelope.expired", "its envelope holds no longer"
     FEDERATION = "federation", "made for another federation"
     ROUND = "round", "made for another round"
     BASE_DIGEST = "base_digest", "trained from another base"
     PLAN_DIGEST = "plan_digest", "answers another plan"
     STALE = "stale", "answers a round that was sealed too long ago"
     LOCAL_STEPS = "local_steps", "no local steps, or more than the plan asks for"
+    CLAIMS = (
+        "claims",
+        "it says of itself what cannot be, or what nobody is asked: samples, seconds, metrics",
+    )
     MODALITY = "modality", "of a modality that the recipe does not have"
     CODEC = "codec", "encoded by no codec the plan allows, or not a payload of it"
     CODEC_FINER = "codec_finer", "encoded by a finer codec than the plan's"

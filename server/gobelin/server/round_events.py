@@ -15,10 +15,11 @@ from gobelin.server.reasons import RefusalCode
 
 @dataclass(frozen=True)
 class Seat:
-    """A node's place in a round: who owns it, and what people call it."""
+    """A node's place in a round: who owns it, what people call it, and what it signs with."""
 
     member: str
     name: str
+    key: str = ""  # hex
 
 
 class Asked(NamedTuple):

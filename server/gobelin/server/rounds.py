@@ -18,6 +18,7 @@ import numpy as np
 from gobelin.protocols.messages import Farewell, RoundPlan
 from gobelin.server.courier import Courier
 from gobelin.server.dispatch import Dispatch
+from gobelin.server.envelopes import Envelopes
 from gobelin.server.history import Past, past_rounds
 from gobelin.server.home import AggregatorHome, FederationSettings, RoundSettings
 from gobelin.server.journal import Journal
@@ -59,7 +60,9 @@ class RoundEngine:
         courier: Courier,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        wall: Callable[[], float] = time.time,
     ) -> None:
+        """`clock` is any that goes forward; `wall` is Unix time."""
         self._settings = settings = home.settings()
         self._recipe = home.recipe()
         settings.require_fit(self._recipe)
@@ -70,6 +73,7 @@ class RoundEngine:
             home=home,
             journal=Journal(home.journal),
             courier=courier,
+            envelopes=Envelopes(home, wall),
             examiner=examiner,
             sealer=Sealer(home, examiner, self._tell),
             tell=self._tell,
@@ -127,7 +131,9 @@ class RoundEngine:
         rim = self._rim
         known = rim.home.roster().by_id()
         waiting = {s.id for s in rim.courier.nodes() if s.online and s.id in known}
-        dispatch = Dispatch(rim.home, standing, self._tell)
+        dispatch = Dispatch(
+            rim.home, standing, rim.envelopes, lambda node: known[node].member, self._tell
+        )
         rim.courier.send(dispatch.farewells(farewell, sorted(waiting)))
         give_up = rim.clock() + FAREWELL_S
         while waiting and rim.clock() < give_up:

@@ -29,9 +29,11 @@ from gobelin.protocols.sealing import (
 )
 from gobelin.server.courier import Courier, Parcel, Reply
 from gobelin.server.home import AggregatorHome
+from gobelin.server.limits import SMALL, Limit, limit_of
 from gobelin.server.roster import NodeEntry
 from gobelin.server.sealed_files import Fixed, SealedFiles
 from gobelin.server.sealed_policy import require_places
+from gobelin.shared.codec import LOSSLESS
 from gobelin.shared.errors import GobelinError, SealingError
 from gobelin.shared.sealing import (
     Ring,
@@ -75,8 +77,11 @@ class TooFew(Exception):
 class _Gathering(Generic[T]):
     """One phase's calls, and what has come of them."""
 
-    def __init__(self, courier: Courier, calls: Mapping[str, SealedCall], now: float) -> None:
+    def __init__(
+        self, courier: Courier, calls: Mapping[str, SealedCall], limit: Limit, now: float
+    ) -> None:
         self._courier = courier
+        self._limit = limit
         self._looked = -math.inf
         self._seen = dict.fromkeys(calls, now)  # when each was last online
         self.calls = calls
@@ -98,7 +103,7 @@ class _Gathering(Generic[T]):
         here = sorted(self.owing & set(online))
         self._seen.update(dict.fromkeys(here, now))
         new = [node for node in here if self.asked.get(node) != online[node]]
-        self._courier.send(Parcel(node, self.calls[node], None) for node in new)
+        self._courier.send(Parcel(node, self.calls[node], None, limit=self._limit) for node in new)
         self.asked.update({node: online[node] for node in new})
 
     def all_gone(self, since: float) -> bool:
@@ -193,7 +198,11 @@ class Exchange:
             for node in shares
         }
         masked = self._phase(
-            session, MASK, to_each, lambda answer, reply: self._keep(schema, answer, reply)
+            session,
+            MASK,
+            to_each,
+            lambda answer, reply: self._keep(schema, answer, reply),
+            limit=limit_of(schema, LOSSLESS),
         )
         text = session.to_bytes().decode()
         return Fixed(text, adverts, sorted(shares), sorted(masked))
@@ -239,6 +248,7 @@ class Exchange:
         told: Mapping[str, Mapping[str, str]],
         take: Callable[[SealedAnswer, Reply], T],
         insist_s: float = 0.0,
+        limit: Limit = SMALL,
     ) -> dict[str, T]:
         """Ask nodes and gather what is taken from their answers; raises TooFew.
 
@@ -248,7 +258,7 @@ class Exchange:
         text = session.to_bytes().decode()
         signature = self._key.sign(SESSION, text.encode())
         calls = {node: SealedCall(text, phase, signature, told[node]) for node in sorted(told)}
-        gathered = _Gathering[T](self._courier, calls, self._clock())
+        gathered = _Gathering[T](self._courier, calls, limit, self._clock())
         began = self._clock()
         while True:
             now = self._clock()

@@ -1,27 +1,35 @@
-"""The SuperLink's process: Flower's own command, with patience for its database.
+"""The SuperLink's process: Flower's own command, with patience for its database and bounded reads.
 
-Beside engine.py and uploads.py the only module of the aggregator that imports flwr. Flower waits
-five seconds for SQLite's write lock and answers 500 after that, which ends a superexec and a
-ServerApp. One transaction that drops the objects of a base of a hundred million parameters holds
-the lock for longer on a busy machine, and the round that is begun anew ends in the same way.
+Flower waits five seconds for SQLite's write lock and answers 500 after that, which ends a superexec
+and a ServerApp. One transaction that drops the objects of a base of a hundred million parameters
+holds the lock for longer on a busy machine, and the round that is begun anew ends in the same way.
+
+And it reads 2 GiB of one request before anybody asks whose it is. No honest request is larger than
+one chunk of an array (`limits`), so a stranger's, and a node's, ends there.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
+from typing import Any
 
 from flwr.supercore import constant
 
+from gobelin.server.limits import MOST_OF_ONE
+
 BUSY_TIMEOUT_MS = 120_000
+MOST_OF_REQUEST = 2 * MOST_OF_ONE  # bytes, of a request or an answer
 
 
 def main() -> int | None:
     """`flower-superlink`; returns its exit status."""
     patience = {"busy_timeout": str(BUSY_TIMEOUT_MS)}
     constant.SQLITE_PRAGMAS = tuple({**dict(constant.SQLITE_PRAGMAS), **patience}.items())
-    from flwr.superlink.cli import flower_superlink  # reads the constant while it is imported
-
-    status: int | None = flower_superlink()
+    # It reads the constant above while it is imported.
+    flower: Any = importlib.import_module("flwr.superlink.cli.flower_superlink")
+    flower.GRPC_MAX_MESSAGE_LENGTH = MOST_OF_REQUEST
+    status: int | None = flower.flower_superlink()
     return status
 
 

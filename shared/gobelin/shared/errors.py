@@ -114,6 +114,54 @@ class BaseMissingError(ContributionError):
     code = "contribution.base_missing"
 
 
+class EnvelopeError(GobelinError):
+    """A message has no envelope, or not one that holds for it."""
+
+    code, exit_code = "envelope", 47
+
+
+class EnvelopeSignatureError(EnvelopeError):
+    """An envelope is not signed by whom it should be."""
+
+    code = "envelope.signature"
+
+
+class EnvelopeAddressError(EnvelopeError):
+    """An envelope names another member or node."""
+
+    code = "envelope.address"
+
+
+class EnvelopePayloadError(EnvelopeError):
+    """An envelope is of another message than the one it came with."""
+
+    code = "envelope.payload"
+
+
+class EnvelopeExpiredError(EnvelopeError):
+    """An envelope holds no longer, or not yet."""
+
+    code = "envelope.expired"
+
+
+class EnvelopeReplayedError(EnvelopeError):
+    """An envelope was overtaken by one that was issued later."""
+
+    code = "envelope.replayed"
+
+
+class SitePolicyError(GobelinError):
+    """This node's site policy refuses what a plan asks for."""
+
+    code, exit_code = "site_policy", 48
+
+
+class EgressError(GobelinError):
+    """Something may not leave this node, or its egress ledger is damaged."""
+
+    code, exit_code = "egress", 49
+
+
 class RoundError(GobelinError):
     """A round cannot be completed."""
 

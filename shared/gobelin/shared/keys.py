@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -53,7 +54,7 @@ def load_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Read a private key; raises ConfigError when the file is not one."""
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
         raise ConfigError(f"{path} holds no readable private key", "run `init` again") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"{path} is not an elliptic-curve key", "run `init` again")
@@ -64,7 +65,7 @@ def parse_public_key(pem: bytes, where: str) -> ec.EllipticCurvePublicKey:
     """Parse a public key; raises ConfigError naming `where`."""
     try:
         key = serialization.load_pem_public_key(pem)
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         raise ConfigError(f"{where} holds no public key", "ask for the node's node.pub") from None
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise ConfigError(f"{where} is not an elliptic-curve key", "ask for the node's node.pub")
@@ -75,7 +76,7 @@ def check_certificate(pem: bytes, where: str) -> None:
     """Raise ConfigError unless `pem` is one whole certificate."""
     try:
         x509.load_pem_x509_certificate(pem)
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         raise ConfigError(
             f"{where} is no certificate", "ask the aggregator's operator for ca.pem"
         ) from None

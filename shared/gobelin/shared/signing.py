@@ -7,9 +7,10 @@ curves alone, so a node has a key of each kind (`keys`).
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -17,6 +18,7 @@ from gobelin.shared.errors import ConfigError, SignatureError
 from gobelin.shared.files import PRIVATE, write_atomic
 
 DOMAIN = b"gobelin:v1:"
+HEX = re.compile(r"[0-9a-f]{128}")
 BEGIN = b"-----BEGIN PUBLIC KEY-----"
 
 
@@ -37,7 +39,7 @@ class SigningKey:
         """Read a key; raises ConfigError when the file holds none."""
         try:
             key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
             key = None
         if not isinstance(key, Ed25519PrivateKey):
             raise ConfigError(f"{path} holds no readable signing key", "restore it from a backup")
@@ -60,6 +62,8 @@ class SigningKey:
 def verify(public: str, purpose: str, payload: bytes, signature: str) -> None:
     """Raise SignatureError unless the holder of `public` signed `payload` for `purpose`."""
     try:
+        if not HEX.fullmatch(signature):  # fromhex passes over spaces: one signature, many texts
+            raise InvalidSignature
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
         key.verify(bytes.fromhex(signature), _bound(purpose, payload))
     except (ValueError, InvalidSignature):
@@ -85,7 +89,7 @@ def find_signing_key(pem: bytes, where: str) -> str:
     for block in pem.split(BEGIN)[1:]:
         try:
             key = serialization.load_pem_public_key(BEGIN + block)
-        except ValueError:
+        except (ValueError, UnsupportedAlgorithm):
             continue
         if isinstance(key, Ed25519PublicKey):
             return key.public_bytes_raw().hex()

@@ -134,10 +134,15 @@ class ParameterVector:
         if tuple(self.values.shape) != (self.schema.size,):
             found = tuple(self.values.shape)
             raise ShapeError(f"the vector has shape {found}, the schema says ({self.schema.size},)")
-        if not all_finite(self.values):
+        if not math.isfinite(self.largest):
             raise NotFiniteError(
                 f"{self._first_not_finite()} holds NaN or infinity", "lower the learning rate"
             )
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest |value|, 0 where there is none; one pass, without a temporary."""
+        return largest_of(self.values)
 
     def _first_not_finite(self) -> str:
         for name, (start, end) in self.schema.offsets.items():
@@ -252,7 +257,15 @@ class ParameterVector:
 
 def all_finite(values: Tensor) -> bool:
     """Whether no value is NaN or infinity, without a temporary of their size."""
-    return not values.numel() or all(math.isfinite(end) for end in torch.aminmax(values))
+    return math.isfinite(largest_of(values))
+
+
+def largest_of(values: Tensor) -> float:
+    """The largest |value|, 0 where there is none; NaN or infinity where one is."""
+    if not values.numel():
+        return 0.0
+    least, most = map(float, torch.aminmax(values))
+    return math.nan if math.isnan(least) or math.isnan(most) else max(abs(least), abs(most))
 
 
 def bytes_of_tensor(tensor: Tensor) -> memoryview:

@@ -38,7 +38,7 @@ TORN_BYTES = 7  # what a torn append lacks
 def process_name(argv: list[str]) -> str:
     """Which of a federation's processes this is, from its command line; '' for any other."""
     words = [PurePath(word).name for word in argv]
-    for word in words[:2]:
+    for word in words[:3]:
         known = {"gobelin.server.superlink": "superlink", "flower-superexec": "superexec"}
         known["flwr-serverapp"] = "serverapp"
         if word in known:

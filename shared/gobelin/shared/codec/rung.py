@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from gobelin.shared.codec.table import CodecName, codec_named, rungs_from
+from collections.abc import Container
+
+from gobelin.shared.codec.table import CODECS, CodecName, codec_named, rungs_from
 from gobelin.shared.errors import BudgetError
 from gobelin.shared.vector import ParameterSchema
 
 
-def pick_rung(asked: str, schema: ParameterSchema, budget: float | None) -> CodecName:
-    """The finest codec, `asked` or a coarser one, whose payload never exceeds `budget` bytes.
+def pick_rung(
+    asked: str,
+    schema: ParameterSchema,
+    budget: float | None,
+    allowed: Container[str] = frozenset(CODECS),
+) -> CodecName:
+    """The finest of the `allowed` codecs, `asked` or a coarser one, that never exceeds `budget`.
+
+    `budget` is the most bytes of a payload.
 
     From the sizes that schema and codec allow, so that the choice stands before anything is
     trained: what is finished can always be sent. Without a budget it is the codec asked for.
     Raises BudgetError when even the coarsest may not fit, CodecError on an unknown name.
     """
-    rungs = rungs_from(asked)
+    rungs = [rung for rung in rungs_from(asked) if rung in allowed]
+    if not rungs:
+        raise BudgetError(f"nothing as coarse as {asked} may leave", "allow another codec")
     if budget is None:
         return rungs[0]
     for name in rungs:

@@ -1,0 +1,55 @@
+"""What a node trains with: its device and precision, its data, and the trainer of a recipe."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from gobelin.client.crew import Leader
+from gobelin.client.home import ComputeSettings, NodeSettings
+from gobelin.client.trainer import LocalTrainer
+from gobelin.shared.data import BatchStream
+from gobelin.shared.errors import ConfigError
+from gobelin.shared.objective.ranks import Ranks
+from gobelin.shared.recipe import Recipe
+
+
+def build_trainer(settings: NodeSettings, recipe: Recipe, seed: int) -> LocalTrainer:
+    """The trainer of a recipe on the node's data, in the order of `seed`; it leads a crew's."""
+    compute, data = settings.compute, settings.data
+    if compute.threads:
+        torch.set_num_threads(compute.threads)
+    source = recipe.modality(data.modality).open(
+        data.path, memory=data.cache_mb * 2**20, on_bad=data.on_bad
+    )
+    stream = BatchStream(source, recipe.inner.batch_size, seed)
+    device = pick_device(compute)
+    precision = pick_precision(compute, device)
+    common = (recipe, stream.batch, device, precision, compute.compile)
+    ranks = Ranks.here()
+    if ranks is None or ranks.rank > 0:
+        return LocalTrainer(*common, modality=data.modality)
+    return Leader(*common, modality=data.modality, seed=seed)
+
+
+def pick_device(compute: ComputeSettings) -> str:
+    """The torch device of the settings; raises ConfigError when this machine lacks it."""
+    wanted = compute.device
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError, ValueError):
+        raise ConfigError(
+            f"compute.device = {wanted!r} is not usable on this machine",
+            "use cpu or auto, or install a torch build for that device",
+        ) from None
+    return wanted
+
+
+def pick_precision(compute: ComputeSettings, device: str) -> Literal["fp32", "bf16"]:
+    """bf16 where asked for, or by itself on a GPU that has it."""
+    if compute.precision != "auto":
+        return compute.precision
+    return "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"

@@ -1,0 +1,70 @@
+"""The aggregator's envelopes: it seals what goes to a node, and opens what comes from one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from gobelin.protocols.envelope import (
+    FAREWELL,
+    PLAN,
+    RECALLED,
+    SignedEnvelope,
+    digest_of_receipts,
+)
+from gobelin.protocols.messages import Farewell, Receipt, RoundPlan
+from gobelin.server.home import AggregatorHome, RoundSettings
+from gobelin.shared.envelope import MICRO, NEVER, seal
+
+
+class Envelopes:
+    """Of one federation."""
+
+    def __init__(self, home: AggregatorHome, wall: Callable[[], float] = time.time) -> None:
+        """`wall` is Unix time in seconds."""
+        self._key = home.signing_key()
+        self._lifetime = int(lifetime_s(home.settings().rounds) * MICRO)
+        self._wall = wall
+
+    def now(self) -> int:
+        """Unix time in microseconds."""
+        return int(self._wall() * MICRO)
+
+    def of_plan(
+        self, plan: RoundPlan, member: str, node: str, receipts: Sequence[Receipt], alone: bool
+    ) -> SignedEnvelope:
+        """Of a plan for a node; `alone` it is a recall."""
+        purpose, now = RECALLED if alone else PLAN, self.now()
+        return self._seal(purpose, plan, member, node, receipts, now + self._lifetime)
+
+    def of_farewell(
+        self, farewell: Farewell, member: str, node: str, receipts: Sequence[Receipt]
+    ) -> SignedEnvelope:
+        """Of the farewell to a node; what has ended stays so."""
+        return self._seal(FAREWELL, farewell, member, node, receipts, NEVER)
+
+    def _seal(
+        self,
+        purpose: str,
+        message: RoundPlan | Farewell,
+        member: str,
+        node: str,
+        receipts: Sequence[Receipt],
+        expires: int,
+    ) -> SignedEnvelope:
+        return seal(
+            self._key,
+            purpose,
+            message,
+            member=member,
+            node=node,
+            issued=self.now(),
+            expires=expires,
+            receipts_digest=digest_of_receipts(receipt.to_bytes() for receipt in receipts),
+        )
+
+
+def lifetime_s(rounds: RoundSettings) -> float:
+    """The longest that a plan may be answered: its round's, and those it may be late for."""
+    of_one = rounds.wait_for_members_s + rounds.attempts * rounds.deadline_s
+    return (1 + rounds.max_staleness) * of_one

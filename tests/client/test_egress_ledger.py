@@ -1,0 +1,87 @@
+"""The egress ledger is whole or says where it is not, and a kill loses nothing that left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gobelin.client.egress_ledger import Departure, EgressLedger, total
+from gobelin.shared.errors import EgressError
+
+MADE = Departure("contribution", 3, "int4", "d" * 64, 1000, 184, ("loss",))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "egress.jsonl"
+
+
+def ledger(file: Path, at: float = 100.0) -> EgressLedger:
+    return EgressLedger(file, lambda: at)
+
+
+def fill(file: Path, departures: int = 3) -> list[dict[str, object]]:
+    book = ledger(file)
+    for _ in range(departures):
+        number = book.leaving(MADE)
+        book.left(number, 1500, {"PushMessages": 1, "PushObject": 4})
+        book.session(90, {"PullMessages": 2})
+    return book.records()
+
+
+def test_what_was_recorded_adds_up_also_for_the_next_process(file: Path) -> None:
+    fill(file)
+    totals = total(ledger(file).records())
+    assert (totals.records, totals.departures, totals.payload_bytes) == (9, 3, 3000)
+    assert (totals.wire_bytes, totals.requests) == (3 * 1590, 3 * 7)
+    assert ledger(file).sent_since(0) == 3 * 1184
+    assert ledger(file).sent_since(101) == 0
+
+
+def test_what_is_about_to_leave_is_on_disk_before_it_does(file: Path) -> None:
+    number = ledger(file).leaving(MADE)
+    (row,) = ledger(file).records()  # as after a kill
+    assert (row["number"], row["kind"], row["digest"]) == (number, "leaving", MADE.digest)
+    assert total([row]).departures == 0  # whether it left nobody knows
+
+
+def test_every_changed_dropped_or_moved_line_is_found(file: Path) -> None:
+    fill(file)
+    lines = file.read_bytes().splitlines(True)
+    for place in range(len(lines) - 1):
+        for damaged in (
+            [*lines[:place], *lines[place + 1 :]],
+            [*lines[:place], lines[place], *lines[place:]],
+            [*lines[:place], lines[place + 1], lines[place], *lines[place + 2 :]],
+        ):
+            file.write_bytes(b"".join(damaged))
+            with pytest.raises(EgressError, match="damaged"):
+                ledger(file).records()
+    for place, line in enumerate(lines):
+        row = json.loads(line)
+        for key in row:
+            changed = {**row, key: "x" if row[key] != "x" else "y"}
+            text = json.dumps(changed, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+            file.write_bytes(b"".join([*lines[:place], text, *lines[place + 1 :]]))
+            with pytest.raises(EgressError, match=f"record {place} "):
+                ledger(file).records()
+    file.write_bytes(b"\xff\n")
+    with pytest.raises(EgressError):
+        ledger(file).leaving(MADE)  # nothing leaves that cannot be put on record
+
+
+def test_what_a_kill_leaves_of_a_line_is_no_record(file: Path) -> None:
+    before = fill(file, 1)
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'{"number": 3, "at"')
+    assert ledger(file).records() == before
+    book = ledger(file)
+    book.leaving(MADE)
+    assert len(book.records()) == len(ledger(file).records()) == 4
+
+
+def test_the_ledger_is_its_owners_alone(file: Path) -> None:
+    fill(file, 1)
+    assert file.stat().st_mode & 0o777 == 0o600
