@@ -73,6 +73,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     with Loopback(folder / "net", members, local_steps=2, options=options) as net:
         net.found()
         net.start_aggregator()
+        net.wait_for("waiting")
         refused = send_much(net)
         net.processes["north"] = start(net, guard)
         net.wait()
