@@ -102,7 +102,7 @@ class SealedWorld(World):
             return None
         node.heard.append((session.round, session.session, call.phase))
         if at == node.fails_at:
-            error = Reply(node_id, error="gobelin:sealing.peers", plan=call.digest)
+            error = Reply(node_id, error="gobelin:peers", plan=call.digest)
             return self.arrive(0.3, error)
         try:
             self.arrive(0.3, node.hear(call, self.aggregator))

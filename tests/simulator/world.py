@@ -52,7 +52,8 @@ class World:
         self._inbox: list[Reply] = []
         self.nodes_by_id: dict[str, Node] = {}
         for number, (owner, pace) in enumerate(zip(scenario.owners, scenario.paces, strict=True)):
-            entry = Entry(owner, f"n{number}", f"{scenario.seed} {number}")
+            key = f"{scenario.seed} {number}"
+            entry = Entry(owner, f"n{number}", key, key)
             self.nodes_by_id[entry.id] = Node(entry, self, pace)
         self.roster = Roster(tuple(node.entry for node in self.nodes_by_id.values()))
         disk.strikes = self.strikes
@@ -161,7 +162,8 @@ class World:
         away = [node.entry for node in self.nodes_by_id.values() if node.id not in on_it]
         if not away:
             number = len(self.nodes_by_id)
-            entry = Entry(f"m{number}", f"n{number}", f"{self.scenario.seed} {number}")
+            key = f"{self.scenario.seed} {number}"
+            entry = Entry(f"m{number}", f"n{number}", key, key)
             self.nodes_by_id[entry.id] = Node(entry, self, self.chance.uniform(0.5, 6))
             away = [entry]
         self.roster = self.roster.admit(self.chance.choice(away))
