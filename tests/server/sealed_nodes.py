@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from gobelin.protocols.bundle import WireArray
 from gobelin.protocols.messages import RoundPlan
 from gobelin.protocols.sealing import ENCODING_MASKED, MASK, MASKED, SealedCall
-from gobelin.server.admission import WireArray
 from gobelin.server.courier import Parcel, Reply
 from gobelin.shared.errors import SealingError
 from gobelin.shared.sealing import Mask, Peer, PeerState, Ring, add_masks, masked_digest
@@ -53,9 +53,9 @@ class SealedNode(Node):
         self._words = ring.words(held.values) + excess
         self._schema = base.schema
         salted = hashlib.sha256(b"salt" + held.digest.encode()).hexdigest()
-        said = {"delta_digest": salted, "samples": 80, "sealed": True, **changes}
+        said = {"delta_digest": salted, "samples": 16, "sealed": True, **changes}
         header = contribution(plan, **said)
-        return Reply(self.id, header.to_bytes(), {})
+        return Reply(self.id, header.to_bytes(), {}, envelope=self.sign(header))
 
     def hear(self, call: SealedCall, aggregator: str) -> Reply:
         """Answer a call, as after a restart."""
@@ -102,7 +102,7 @@ class SealedWorld(World):
             return None
         node.heard.append((session.round, session.session, call.phase))
         if at == node.fails_at:
-            error = Reply(node_id, error="gobelin:sealing.peers", plan=call.digest)
+            error = Reply(node_id, error="gobelin:peers", plan=call.digest)
             return self.arrive(0.3, error)
         try:
             self.arrive(0.3, node.hear(call, self.aggregator))
@@ -154,8 +154,9 @@ def twin(node: SealedNode, ring: Ring, names: dict[int, set[str]]) -> Node:
         if node.name not in names[plan.round]:
             return []
         held = ParameterVector(base.schema, ring.round(node.delta(plan.round, base).values))
-        header = contribution(plan, held.digest, samples=80)
-        return [(0.5, Reply(same.id, header.to_bytes(), wired(held.segments())))]
+        header = contribution(plan, held.digest, samples=16)
+        arrays, envelope = wired(held.segments()), same.sign(header)
+        return [(0.5, Reply(same.id, header.to_bytes(), arrays, envelope=envelope))]
 
     same = Node(node.name, answer=answer)
     return same

@@ -128,7 +128,7 @@ def test_all_nodes_replies_are_asked_for_at_once_and_those_on_their_way_no_more(
     for _ in range(2):
         coming.look(["6", "7", "8"])
     assert link.asked == [["6", "7", "8"], ["6", "8"]]
-    assert coming.pull("6") == []
+    assert coming.pull("6", SMALL) == []
     coming.look(["7"])
     assert len(link.asked) == 2
 

@@ -11,8 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from gobelin.server.aggregation import InMemory, weighted_mean
+from gobelin.server.cli import app
 from gobelin.server.founding import Charter, admit_node, found
 from gobelin.server.home import AggregatorHome
 from gobelin.server.sealed_policy import require_places, require_sealable
@@ -117,3 +119,17 @@ def test_a_sum_of_words_that_are_no_deltas_is_told(tmp_path: Path) -> None:
     one_too_much = np.array([8 * 2**ring.bits + 1], np.uint32)
     with pytest.raises(GarbledSumError):
         ring.mean(one_too_much, 8)
+
+
+def test_one_option_founds_a_federation_that_can_be_sealed(tmp_path: Path) -> None:
+    options = ["--name", "fed", "--home", str(tmp_path / "home"), "--recipe", "toy"]
+    options += ["--address", "127.0.0.1:0", "--sealed"]
+    refused = CliRunner().invoke(app, ["init", *options])
+    assert isinstance(refused.exception, ConfigError)  # two members are no crowd
+    assert "rounds.min_members = 3" in refused.exception.remedy
+    told = CliRunner().invoke(app, ["init", *options, "--min-members", "3"])
+    assert told.exit_code == 0
+    assert "nobody sees a member's delta" in told.output
+    settings = AggregatorHome(tmp_path / "home").settings()
+    assert settings.rounds.sealed
+    assert not settings.policy.collapse_gate

@@ -100,7 +100,7 @@ def test_a_round_that_never_has_enough_is_given_up_and_the_base_stays(
     with pytest.raises(RoundError, match="too few contributions 3 times: 2 of 3"):
         fed.run()
     assert fed.home.sealed_rounds() == [0]
-    assert fed.events("sealing_refused")[0]["reason"] == "gobelin:sealing.peers"
+    assert fed.events("sealing_refused")[0]["reason"] == "gobelin:peers"
 
 
 def test_who_has_agreed_is_waited_for_and_the_same_session_is_gone_on_with(

@@ -19,6 +19,7 @@ from gobelin.shared.errors import (
     ContributionError,
     EnvelopeError,
     GobelinError,
+    SealingError,
     VectorError,
 )
 from gobelin.shared.keys import write_authority
@@ -107,7 +108,8 @@ def test_every_family_has_an_exit_code_of_its_own() -> None:
 
 def test_a_member_of_a_family_shares_its_exit_code_and_begins_with_its_code() -> None:
     members = [kind for kind in errors() if kind.__base__ is not GobelinError]
-    assert {kind.__base__ for kind in members} == {ContributionError, EnvelopeError, VectorError}
+    families = {ContributionError, EnvelopeError, SealingError, VectorError}
+    assert {kind.__base__ for kind in members} == families
     for kind in members:
         family = kind.__base__
         assert issubclass(family, GobelinError)

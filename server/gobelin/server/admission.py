@@ -97,14 +97,18 @@ class Announced:
 
 
 def admit_sealed(
-    plan: RoundPlan, header: bytes, arrays: Mapping[str, WireArray], moments: WireArray | None
+    plan: RoundPlan,
+    header: bytes,
+    arrays: Mapping[str, WireArray],
+    moments: WireArray | None,
+    batch: int | None = None,
 ) -> Announced | Refusal:
     """Check a reply to a sealed plan, which has a header and nothing beside it."""
     try:
         contribution = Contribution.from_bytes(header)
     except MalformedMessageError as error:
         return Refusal(RefusalCode.MALFORMED, str(error))
-    if refusal := _answers(plan, contribution):
+    if refusal := _answers(plan, contribution) or _claims(contribution, batch):
         return refusal
     if arrays or moments is not None or not contribution.sealed:
         return Refusal(RefusalCode.UNSEALED, "something came in the clear in a sealed round")

@@ -262,7 +262,7 @@ class OpenRound:
         plan = self._plans.get(asked.round, self._plan)
         beside = reply.arrays, reply.moments
         if plan.sealed:
-            return admit_sealed(plan, header, *beside)
+            return admit_sealed(plan, header, *beside, batch=self._batch)
         return admit(plan, self._schemas, self._dim, header, *beside, batch=self._batch)
 
     def _row(

@@ -204,16 +204,16 @@ class SealingError(GobelinError):
     code, exit_code = "sealing", 50
 
 
-class PeersError(SealingError):
-    """Too few others, or not those this node knows, for it to hide among."""
-
-    code, exit_code = "sealing.peers", 51
-
-
 class GarbledSumError(SealingError):
     """A sealed round's sum is none that its deltas could have: nobody can add them up again."""
 
     code = "sealing.garbled"
+
+
+class PeersError(GobelinError):
+    """Too few others, or not those this node knows, for it to hide among."""
+
+    code, exit_code = "peers", 51
 
 
 class UnreachableError(GobelinError):
