@@ -19,6 +19,7 @@ def linear(x: Tensor, layer: nn.Linear, rows: slice = slice(None), gelu: bool = 
     With `gelu`, the exact GELU of it. Where gradients are recorded it is F.linear itself.
     """
     weight, bias = layer.weight[rows], layer.bias[rows]
+    x = x.contiguous()  # else it is multiplied as a batch, with a copy of the weights for each
     if not _by_onednn(x, weight):
         made = F.linear(x, weight, bias)
         return F.gelu(made) if gelu else made

@@ -148,8 +148,7 @@ class CausalAttention(nn.Module):
             pair = self._made(tokens, 1, 3)
             key, value = (self._heads(x) for x in pair.chunk(2, dim=-1))
             return linear(pair[..., self.inner :], self.out), (key, value)
-        # contiguous: else it is multiplied as a batch, with a copy of the weights for each
-        asking = tokens[:, -1:].contiguous() if last else tokens
+        asking = tokens[:, -1:] if last else tokens
         query = self._heads(self._made(asking, 0, 1))
         key, value = (self._heads(x) for x in self._made(tokens, 1, 3).chunk(2, dim=-1))
         if past is not None:
