@@ -170,7 +170,7 @@ class OpenRound:
             self._rim.sleep(POLL_S)
 
     def _look(self) -> None:
-        roster = {n.id: Seat(n.member, n.name) for n in self._rim.home.roster().nodes}
+        roster = {n.id: Seat(n.member, n.name) for n in self._rim.home.roster().contributors}
         online = {s.id: s.activated_at for s in self._rim.courier.nodes() if s.online}
         self._advance(Looked(self._rim.clock(), roster, online))
 

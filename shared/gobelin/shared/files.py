@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from gobelin.shared.errors import StateError
 
+MANIFEST = "manifest.json"  # of a checkpoint, what says that it is whole
 PRIVATE = 0o600
 PUBLIC = 0o644
 _UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")  # as tempfile completes the prefixes below
