@@ -32,7 +32,7 @@ from gobelin.shared.errors import (
     StateError,
 )
 from gobelin.shared.federation import federation_digest, parse_certificate, spki_pin
-from gobelin.shared.files import PRIVATE, read_json, write_atomic, write_json
+from gobelin.shared.files import PRIVATE, is_unfinished, read_json, write_atomic, write_json
 from gobelin.shared.invite import AGAIN, Invite
 from gobelin.shared.keys import (
     fingerprint,
@@ -128,8 +128,8 @@ class Joining:
                 )
             self._node = settings.node
         elif home.folder.exists() and not home.key_file.exists():
-            left = {path.name for path in home.folder.iterdir()} - {".lock"}
-            if left:
+            left = [path for path in home.folder.iterdir() if not is_unfinished(path)]
+            if {path.name for path in left} - {".lock"}:
                 raise StateError(f"{home.folder} is not empty", "choose an empty or new --home")
         known = read_json(home.enrolment_file) if home.enrolment_file.exists() else {}
         if known.get("invite") != self._invite.id:
@@ -206,7 +206,7 @@ def enrolment_request(home: NodeHome) -> pb.EnrolRequest:
         invite=facts["invite"],
         member=facts["member"],
         node=facts["node"],
-        csr=make_csr(load_private_key(home.key_file), facts["node"]).decode(),
+        csr=make_csr(load_private_key(home.key_file), facts["node"], signing.public).decode(),
         signing_key=signing.public,
         at_ms=int(time.time() * 1000),
     )

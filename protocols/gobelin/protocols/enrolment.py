@@ -25,8 +25,8 @@ CONTRIBUTOR, OBSERVER = "contributor", "observer"  # roles
 class Enrolment(Message):
     """A node's request to be admitted, signed by the Ed25519 key it names.
 
-    The certificate signing request proves possession of the EC key (RFC 2986), the signature over
-    the whole that of the other one, and that both belong together.
+    The certificate signing request proves possession of the EC key (RFC 2986) and names the other
+    key, the signature over the whole proves possession of that one: so both belong together.
     """
 
     federation_digest: str

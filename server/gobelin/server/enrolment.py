@@ -156,7 +156,7 @@ class Desk:
         try:
             asked = Enrolment.from_bytes(statement)
             verify(asked.signing_key, PURPOSE_ENROLMENT, statement, signature)
-            key = public_pem(key_of_csr(asked.csr.encode())).decode()
+            key = public_pem(key_of_csr(asked.csr.encode(), asked.signing_key)).decode()
             require_name(asked.node)
         except (MalformedMessageError, SignatureError):
             return _refused("malformed", "the enrolment is malformed or not signed by its key")

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 MAX_REQUEST_BYTES = 1 << 16  # of any request: known before it is read
 WORKERS = 8
 WAITING_CALLS = 64  # beyond them a call is refused at once
-FAILURES = 10  # refused enrolments within FAILURE_WINDOW_S, of one invite or one host
+FAILURES = 10  # refused enrolments by one invite within FAILURE_WINDOW_S
 FAILURE_WINDOW_S = 60.0
 PAGE = 500  # records in one answer
 GRACE_S = 2.0  # for calls under way when the service ends
@@ -59,28 +59,31 @@ OPTIONS = [
 
 
 class Throttle:
-    """Counts failures by caller, and says when one has had too many of late."""
+    """Counts failures by caller, and says when one has had too many of late.
+
+    Callers are keys that TLS has shown, not hosts: a site's nodes may share one address.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._failed: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=FAILURES))
         self._lock = threading.Lock()
 
-    def note(self, *callers: str) -> None:
-        """One more failure of each."""
+    def note(self, caller: str) -> None:
+        """One more failure."""
         with self._lock:
-            for caller in callers:
-                self._failed[caller].append(self._clock())
+            self._failed[caller].append(self._clock())
 
-    def wait_s(self, *callers: str) -> float:
-        """Seconds until they may try again; 0 for now."""
+    def wait_s(self, caller: str) -> float:
+        """Seconds until it may try again; 0 for now."""
         with self._lock:
             now = self._clock()
-            for caller, times in list(self._failed.items()):
+            for known, times in list(self._failed.items()):
                 if now - times[-1] >= FAILURE_WINDOW_S:
-                    del self._failed[caller]  # long ago
-            full = [self._failed[c] for c in callers if len(self._failed.get(c, ())) == FAILURES]
-            return max((FAILURE_WINDOW_S - (now - times[0]) for times in full), default=0.0)
+                    del self._failed[known]  # long ago
+            times = self._failed.get(caller, deque())
+            full = len(times) == FAILURES
+            return max(0.0, FAILURE_WINDOW_S - (now - times[0])) if full else 0.0
 
 
 class Service(FederationServicer):
@@ -103,12 +106,12 @@ class Service(FederationServicer):
 
     def Enrol(self, request: pb.EnrolRequest, context: grpc.ServicerContext) -> pb.EnrolmentReply:
         """Take an enrolment by the holder of an invite."""
-        key, host = _key_of(context), context.peer().rpartition(":")[0]
-        if wait_s := self._throttle.wait_s(key, host):
+        key = _key_of(context)
+        if wait_s := self._throttle.wait_s(key):
             _deny(context, grpc.StatusCode.RESOURCE_EXHAUSTED, f"try again in {wait_s:.0f} s")
         outcome = self._desk.enrol(key, request.enrolment, request.signature)
         if outcome.reason:
-            self._throttle.note(key, host)
+            self._throttle.note(key)
             log.warning("enrolment refused: %s", outcome.reason)
         return self._told(outcome)
 

@@ -22,22 +22,32 @@ RENEW_AT = 2 / 3
 ANCHOR_DAYS = 3650.0  # of an invite's key: whether the invite still holds is told in words
 
 
-def make_csr(key: ec.EllipticCurvePrivateKey, node: str) -> bytes:
-    """A certificate signing request of a node's key, PEM: it proves possession (RFC 2986)."""
-    request = x509.CertificateSigningRequestBuilder().subject_name(_named(node))
+def make_csr(key: ec.EllipticCurvePrivateKey, node: str, signing_key: str) -> bytes:
+    """A certificate signing request of a node's key, PEM: it proves possession (RFC 2986).
+
+    It names the node's other key, so that nobody else can show the request as his own.
+    """
+    subject = x509.Name([*_named(node), x509.NameAttribute(NameOID.SERIAL_NUMBER, signing_key)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject)
     return request.sign(key, hashes.SHA384()).public_bytes(serialization.Encoding.PEM)
 
 
-def key_of_csr(pem: bytes) -> ec.EllipticCurvePublicKey:
-    """The key a request is for; raises ConfigError unless its holder signed the request."""
+def key_of_csr(pem: bytes, signing_key: str) -> ec.EllipticCurvePublicKey:
+    """The key a request is for; raises ConfigError unless its holder signed it for this other key.
+
+    Keys are P-384, as `make_key` makes them.
+    """
     try:
         request = x509.load_pem_x509_csr(pem)
         signed = request.is_signature_valid
+        named = [a.value for a in request.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)]
     except Exception:
         raise ConfigError("this is no certificate signing request") from None
     key = request.public_key()
     if not signed or not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != CURVE:
         raise ConfigError("the certificate signing request is not signed by its own P-384 key")
+    if named != [signing_key]:
+        raise ConfigError("the certificate signing request is for another signing key")
     return key
 
 

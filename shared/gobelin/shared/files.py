@@ -111,10 +111,15 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(tmp)
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether a file or folder is what a killed writer has left, by its name."""
+    return bool(_UNFINISHED.fullmatch(path.name))
+
+
 def sweep(folder: Path) -> None:
     """Remove what writers that were killed have left unfinished; for the folder's sole owner."""
     for path in list(folder.rglob(".*")):
-        if not _UNFINISHED.fullmatch(path.name):
+        if not is_unfinished(path):
             continue
         if path.is_dir():
             shutil.rmtree(path)
