@@ -1,8 +1,9 @@
 """kill −9 at every step of joining, on either side: each node ends enrolled, with one roster entry.
 
 An undisturbed enrolment by real processes tells what they come by: durable file operations,
-requests and answers. Then, for every such point, just before it, in it and just after it, a fresh
-enrolment in which the process is killed there; the same command is run again until it ends well.
+requests and answers. Every such point, just before it, in it and just after it, is then reached:
+several in one fresh enrolment, one after the other, and what is not come by that way in one of its
+own. Whoever is killed is started again by the same command, until joining ends well.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--points", type=int, default=0, help="at most so many; 0 for all")
+    parser.add_argument("--chain", type=int, default=8, help="kills in one enrolment")
     options = parser.parse_args()
     shutil.rmtree(FOLDER, ignore_errors=True)
     templates: SimpleQueue[Template] = SimpleQueue()
@@ -50,21 +52,28 @@ def main() -> None:
         raise SystemExit(f"the undisturbed enrolment went wrong: {undisturbed.wrong}")
     points = [point for group in candidates(undisturbed.operations) for point in group]
     points = points[: options.points or None]
+    chains = [points[n : n + options.chain] for n in range(0, len(points), options.chain)]
     failures: list[dict[str, Any]] = []
     reached: list[Point] = []
     with ThreadPoolExecutor(options.workers) as pool:
-        jobs = {p: pool.submit(enrol, f"point-{n:03d}", [p]) for n, p in enumerate(points)}
-        for point, job in jobs.items():
-            outcome = job.result()
-            reached += outcome.reached
-            if outcome.wrong:
-                failures.append({"point": str(point), "wrong": outcome.wrong})
-            state = "; ".join(outcome.wrong) or ("ok" if outcome.reached else "not come by")
-            print(f"{point}: {state}", flush=True)
+
+        def run(name: str, plans: list[list[Point]]) -> None:
+            jobs = [pool.submit(enrol, f"{name}-{n:03d}", plan) for n, plan in enumerate(plans)]
+            for plan, job in zip(plans, jobs, strict=True):
+                outcome = job.result()
+                reached.extend(outcome.reached)
+                if outcome.wrong:
+                    failures.append({"plan": list(map(str, plan)), "wrong": outcome.wrong})
+                told = "; ".join(outcome.wrong) or "enrolled, once"
+                print(f"{len(outcome.reached)} of {len(plan)} kills: {told}", flush=True)
+
+        run("chain", chains)
+        run("alone", [[point] for point in points if point not in reached])
     result = {
         "points": len(reached),
         "failures": len(failures),
         "failed": failures,
+        "enrolments": len(chains),
         "of_process": dict(Counter(point.process for point in reached)),
         "of_operation": dict(Counter(point.op for point in reached)),
         "not_come_by": sorted({str(p) for p in points} - {str(p) for p in reached}),

@@ -27,7 +27,7 @@ from tests.faults.gauntlet import INJECT
 from tests.faults.points import Point
 
 MEMBER = "join"  # and of its node, so that paths are told alike
-TRIES = 12  # of the same command, before it is said never to end
+TRIES = 20  # of the same command, before it is said never to end
 READY_S = 60.0
 COMMAND_S = 300.0
 
@@ -190,11 +190,13 @@ class Enrolment:
                 time.sleep(0.2)
 
     def _operations(self) -> dict[tuple[str, str, str], int]:
-        """How often each process came by each operation."""
+        """How often each process came by each operation, in order of the first time."""
+        rows = [
+            (float(line.split(" ", 1)[0]), file.name.rsplit(".", 1)[0], *line.split(" ", 2)[1:])
+            for file in (self._faults / "counts").iterdir()
+            for line in file.read_text().splitlines()
+        ]
         counted: dict[tuple[str, str, str], int] = {}
-        for file in (self._faults / "counts").iterdir():
-            for line in file.read_text().splitlines():
-                _, op, site = line.split(" ", 2)
-                key = (file.name.rsplit(".", 1)[0], op, site)
-                counted[key] = counted.get(key, 0) + 1
+        for _, process, op, site in sorted(rows):
+            counted[process, op, site] = counted.get((process, op, site), 0) + 1
         return counted

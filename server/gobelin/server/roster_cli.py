@@ -143,6 +143,7 @@ def role(
     node: Annotated[str, typer.Argument(help="Name of the node.")],
     role: Annotated[str, typer.Argument(help="contributor or observer.")],
     home: Home = DEFAULT_HOME,
+    as_json: AsJson = False,
 ) -> None:
     """Change what a node takes part in."""
     from dataclasses import replace
@@ -158,7 +159,7 @@ def role(
         entry = change.node(node)
         if entry.role != role:
             change.make(ROLE, replace(entry, role=role))
-    print(f"Node {node!r} is {role}.")
+    print(json.dumps({"node": node, "role": role}) if as_json else f"Node {node!r} is {role}.")
 
 
 def revoke(
