@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from examples.loopback import GOBELIN, Loopback, gobelin
+from gobelin.server.home import AggregatorHome
 from gobelin.shared.checkpoint import read_checkpoint
 from tests.federation.test_loopback import computed_here, private_images
 
@@ -26,13 +29,15 @@ def test_invite_join_run_and_what_the_node_sends_counts_until_it_is_revoked(
         data = private_images(tmp_path, "north", 0)
         said = gobelin("node", "join", invite(net, "north"), *at(net, "north"), "--data", data)
         assert "Node 'north' of 'north' has joined 'loopback'" in said
+        for setting in ("port", "service_port"):
+            assert refuses_tls_1_2(AggregatorHome(net.aggregator_home), setting)
         node = net.start_node("north")  # the third command, after pip install and join
         assert net.wait_for("contribution")["round"] == 1
         net.wait_for("round_sealed")
         gobelin("aggregator", "revoke", "north", "--home", net.aggregator_home)
         del net.processes["north"]
         assert node.wait(60) == 33
-        assert "no longer accepts this node's key" in net.log("north")
+        assert "this node's key" in net.log("north")  # no longer accepted, or not known any more
         refused = run("node", "roster", *at(net, "north"))
         assert (refused.returncode, "not on the roster" in refused.stderr) == (44, True)
         assert "members to be admitted" in net.wait_for("waiting", 2)["reason"]
@@ -55,6 +60,20 @@ def test_nodes_that_joined_end_at_the_digest_of_the_same_rounds_in_one_process(
         net.wait()
         vector = read_checkpoint(net.release).vector
         assert vector.digest == computed_here(dict(net.members), 2, "fp32")
+
+
+def refuses_tls_1_2(home: AggregatorHome, setting: str) -> bool:
+    """Whether a port closes the handshake of a client that knows no later version."""
+    network = home.settings().network
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with socket.create_connection((network.host, getattr(network, setting)), timeout=30) as raw:
+        try:
+            context.wrap_socket(raw).close()
+        except (ssl.SSLError, ConnectionError):
+            return True
+    return False
 
 
 def invite(net: Loopback, member: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import time
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from gobelin.protocols.enrolment import PURPOSE_ENROLMENT, REVOKE, Enrolment
 from gobelin.server.enrolment import Desk, Outcome
@@ -222,6 +225,27 @@ def test_of_the_secret_nothing_is_on_disk(places: Places) -> None:
     kept = json.loads((places.enrolment / "invites" / f"{invite.id}.json").read_text())
     assert "PRIVATE" not in kept["anchor"]
     assert (places.enrolment / "invites" / f"{invite.id}.json").stat().st_mode & 0o77 == 0
+
+
+@given(st.binary(max_size=400), st.text(max_size=150))
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_bytes_do_anything_but_be_refused(places: Places, data: bytes, signature: str) -> None:
+    invite = SHOWN.setdefault(places.folder, invited(places))
+    told = Desk(places).enrol(key_of(invite), data, signature)
+    assert (told.state, told.reason) == ("refused", "malformed")
+
+
+@given(field=st.sampled_from([f.name for f in dataclasses.fields(Enrolment)]), value=st.text())
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_field_that_a_node_signs_breaks_the_desk(places: Places, field: str, value: str) -> None:
+    invite = SHOWN.setdefault(places.folder, invited(places))
+    if field != "node":
+        told = show(places, invite, WHO, **{field: value})
+        assert (told.state, names(places)) == ("refused", [])
+
+
+SHOWN: dict[Path, Invite] = {}
+WHO = Applicant()
 
 
 def test_what_asks_under_no_known_key_or_path_is_unknown(places: Places) -> None:
