@@ -149,7 +149,7 @@ def test_a_service_that_died_is_started_again_and_the_rounds_go_on(
 
 
 def test_the_services_port_must_be_free_too(tmp_path: Path, taken: int) -> None:
-    found(tmp_path / "home", Charter("fed", "toy", "127.0.0.1:0", service_port=taken))
+    found(tmp_path / "home", Charter("fed", "toy", "127.0.0.1:0"), taken)
     with pytest.raises(PortInUseError, match=f"127.0.0.1:{taken}") as caught:
         Supervisor(AggregatorHome(tmp_path / "home"), lambda event: None)
     assert "network.service_port" in caught.value.remedy

@@ -80,7 +80,7 @@ class Connection:
         options = [("grpc.max_receive_message_length", MAX_REPLY_BYTES)]
         self._address = address
         self._channel = grpc.secure_channel(address, credentials, options)
-        self._stub = FederationStub(self._channel)
+        self._stub = FederationStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
         return self

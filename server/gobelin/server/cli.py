@@ -78,7 +78,6 @@ def init(
         name=name,
         recipe=recipe,
         address=address,
-        service_port=service_port,
         seed=seed,
         rounds={
             "rounds": rounds,
@@ -98,7 +97,7 @@ def init(
         aggregation={"rule": rule},
         policy={"cap": cap, "weights": weights, "probe": probe and str(probe.resolve())},
     )
-    founded = found(home, charter)
+    founded = found(home, charter, service_port)
     if as_json:
         print(json.dumps(founded))
         return

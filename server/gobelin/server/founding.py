@@ -34,16 +34,16 @@ class Charter:
     recipe: str
     address: str
     seed: int = 0
-    service_port: int = 0  # 0: the one after the address's, or a free one where that is free
     rounds: Mapping[str, Any] = field(default_factory=dict)
     outer: Mapping[str, Any] = field(default_factory=dict)
     aggregation: Mapping[str, Any] = field(default_factory=dict)
     policy: Mapping[str, Any] = field(default_factory=dict)
 
 
-def found(folder: Path, charter: Charter) -> dict[str, Any]:
+def found(folder: Path, charter: Charter, service_port: int = 0) -> dict[str, Any]:
     """Write a new aggregator home, whole or not at all.
 
+    `service_port` 0 is the one after the address's, or a free one where that is to be free.
     Raises StateError when one is there, ConfigError or DataError on a charter that cannot be kept.
     """
     from gobelin.shared.model import build_jepa  # torch: only when a model is really built
@@ -55,7 +55,9 @@ def found(folder: Path, charter: Charter) -> dict[str, Any]:
         raise StateError(f"{folder} is not empty", "choose an empty or new --home")
     host, port = choose_address(charter.address)
     recipe = load_recipe(charter.recipe)
-    service = _service_port(charter, host, port)
+    service = service_port or _second_port(charter, host, port)
+    if service == port:
+        raise ConfigError(f"port {port} is the rounds' own", "choose another --service-port")
     settings = _settings(charter, host, port, service)
     settings.require_fit(recipe)
     if settings.policy.probe is not None:
@@ -117,12 +119,8 @@ def choose_address(address: str) -> tuple[str, int]:
         ) from None
 
 
-def _service_port(charter: Charter, host: str, port: int) -> int:
-    """The service's port; a free one where the address's was to be a free one."""
-    if charter.service_port:
-        if charter.service_port == port:
-            raise ConfigError(f"port {port} is the rounds' own", "choose another --service-port")
-        return charter.service_port
+def _second_port(charter: Charter, host: str, port: int) -> int:
+    """The service's port: the next one, or a free one where the address's was to be free."""
     if parse_address(charter.address)[1]:
         return port + 1 if port < MAX_PORT else port - 1
     while (free := choose_address(format_address(host, 0))[1]) == port:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cryptography import x509
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from gobelin.server.roster import Roster
 from gobelin.server.roster_book import RosterBook
@@ -34,10 +34,10 @@ class NetworkSettings(Settings):
     service_port: Port = 9093
 
 
-class Front(BaseModel):
-    """What the outside knows of a federation, from `federation.toml`."""
+class Front(Settings):
+    """What the outside knows of a federation; the rest of `federation.toml` is passed over."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore")
 
     name: FederationName
     network: NetworkSettings = NetworkSettings()

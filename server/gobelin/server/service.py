@@ -188,7 +188,7 @@ def serve(places: Places, stop: threading.Event) -> None:
         options=OPTIONS,
         maximum_concurrent_rpcs=WAITING_CALLS,
     )
-    add_FederationServicer_to_server(Service(places), server)
+    add_FederationServicer_to_server(Service(places), server)  # type: ignore[no-untyped-call]
     try:
         server.add_secure_port(address, _credentials(places))
     except RuntimeError:
