@@ -257,6 +257,10 @@ class Desk:
         """All requests, those that wait first, then by time."""
         return sorted(self._read_requests(), key=lambda r: (r.decided != WAITING, r.at, r.node))
 
+    def waiting(self) -> list[Request]:
+        """The requests that wait for the operator."""
+        return [request for request in self.requests() if request.decided == WAITING]
+
     def decide(self, who: str, approve: bool, reason: str = "") -> Request:
         """Approve or refuse the request that waits under this name or these words.
 
@@ -273,7 +277,7 @@ class Desk:
         return decided
 
     def _find(self, who: str) -> Request:
-        waiting = [r for r in self._read_requests() if r.decided == WAITING]
+        waiting = self.waiting()
         told = " ".join(who.lower().split())
         found = [r for r in waiting if told == r.words or who.strip() == r.node]
         if len(found) != 1:
