@@ -22,7 +22,6 @@ SAMPLE = [
     "service:answer:Enrol:1:before",
     "service:append:aggregator/roster/log.jsonl:1:torn",
     "join:grpc:Enrol:1:after",  # admitted, and the node has not heard it
-    "join:rename:node.pem:1:after",
 ]
 
 

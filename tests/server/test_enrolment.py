@@ -228,7 +228,7 @@ def test_of_the_secret_nothing_is_on_disk(places: Places) -> None:
 
 
 @given(st.binary(max_size=400), st.text(max_size=150))
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_bytes_do_anything_but_be_refused(places: Places, data: bytes, signature: str) -> None:
     invite = SHOWN.setdefault(places.folder, invited(places))
     told = Desk(places).enrol(key_of(invite), data, signature)
@@ -236,7 +236,7 @@ def test_no_bytes_do_anything_but_be_refused(places: Places, data: bytes, signat
 
 
 @given(field=st.sampled_from([f.name for f in dataclasses.fields(Enrolment)]), value=st.text())
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_field_that_a_node_signs_breaks_the_desk(places: Places, field: str, value: str) -> None:
     invite = SHOWN.setdefault(places.folder, invited(places))
     if field != "node":
