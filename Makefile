@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RAY := $(VENV)/.installed-simulation
 
-.PHONY: demo demo-worldmodel test test-simulation lint bench clean help
+.PHONY: demo demo-worldmodel stubs test test-simulation lint bench clean help
 
 help:
 	@echo "make demo   three members weave one JEPA over Flower/gRPC (about 8 minutes on 2 cores)"
@@ -13,6 +13,7 @@ help:
 	@echo "make test   the tests"
 	@echo "make test-simulation   those that need Ray, which it installs (225 MB)"
 	@echo "make lint   formatting, lint, types, import contracts"
+	@echo "make stubs  protocols/ from its .proto"
 	@echo "make bench  every measurement in bench/ (make bench-NAME for one)"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -27,6 +28,10 @@ $(RAY): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt --editable '.[simulation]'
 	@touch $@
+
+stubs: $(STAMP)
+	$(BIN)/python -m grpc_tools.protoc -I protocols --python_out=protocols --pyi_out=protocols \
+	  --grpc_python_out=protocols protocols/gobelin/protocols/federation.proto
 
 demo: $(STAMP)
 	$(BIN)/python -m examples.demo $(if $(DATA),--data $(DATA))

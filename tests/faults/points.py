@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-ENGINE = ("supervisor", "superlink", "superexec", "serverapp")  # any other process is a node
+ENGINE = ("supervisor", "superlink", "superexec", "serverapp", "service")  # any other is a node
 PHASES = {"append": ("before", "torn", "after"), "write": ("before", "torn", "after")}
 MOST = 4  # n-th times of one operation
 FOUNDING = CLOSING = 3  # such points in one federation

@@ -284,3 +284,15 @@ def test_a_probe_without_images_is_refused_before_anything_is_written(tmp_path: 
 def test_weights_by_evidence_need_a_probe(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"set policy\.probe"):
         found(tmp_path / "home", charter(policy={"weights": "evidence"}))
+
+
+def test_the_service_has_the_port_after_the_rounds_unless_told_otherwise(tmp_path: Path) -> None:
+    founded = found(tmp_path / "a", charter(address="127.0.0.1:9092"))
+    assert founded["service"] == "127.0.0.1:9093"
+    assert found(tmp_path / "b", charter(address="127.0.0.1:65535"))["service"].endswith(":65534")
+    free = found(tmp_path / "c", charter(address="127.0.0.1:0"))
+    assert free["service"] != free["address"]
+    assert found(tmp_path / "d", charter(address="127.0.0.1:9092"), 7)["service"].endswith(":7")
+    with pytest.raises(ConfigError, match="the rounds' own"):
+        found(tmp_path / "e", charter(address="127.0.0.1:9092"), 9092)
+    assert not (tmp_path / "e").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from fractions import Fraction
 from pathlib import Path
 
@@ -291,6 +292,17 @@ def test_a_node_that_leaves_the_roster_is_neither_waited_for_nor_counted(
     assert [fed.counted(n) for n in (1, 2)] == [["north"], ["north"]]
     assert fed.sealed(1).facts["seconds"] < 25.0
     assert {event["reason"] for event in fed.events("refused")} == {"not_on_roster"}
+
+
+def test_an_observer_is_neither_asked_nor_waited_for_nor_counted(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    fed = federation(tmp_path, north, south, rounds=2, quorum=1.0, min_members=1)
+    watching = dataclasses.replace(south.entry, role="observer")
+    fed.home.write_roster(Roster((north.entry, watching)))
+    fed.run()
+    assert [fed.counted(n) for n in (1, 2)] == [["north"], ["north"]]
+    assert fed.world.offers("south") == []
 
 
 def test_a_late_answer_of_a_node_that_has_left_does_not_count(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from gobelin.server.enrolment import Desk
 from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
 from gobelin.server.journal import Journal
@@ -33,6 +35,10 @@ EVENTS: list[tuple[dict[str, Any], str]] = [
     (
         {"event": "up", "address": "host:9092", "superlink": 1, "superexec": 2},
         "up: nodes reach the aggregator at host:9092",
+    ),
+    (
+        {"event": "up", "address": "host:9092", "service_address": "host:9093"},
+        "up: nodes reach the aggregator at host:9092, and join at host:9093",
     ),
     (
         {"event": "round_opened", "round": 2, "attempt": 1, "base_digest": DIGEST},
@@ -168,6 +174,7 @@ def test_a_fresh_federation_has_sealed_round_0_only(
             "north-1": {"member": "north", **NOTHING_SENT},
             "south-1": {"member": "south", **NOTHING_SENT},
         },
+        "waiting": [],
         "broadcast": None,
         "influence": {},
         "reduced": {},
@@ -276,3 +283,13 @@ def test_a_line_torn_by_a_full_disk_does_not_hide_what_comes_after(home: Aggrega
     home.record({"event": "three"})
     events = [row["event"] for row in home.events()[0]]
     assert (events[0], events[-1]) == ("one", "three")
+
+
+def test_status_tells_who_waits_to_be_admitted(
+    home: AggregatorHome, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = SimpleNamespace(node="west-1")
+    monkeypatch.setattr(Desk, "waiting", lambda desk: [waits])
+    assert status_of(home, capsys)["waiting"] == ["west-1"]
+    print_status(home, as_json=False)
+    assert "waiting to be admitted: west-1; see" in capsys.readouterr().out

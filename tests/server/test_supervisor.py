@@ -121,13 +121,38 @@ def test_a_serverapp_is_dead_at_once_when_its_superexec_is(
     )
     monkeypatch.setattr(Child, "start", lambda child: None)
     monkeypatch.setattr(Child, "pid", property(lambda child: 1 if child.name in alive else None))
-    alive = {"superexec"}
+    alive = {"superexec", "service"}
     watching._revive()
     assert not watching._serverapp_died()  # a SuperLink may come and go
-    alive = {"superlink"}
+    alive = {"superlink", "service"}
     watching._revive()
     assert watching._serverapp_died()
     assert told == ["superlink", "superexec"]
+
+
+def test_a_service_that_died_is_started_again_and_the_rounds_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found(tmp_path / "home", Charter("fed", "toy", "127.0.0.1:0"))
+    told: list[str] = []
+    watching = Supervisor(
+        AggregatorHome(tmp_path / "home"), lambda event: told.append(event["process"])
+    )
+    started: list[str] = []
+    monkeypatch.setattr(Child, "start", lambda child: started.append(child.name))
+    monkeypatch.setattr(
+        Child, "pid", property(lambda child: None if child.name == "service" else 1)
+    )
+    watching._revive()
+    assert started == told == ["service"]
+    assert not watching._serverapp_died()
+
+
+def test_the_services_port_must_be_free_too(tmp_path: Path, taken: int) -> None:
+    found(tmp_path / "home", Charter("fed", "toy", "127.0.0.1:0"), taken)
+    with pytest.raises(PortInUseError, match=f"127.0.0.1:{taken}") as caught:
+        Supervisor(AggregatorHome(tmp_path / "home"), lambda event: None)
+    assert "network.service_port" in caught.value.remedy
 
 
 def test_a_database_is_made_anew_until_a_superlink_has_answered_with_it(

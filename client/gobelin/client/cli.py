@@ -52,7 +52,7 @@ def init(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make this node's key and settings; nothing is sent anywhere."""
+    """Make this node's keys and settings without an invite; nothing is sent anywhere."""
     from gobelin.client.founding import found_from_options
 
     founded = found_from_options(
@@ -96,13 +96,15 @@ def run(
 
     Several GPUs: torchrun --nproc-per-node N --no-python gobelin node run.
     """
-    from gobelin.client.home import NodeHome
+    from gobelin.client.home import NodeHome, require_member
+    from gobelin.client.membership import kept_up
     from gobelin.client.progress import Progress
     from gobelin.shared.files import sole_owner, sweep
     from gobelin.shared.signals import Stopped, stop_on_signals
 
     place = NodeHome(home)
     settings = place.settings()
+    require_member(place)
     if TORCHRUN in os.environ and _followed(settings):
         return
     with (
@@ -116,7 +118,8 @@ def run(
             progress.say(str(settings.egress))
             from gobelin.client.link import serve
 
-            serve(place, progress.on_status, give_up or math.inf)
+            with kept_up(place, progress.say):
+                serve(place, progress.on_status, give_up or math.inf)
             if TORCHRUN in os.environ:
                 from gobelin.client.crew import dismiss
 
@@ -167,3 +170,8 @@ def status(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
     from gobelin.client.progress import print_status
 
     print_status(NodeHome(home), as_json)
+
+
+from gobelin.client import membership_cli  # noqa: E402  its commands are part of this group
+
+membership_cli.add_to(app)

@@ -12,11 +12,16 @@ from gobelin.shared.data import kind_of
 from gobelin.shared.settings import check_settings
 
 
-def found_from_options(folder: Path, ca: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Found a node; raises ConfigError or DataError before anything is written."""
+def settings_from_options(values: Mapping[str, Any]) -> tuple[NodeSettings, str]:
+    """A node's settings and the kind of its data; raises ConfigError or DataError."""
     settings = check_settings(NodeSettings, values, where="the options")
     parse_address(settings.aggregator)
-    kind = kind_of(settings.data.path)
+    return settings, kind_of(settings.data.path)
+
+
+def found_from_options(folder: Path, ca: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Found a node; raises ConfigError or DataError before anything is written."""
+    settings, kind = settings_from_options(values)
     home = found_node(folder, settings, ca)
     return {
         "home": str(folder),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from gobelin.shared.errors import ConfigError, StateError
+from gobelin.shared.errors import ConfigError, EnrolmentError, StateError
 from gobelin.shared.files import PRIVATE, folder_atomic, read_json, write_atomic, write_json
 from gobelin.shared.keys import (
     check_certificate,
@@ -85,6 +85,10 @@ class NodeHome:
         self.key_file = folder / "node.key"
         self.signing_key_file = folder / "signing.key"
         self.public_key_file = folder / "node.pub"  # both public keys, for the roster
+        self.certificate_file = folder / "node.pem"  # of a node that has joined by an invite
+        self.enrolment_file = folder / "enrolment.json"  # whom it joined, and by which invite
+        self.invite_file = folder / "invite.key"  # the invite's secret; bound to this node's keys
+        self.exit = folder / "exit"  # what it was given when it left
         self.spool = folder / "spool"
         self.pins_file = folder / "pins.json"  # what this node has bound itself to
         self.status_file = folder / "status.json"
@@ -98,7 +102,10 @@ class NodeHome:
     def settings(self) -> NodeSettings:
         """The node's settings; raises StateError unless `gobelin node init` has been here."""
         if not self.settings_file.exists():
-            raise StateError(f"{self.folder} is no node home", "run `gobelin node init` first")
+            raise StateError(
+                f"{self.folder} is no node home",
+                "run `gobelin node join`, or `gobelin node init`, first",
+            )
         return read_settings(NodeSettings, self.settings_file)
 
     def aggregator_key(self) -> str:
@@ -154,6 +161,15 @@ def found_node(folder: Path, settings: NodeSettings, ca: Path) -> NodeHome:
         write_settings(place.settings_file, settings)
     load_private_key(home.key_file)
     return home
+
+
+def require_member(home: NodeHome) -> None:
+    """Raise EnrolmentError when the node has left its federation."""
+    if home.exit.exists():
+        raise EnrolmentError(
+            f"the node in {home.folder} has left its federation: see {home.exit}",
+            "join again with a new invite and another --home",
+        )
 
 
 @dataclass(frozen=True)

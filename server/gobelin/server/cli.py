@@ -23,6 +23,9 @@ def init(
     address: Annotated[
         str, typer.Option(help="host:port that nodes connect to; port 0 picks a free one.")
     ] = "127.0.0.1:9092",
+    service_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of enrolment and roster; 0: the one after.")
+    ] = 0,
     rounds: Annotated[int, typer.Option(min=1)] = 100,
     local_steps: Annotated[int, typer.Option(min=1, help="H, a node's steps a round.")] = 500,
     warmup_rounds: Annotated[
@@ -111,7 +114,7 @@ def init(
             **({"collapse_gate": False} if sealed else {}),
         },
     )
-    founded = found(home, charter)
+    founded = found(home, charter, service_port)
     if as_json:
         print(json.dumps(founded))
         return
@@ -132,9 +135,10 @@ def init(
             "Note: evidence favours members whose data are like the probe's; none has less than "
             "half or more than twice the median member's voice, and every round reports who."
         )
-    print(f"Give members {founded['ca']} and the address {founded['address']}; then:")
-    print(f"  gobelin aggregator admit --home {home} --member NAME node.pub")
+    print(f"Nodes connect to {founded['address']} and {founded['service']}. Run the rounds, and")
+    print("hand every member an invite; `gobelin node join` is all it takes there:")
     print(f"  gobelin aggregator up --home {home}")
+    print(f"  gobelin aggregator invite --home {home} --member NAME")
 
 
 @app.command()
@@ -142,12 +146,15 @@ def admit(
     key: Annotated[Path, typer.Argument(help="The node's public key, node.pub.")],
     member: Annotated[str, typer.Option(help="The institution that owns the node.")],
     node: Annotated[str, typer.Option(help="Name of the node.")] = "",
+    role: Annotated[str, typer.Option(help="contributor or observer.")] = "contributor",
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Put a node on the roster (also while the aggregator is up)."""
+    """Put a node on the roster by its node.pub, without an invite (also while up)."""
     from gobelin.server.founding import admit_node
+    from gobelin.server.roster import require_role
 
-    entry = admit_node(home, key, member, node or member)
+    require_role(role)
+    entry = admit_node(home, key, member, node or member, role)
     print(f"Admitted node {entry.name!r} of member {entry.member!r}: {entry.id[:16]}…")
 
 
@@ -178,3 +185,8 @@ def status(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
     from gobelin.server.progress import print_status
 
     print_status(AggregatorHome(home), as_json)
+
+
+from gobelin.server import roster_cli  # noqa: E402  its commands are part of this group
+
+roster_cli.add_to(app)

@@ -53,6 +53,7 @@ from gobelin.server.limits import Limit
 from gobelin.server.records import Records, enclosed, message_record, reply_of
 from gobelin.server.roster import Roster
 from gobelin.server.rounds import RoundEngine
+from gobelin.server.tls import TLS13
 from gobelin.server.uploads import Uploads
 from gobelin.shared.errors import EngineError, GobelinError, RoundError
 from gobelin.shared.files import sole_owner, sweep
@@ -205,6 +206,11 @@ def superexec_command(home: AggregatorHome, ports: Ports) -> list[str]:
     ]
 
 
+def service_command(home: AggregatorHome) -> list[str]:
+    """Command line of our own service."""
+    return [_tool("gobelin"), "aggregator", "serve", "--home", str(home.folder)]
+
+
 def child_environment(home: AggregatorHome) -> dict[str, str]:
     """Environment of the engine's processes: no phone-home, Flower's files under our home."""
     tools = str(Path(sys.executable).parent)
@@ -218,6 +224,7 @@ def child_environment(home: AggregatorHome) -> dict[str, str]:
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
         HOME_VARIABLE: str(home.folder.resolve()),
         **ALLOCATION,
+        **TLS13,
     }
 
 
@@ -242,7 +249,7 @@ class Control:
 
     def sync_roster(self, roster: Roster) -> list[str]:
         """Make the SuperLink's registered nodes those of the roster; names of the changed ones."""
-        wanted = roster.by_id()
+        wanted = {entry.id: entry for entry in roster.contributors}
         registered = {
             fingerprint(info.public_key): info.node_id
             for info in self._client.ListNodes(ListNodesRequest()).nodes_info

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gobelin.protocols.enrolment import CONTRIBUTOR
 from gobelin.server.home import AggregatorHome, FederationSettings
-from gobelin.server.roster import NodeEntry
+from gobelin.server.places import Places
+from gobelin.server.roster import NodeEntry, require_name
 from gobelin.server.sealed_policy import require_places, require_sealable
 from gobelin.shared.address import format_address, parse_address
 from gobelin.shared.checkpoint import write_checkpoint
 from gobelin.shared.data import kind_of
 from gobelin.shared.errors import ConfigError, StateError
-from gobelin.shared.files import folder_atomic, read_json, write_json
+from gobelin.shared.files import folder_atomic, read_json
 from gobelin.shared.fragments import fragments_of
 from gobelin.shared.keys import write_authority
 from gobelin.shared.recipe import load_recipe
 from gobelin.shared.settings import check_settings, write_settings
 from gobelin.shared.vector import ParameterVector
+
+MAX_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,10 @@ class Charter:
     policy: Mapping[str, Any] = field(default_factory=dict)
 
 
-def found(folder: Path, charter: Charter) -> dict[str, Any]:
+def found(folder: Path, charter: Charter, service_port: int = 0) -> dict[str, Any]:
     """Write a new aggregator home, whole or not at all.
 
+    `service_port` 0 is the one after the address's, or a free one where that is to be free.
     Raises StateError when one is there, ConfigError or DataError on a charter that cannot be kept.
     """
     from gobelin.shared.model import build_jepa  # torch: only when a model is really built
@@ -52,7 +56,10 @@ def found(folder: Path, charter: Charter) -> dict[str, Any]:
         raise StateError(f"{folder} is not empty", "choose an empty or new --home")
     host, port = choose_address(charter.address)
     recipe = load_recipe(charter.recipe)
-    settings = _settings(charter, host, port)
+    service = service_port or _second_port(charter, host, port)
+    if service == port:
+        raise ConfigError(f"port {port} is the rounds' own", "choose another --service-port")
+    settings = _settings(charter, host, port, service)
     settings.require_fit(recipe)
     require_sealable(settings, recipe)
     if settings.policy.probe is not None:
@@ -65,12 +72,13 @@ def found(folder: Path, charter: Charter) -> dict[str, Any]:
         write_settings(place.recipe_file, recipe)
         facts = {"federation": charter.name, "round": 0, "seed": charter.seed}
         write_checkpoint(place.round_folder(0), recipe, vector, facts)
-        write_json(place.roster_file, {"nodes": []})
         write_settings(place.settings_file, settings)
+        place.book.found()
     return {
         "home": str(folder),
         "ca": str(home.tls / "ca.pem"),
         "address": format_address(host, port),
+        "service": format_address(host, service),
         "recipe_digest": recipe.digest,
         "vector_digest": vector.digest,
         "parameters": vector.schema.size,
@@ -78,9 +86,11 @@ def found(folder: Path, charter: Charter) -> dict[str, Any]:
     }
 
 
-def admit_node(folder: Path, key: Path, member: str, node: str) -> NodeEntry:
+def admit_node(
+    folder: Path, key: Path, member: str, node: str, role: str = CONTRIBUTOR
+) -> NodeEntry:
     """Add a node to the roster; idempotent."""
-    home = AggregatorHome(folder)
+    home = Places(folder)
     home.require()
     try:
         pem = key.read_bytes()
@@ -89,12 +99,11 @@ def admit_node(folder: Path, key: Path, member: str, node: str) -> NodeEntry:
     if key.suffix == ".json" or pem.lstrip().startswith(b"{"):
         pem = str(read_json(key).get("public_key", "")).encode()
     for name in (member, node):
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,47}", name):
-            raise ConfigError(f"{name!r} is no name", "use letters, digits, '.', '_' and '-'")
-    entry = NodeEntry.of(member, node, pem, str(key))
-    roster = home.roster().admit(entry)
-    require_places(home.settings(), roster)
-    home.write_roster(roster)
+        require_name(name)
+    entry = NodeEntry.of(member, node, pem, str(key), role)
+    require_places(AggregatorHome(folder).settings(), home.roster().admit(entry))
+    with home.book.change(home.signing_key_file) as change:
+        change.admit(entry)
     return entry
 
 
@@ -113,11 +122,20 @@ def choose_address(address: str) -> tuple[str, int]:
         ) from None
 
 
-def _settings(charter: Charter, host: str, port: int) -> FederationSettings:
+def _second_port(charter: Charter, host: str, port: int) -> int:
+    """The service's port: the next one, or a free one where the address's was to be free."""
+    if parse_address(charter.address)[1]:
+        return port + 1 if port < MAX_PORT else port - 1
+    while (free := choose_address(format_address(host, 0))[1]) == port:
+        pass
+    return free
+
+
+def _settings(charter: Charter, host: str, port: int, service: int) -> FederationSettings:
     values = {
         "name": charter.name,
         "seed": charter.seed,
-        "network": {"host": host, "port": port},
+        "network": {"host": host, "port": port, "service_port": service},
         "rounds": dict(charter.rounds),
         "outer": dict(charter.outer),
         "aggregation": dict(charter.aggregation),

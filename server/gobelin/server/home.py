@@ -1,20 +1,16 @@
-"""The aggregator's home folder: its settings, its roster, its keys and every round so far."""
+"""The aggregator's home folder with its settings, its recipe and every round so far."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gobelin.server.roster import NodeEntry, Roster
-from gobelin.shared.checkpoint import MANIFEST, Checkpoint, read_checkpoint
+from gobelin.server.places import FederationName, NetworkSettings, Places
+from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
 from gobelin.shared.codec import CodecName
 from gobelin.shared.errors import ConfigError, StateError
-from gobelin.shared.files import read_json, write_json
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.schedule import Schedule
 from gobelin.shared.settings import Settings, read_settings
@@ -111,17 +107,10 @@ class RoundSettings(Settings):
         return self
 
 
-class NetworkSettings(Settings):
-    """Where nodes reach the aggregator: the one published port."""
-
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(gt=0, lt=65536)] = 9092
-
-
 class FederationSettings(Settings):
     """`federation.toml`."""
 
-    name: Annotated[str, Field(min_length=1, max_length=48, pattern=r"^[A-Za-z0-9][\w.-]*$")]
+    name: FederationName
     seed: Annotated[int, Field(ge=0)] = 0
     network: NetworkSettings = NetworkSettings()
     rounds: RoundSettings = RoundSettings()
@@ -141,29 +130,8 @@ class FederationSettings(Settings):
             )
 
 
-class AggregatorHome:
+class AggregatorHome(Places):
     """Paths and files under one `--home`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.settings_file = folder / "federation.toml"
-        self.recipe_file = folder / "recipe.toml"
-        self.roster_file = folder / "roster.json"
-        self.tls = folder / "tls"
-        self.signing_key_file = self.tls / "signing.key"
-        self.rounds = folder / "rounds"
-        self.releases = folder / "releases"
-        self.journal = folder / "journal"  # of the open round: its events and counted replies
-        self.collecting = folder / "collecting"  # scratch: the open round's deltas, decoded
-        self.flower = folder / "flower"  # everything that is Flower's
-        self.events_file = folder / "events.jsonl"
-
-    def require(self) -> None:
-        """Raise StateError unless `gobelin aggregator init` has been here."""
-        if not self.settings_file.exists():
-            raise StateError(
-                f"{self.folder} is no aggregator home", "run `gobelin aggregator init` first"
-            )
 
     def settings(self) -> FederationSettings:
         """The federation's settings."""
@@ -178,67 +146,9 @@ class AggregatorHome:
         """The key this aggregator signs with; raises ConfigError when it is gone."""
         return SigningKey.load(self.signing_key_file)
 
-    def roster(self) -> Roster:
-        """The roster as it is on disk now."""
-        if not self.roster_file.exists():
-            return Roster(())
-        try:
-            return Roster(tuple(NodeEntry(**row) for row in read_json(self.roster_file)["nodes"]))
-        except (KeyError, TypeError):
-            raise StateError(
-                f"{self.roster_file} is no roster", "restore it from a backup"
-            ) from None
-
-    def write_roster(self, roster: Roster) -> None:
-        """Replace the roster on disk."""
-        write_json(self.roster_file, {"nodes": [vars(node) for node in roster.nodes]})
-
-    def round_folder(self, number: int) -> Path:
-        """Folder of the checkpoint that round `number` sealed (0 is the initial model)."""
-        return self.rounds / f"round-{number:05d}"
-
-    def sealed_rounds(self) -> list[int]:
-        """Numbers of the sealed rounds, ascending."""
-        folders = self.rounds.glob("round-[0-9]*") if self.rounds.exists() else []
-        return sorted(int(folder.name.removeprefix("round-")) for folder in folders)
-
     def latest(self) -> tuple[int, Checkpoint]:
         """The last sealed round and its verified checkpoint."""
         sealed = self.sealed_rounds()
         if not sealed:
             raise StateError(f"{self.rounds} holds no checkpoint", "restore it from a backup")
         return sealed[-1], read_checkpoint(self.round_folder(sealed[-1]))
-
-    def facts(self, number: int) -> dict[str, Any]:
-        """What is recorded of a sealed round, read without its model."""
-        return dict(read_json(self.round_folder(number) / MANIFEST)["facts"])
-
-    def record(self, event: Mapping[str, Any]) -> None:
-        """Append one event to the event log and flush it to disk."""
-        line = json.dumps(event, sort_keys=True).encode() + b"\n"
-        with self.events_file.open("ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                line = line if file.read() == b"\n" else b"\n" + line  # behind a torn line
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def events(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """Complete events from byte `offset` on, and the offset behind them."""
-        if not self.events_file.exists():
-            return [], offset
-        with self.events_file.open("rb") as file:
-            file.seek(offset)
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        return [row for row in map(_event, whole.splitlines()) if row], offset + len(whole)
-
-
-def _event(line: bytes) -> dict[str, Any]:
-    """One event, or nothing where a full disk or a power cut has torn its line."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return {}
-    return row if isinstance(row, dict) else {}

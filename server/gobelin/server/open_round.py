@@ -189,7 +189,7 @@ class OpenRound:
             self._rim.sleep(pause(clock() - self._waits_since, *POLL_S))
 
     def _look(self) -> None:
-        nodes = self._rim.home.roster().nodes
+        nodes = self._rim.home.roster().contributors
         roster = {n.id: Seat(n.member, n.name, n.signing_key) for n in nodes}
         online = {s.id: s.activated_at for s in self._rim.courier.nodes() if s.online}
         self._advance(Looked(self._rim.clock(), roster, online))

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from gobelin.protocols.messages import METRIC_DISTORTION
 from gobelin.server.broadcast import STEP
+from gobelin.server.enrolment import Desk
 from gobelin.server.home import AggregatorHome, FederationSettings
 from gobelin.server.journal import Journal
 from gobelin.server.round_events import Convened
@@ -46,7 +47,8 @@ def describe(event: dict[str, Any], rounds: int) -> str:
     kind = event["event"]
     number = f"round {event['round']}/{rounds}" if "round" in event else ""
     if kind == "up":
-        return f"up: nodes reach the aggregator at {event['address']}"
+        joining = f", and join at {at}" if (at := event.get("service_address")) else ""
+        return f"up: nodes reach the aggregator at {event['address']}{joining}"
     if kind == "round_opened":
         again = f" (attempt {event['attempt']})" if event["attempt"] > 1 else ""
         return f"{number}: opened on base {event['base_digest'][:12]}{again}"
@@ -189,7 +191,7 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
     round_facts = home.facts(sealed[-1]) if sealed else {}
     members = round_facts.get("members", {})
     told = round_facts.get(STEP)
-    facts = {
+    facts: dict[str, Any] = {
         "federation": settings.name,
         "running": is_owned(home.folder),
         "address": format_address(settings.network.host, settings.network.port),
@@ -201,6 +203,7 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
             node.name: {"member": node.member, **_last_sent(last.get(node.name, {}))}
             for node in roster.nodes
         },
+        "waiting": [request.node for request in Desk(home).waiting()],
         "broadcast": told,
         "influence": {
             member: {"round": row.get("influence", 0.0), "total": row["influence_total"]}
@@ -229,6 +232,9 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
         sent = _sent(row) if row else ""
         table.add_row(node.member, node.name, when, sent, *(f"{share:.0%}" for share in shares))
     console.print(table)
+    if facts["waiting"]:
+        names = ", ".join(facts["waiting"])
+        console.print(f"waiting to be admitted: {names}; see `gobelin aggregator requests`")
     if told:
         step = describe_codec(told["codec"], told["bytes"], told["distortion"])
         console.print(f"the last consensus is told in one step: {step}")

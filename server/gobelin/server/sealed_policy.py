@@ -37,7 +37,7 @@ def require_places(settings: FederationSettings, roster: Roster) -> None:
     """
     if not settings.rounds.sealed:
         return
-    owners = [node.member for node in roster.nodes]
+    owners = [node.member for node in roster.contributors]
     twice = sorted({member for member in owners if owners.count(member) > 1})
     if twice:
         raise ConfigError(

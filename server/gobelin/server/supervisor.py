@@ -21,6 +21,7 @@ from gobelin.server.engine import (
     Control,
     Ports,
     child_environment,
+    service_command,
     superexec_command,
     superlink_command,
 )
@@ -90,16 +91,20 @@ class Child:
 
 
 class Supervisor:
-    """Runs a federation's engine: SuperLink, superexec, and the run whose ServerApp is ours."""
+    """Runs SuperLink, superexec, our own service, and the run whose ServerApp is ours."""
 
     def __init__(self, home: AggregatorHome, on_event: Callable[[dict[str, Any]], None]) -> None:
         network = home.settings().network
         self._home = home
         self._on_event = on_event
         require_free(network.host, network.port)
+        require_free(network.host, network.service_port, "network.service_port")
         self._ports = Ports(format_address(network.host, network.port), free_port())
+        self._service_address = format_address(network.host, network.service_port)
         self._superlink = Child("superlink", superlink_command(home, self._ports), home)
         self._superexec = Child("superexec", superexec_command(home, self._ports), home)
+        self._service = Child("service", service_command(home), home)
+        self._children = (self._superlink, self._superexec, self._service)
         self._link_is_made = home.flower / "link.made"
         self._offset = home.events()[1]  # events from before this start are history
         self._failure: dict[str, Any] | None = None
@@ -117,12 +122,13 @@ class Supervisor:
             try:
                 self._start(self._superlink)
                 self._start(self._superexec)
+                self._start(self._service)
                 control = self._wait_ready()
                 with contextlib.closing(control):
                     self._watch(control)
             finally:
-                self._superexec.stop()
-                self._superlink.stop()
+                for child in reversed(self._children):
+                    child.stop()
                 self._pass_on_events()
 
     def _wait_ready(self) -> Control:
@@ -143,8 +149,9 @@ class Supervisor:
     def _watch(self, control: Control) -> None:
         self._insist(lambda: self._sync_roster(control))
         run_id = self._insist(control.start_run)
-        pids = {child.name: child.pid for child in (self._superlink, self._superexec)}
-        self._on_event({"event": "up", "address": self._ports.fleet, **pids})
+        pids = {child.name: child.pid for child in self._children}
+        addresses = {"address": self._ports.fleet, "service_address": self._service_address}
+        self._on_event({"event": "up", **addresses, **pids})
         while True:
             self._pass_on_events()
             self._revive()
@@ -172,7 +179,7 @@ class Supervisor:
 
     def _revive(self) -> None:
         """Start children that have died again; a ServerApp ends with its superexec."""
-        for child in (self._superlink, self._superexec):
+        for child in self._children:
             if child.pid is None:
                 self._on_event({"event": "restarting", "process": child.name})
                 self._start(child)
@@ -242,7 +249,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def require_free(host: str, port: int) -> None:
+def require_free(host: str, port: int, setting: str = "network.port") -> None:
     """Raise PortInUseError unless `host:port` can be bound."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -252,7 +259,7 @@ def require_free(host: str, port: int) -> None:
         except OSError as error:
             raise PortInUseError(
                 f"cannot listen on {host}:{port}: {error.strerror}",
-                "stop what uses it, or change network.host / network.port in federation.toml",
+                f"stop what uses it, or change network.host / {setting} in federation.toml",
             ) from None
 
 

@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gobelin.shared.errors import CheckpointError, VectorError
+from gobelin.shared.files import MANIFEST as MANIFEST
 from gobelin.shared.files import folder_atomic, json_bytes, write_json
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
 FORMAT = "gobelin.checkpoint.v1"
 MODEL = "model.safetensors"
-MANIFEST = "manifest.json"
 REMEDY = "fetch it again, or use another checkpoint"
 _OF_VECTOR = ("schema_digest", "vector_digest", "parameters")
 

@@ -198,6 +198,30 @@ class SignatureError(GobelinError):
     code, exit_code = "signature", 40
 
 
+class InviteError(GobelinError):
+    """An invite is mistyped, expired, used up, or not of the aggregator that was reached."""
+
+    code, exit_code = "invite", 43
+
+
+class EnrolmentError(GobelinError):
+    """A node is not admitted, or no longer."""
+
+    code, exit_code = "enrolment", 44
+
+
+class ClockError(GobelinError):
+    """Two clocks differ by more than signatures and certificates allow."""
+
+    code, exit_code = "clock", 45
+
+
+class RosterError(GobelinError):
+    """A roster log or an exit bundle is not what the aggregator signed."""
+
+    code, exit_code = "roster", 46
+
+
 class SealingError(GobelinError):
     """A sealed round cannot go on, or a message of one is not what its session allows."""
 

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from gobelin.shared.errors import StateError
 
+MANIFEST = "manifest.json"  # of a checkpoint, what says that it is whole
 PRIVATE = 0o600
 PUBLIC = 0o644
 _UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")  # as tempfile completes the prefixes below
@@ -131,10 +132,15 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(tmp)
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether a file or folder is what a killed writer has left, by its name."""
+    return bool(_UNFINISHED.fullmatch(path.name))
+
+
 def sweep(folder: Path) -> None:
     """Remove what writers that were killed have left unfinished; for the folder's sole owner."""
     for path in list(folder.rglob(".*")):
-        if not _UNFINISHED.fullmatch(path.name):
+        if not is_unfinished(path):
             continue
         if path.is_dir():
             shutil.rmtree(path)

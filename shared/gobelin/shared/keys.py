@@ -100,19 +100,19 @@ def write_authority(folder: Path, federation: str, hosts: Iterable[str]) -> None
     ca_key = make_key()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{federation} CA"[:64])])
     ca = (
-        _certificate(name, name, ca_key.public_key(), CA_DAYS)
+        certificate_builder(name, name, ca_key.public_key(), CA_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(key_usage(signs_certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), False)
         .sign(ca_key, hashes.SHA384())
     )
     key = make_key()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{federation} aggregator"[:64])])
     server = (
-        _certificate(subject, name, key.public_key(), SERVER_DAYS)
+        certificate_builder(subject, name, key.public_key(), SERVER_DAYS)
         .add_extension(x509.SubjectAlternativeName([_name(h) for h in hosts]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
         .add_extension(
@@ -129,9 +129,10 @@ def write_authority(folder: Path, federation: str, hosts: Iterable[str]) -> None
     write_atomic(folder / "ca.pem", pem, PUBLIC)
 
 
-def _certificate(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
+def certificate_builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: float
 ) -> x509.CertificateBuilder:
+    """An unsigned certificate that holds from five minutes ago for `days`."""
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -144,7 +145,8 @@ def _certificate(
     )
 
 
-def _usage(signs_certificates: bool) -> x509.KeyUsage:
+def key_usage(signs_certificates: bool) -> x509.KeyUsage:
+    """Usage of a key that signs certificates, or of one that signs handshakes."""
     return x509.KeyUsage(
         digital_signature=True,
         key_cert_sign=signs_certificates,

@@ -46,8 +46,12 @@ def process_name(argv: list[str]) -> str:
     if "gobelin" in words[:2]:
         if words[-4:-1] == ["aggregator", "up", "--home"]:
             return "supervisor"
+        if words[-4:-1] == ["aggregator", "serve", "--home"]:
+            return "service"
         if words[-4:-1] == ["node", "run", "--home"]:
             return words[-1]  # the member's name
+        if "join" in words[:4]:
+            return "join"
     return ""
 
 
@@ -236,6 +240,15 @@ def wrap_grpc(module) -> None:
     calls._blocking = around(calls._blocking, "grpc", method, answered)
 
 
+def wrap_grpc_server(module) -> None:
+    """Answers of our own service: before one is made, and before it is sent."""
+
+    def method(event, state, behavior, *args, **kwargs):
+        return behavior.__name__
+
+    module._call_behavior = around(module._call_behavior, "answer", method)
+
+
 def wrap_httpx(module) -> None:
     """Requests between the engine's own processes."""
 
@@ -327,6 +340,7 @@ if os.environ.get("GOBELIN_FAULTS") and (name := process_name(sys.orig_argv[1:])
         wrap_sqlite()
     sys.meta_path[:0] = [
         After("grpc._channel", wrap_grpc),
+        After("grpc._server", wrap_grpc_server),
         After("httpx._client", wrap_httpx),
         After("safetensors.numpy", wrap_safetensors),
         After("safetensors.torch", wrap_safetensors),

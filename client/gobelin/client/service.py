@@ -1,0 +1,213 @@
+"""The node's end of our own service: who is there, is it the right one, and calls to it.
+
+Before the CA is known its file is fetched from whoever answers, and believed by the invite's pin
+alone (as k3s and kubeadm do it). No secret is sent at any time: an invite's stands for a key that
+the handshake shows.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # before grpc is imported
+
+import socket
+import ssl
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from cryptography import x509
+
+from gobelin.protocols import federation_pb2 as pb
+from gobelin.protocols.federation_pb2_grpc import FederationStub
+from gobelin.shared.address import parse_address
+from gobelin.shared.certificates import issued_by
+from gobelin.shared.errors import (
+    ClockError,
+    ConfigError,
+    EnrolmentError,
+    InviteError,
+    UnreachableError,
+    WrongCAError,
+)
+from gobelin.shared.federation import parse_certificate, spki_pin
+from gobelin.shared.files import PRIVATE
+from gobelin.shared.invite import AGAIN, describe_seconds
+
+MAX_REPLY_BYTES = 32 << 20  # an exit bundle after thousands of rounds
+CONNECT_S = 5.0
+CALL_S = 20.0
+BACKOFF_S = (0.2, 5.0)  # first and longest pause between tries
+KNOCKS = 3  # a service that dies in the handshake looks like one that turns us away
+Say = Callable[[str], None]
+
+
+class Patience:
+    """How long a silent aggregator is waited for, and what the wait is told by."""
+
+    def __init__(self, give_up_s: float, say: Say) -> None:
+        self._until = time.monotonic() + give_up_s
+        self._delay = BACKOFF_S[0]
+        self._say = say
+
+    def wait(self, error: UnreachableError) -> None:
+        """Sleep before another try; raises `error` when it is too late for one."""
+        if time.monotonic() + self._delay >= self._until:
+            raise error
+        self._say(f"{error.what}; trying again in {self._delay:.1f} s")
+        time.sleep(self._delay)
+        self._delay = min(2 * self._delay, BACKOFF_S[1])
+
+    def insist(self, request: Callable[[], Any]) -> Any:
+        """Its answer, tried again while the aggregator is unreachable."""
+        while True:
+            try:
+                return request()
+            except UnreachableError as error:
+                self.wait(error)
+
+
+class Connection:
+    """Calls to our service, as the holder of a key with a certificate; a context manager."""
+
+    def __init__(self, address: str, ca_pem: bytes, key_pem: bytes, certificate: bytes) -> None:
+        credentials = grpc.ssl_channel_credentials(_first(ca_pem), key_pem, certificate)
+        options = [("grpc.max_receive_message_length", MAX_REPLY_BYTES)]
+        self._address = address
+        self._channel = grpc.secure_channel(address, credentials, options)
+        self._stub = FederationStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._channel.close()
+
+    def ask(self, method: str, request: Any) -> Any:
+        """One call; raises UnreachableError, EnrolmentError where it is denied."""
+        try:
+            return getattr(self._stub, method)(request, timeout=CALL_S)
+        except grpc.RpcError as error:
+            raise self._explained(error) from None
+
+    def _explained(self, error: grpc.RpcError) -> Exception:
+        code, told = error.code(), str(error.details() or "")[:200]
+        match code:
+            case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
+                return EnrolmentError(
+                    f"{self._address} refuses this node: {told}", "ask the aggregator's operator"
+                )
+            case grpc.StatusCode.RESOURCE_EXHAUSTED:
+                return EnrolmentError(f"{self._address} was asked too often: {told}", "wait")
+            case grpc.StatusCode.INVALID_ARGUMENT:
+                return EnrolmentError(f"{self._address}: {told}", "update gobelin")
+            case grpc.StatusCode.UNIMPLEMENTED:
+                return EnrolmentError(f"{self._address} knows no such request", "update gobelin")
+        return UnreachableError(
+            f"{self._address} does not answer ({code.name.lower()})",
+            "check the address and the network, and that the aggregator is up",
+        )
+
+
+def fetch_authority(address: str, pin: str, key_pem: bytes, certificate: bytes) -> bytes:
+    """The federation's ca.pem, from whoever answers at `address`, believed by its pin.
+
+    Raises UnreachableError, InviteError when the holder of the invite is turned away, WrongCAError
+    when another federation answers, ClockError when this machine's clock is outside the life of
+    the aggregator's certificate.
+    """
+    leaf = _knock(address, key_pem, certificate)
+    _require_clock(leaf, address)
+    with Connection(address, leaf, key_pem, certificate) as unverified:
+        pem: bytes = unverified.ask("Authority", pb.AuthorityRequest()).ca_pem
+    try:
+        ca = parse_certificate(pem, "the answer")
+    except ConfigError:
+        raise _wrong(address) from None
+    if spki_pin(ca) != pin or not issued_by(ca, parse_certificate(leaf, "the answer")):
+        raise _wrong(address)
+    return pem
+
+
+def _wrong(address: str) -> WrongCAError:
+    return WrongCAError(
+        f"{address} is not the federation of this invite: its CA has another pin",
+        "do not go on; ask the aggregator's operator for the address",
+    )
+
+
+def _knock(address: str, key_pem: bytes, certificate: bytes) -> bytes:
+    """The certificate of whoever answers, PEM, once it has let us in."""
+    for _ in range(KNOCKS - 1):
+        leaf, heard = _shake(address, key_pem, certificate)
+        if heard:
+            return leaf
+        time.sleep(BACKOFF_S[0])
+    leaf, heard = _shake(address, key_pem, certificate)
+    if heard:
+        return leaf
+    raise InviteError(f"{address} does not know this invite", AGAIN)
+
+
+def _shake(address: str, key_pem: bytes, certificate: bytes) -> tuple[bytes, bool]:
+    """Who answers, PEM, and whether we are heard: gRPC's first frame comes, or the end."""
+    host, port = parse_address(address)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the pin is what counts
+    context.set_alpn_protocols(["h2"])
+    with tempfile.TemporaryDirectory() as folder:  # ssl reads keys from files alone
+        pair = Path(folder) / "pair.pem"
+        pair.touch(PRIVATE)
+        pair.write_bytes(key_pem + certificate)
+        context.load_cert_chain(pair)
+    try:
+        with (
+            socket.create_connection((host, port), timeout=CONNECT_S) as raw,
+            context.wrap_socket(raw, server_hostname=host) as tls,
+        ):
+            der = tls.getpeercert(binary_form=True) or b""
+            try:
+                heard = bool(tls.recv(1))
+            except (ssl.SSLError, ConnectionError):
+                heard = False  # an alert: our certificate is of no key it knows
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UnreachableError(
+            f"{address} does not answer ({reason})",
+            "check the address and the network, and that the aggregator is up",
+        ) from None
+    return ssl.DER_cert_to_PEM_cert(der).encode(), heard
+
+
+def _require_clock(leaf: bytes, address: str) -> None:
+    """Raise ClockError when this machine's time is outside the certificate's."""
+    certificate = x509.load_pem_x509_certificate(leaf)
+    now = time.time()
+    early = certificate.not_valid_before_utc.timestamp() - now
+    late = now - certificate.not_valid_after_utc.timestamp()
+    if early > 0:
+        raise ClockError(
+            f"this machine's clock is at least {describe_seconds(early)} behind {address}'s",
+            "set the clock (NTP), then run the same command again",
+        )
+    if late > 0:
+        raise ClockError(
+            f"{address}'s certificate ended {describe_seconds(late)} ago by this machine's clock",
+            "set the clock (NTP); if it is right, tell the aggregator's operator",
+        )
+
+
+def _first(pem: bytes) -> bytes:
+    """The certificate of a ca.pem without what stands behind it."""
+    return pem.partition(b"-----BEGIN PUBLIC KEY-----")[0]

@@ -1,0 +1,144 @@
+"""What of the aggregator's home needs no model: paths, roster, events, the facts of rounds.
+
+Our service runs on this alone, so that it starts at once and stays small.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from cryptography import x509
+from pydantic import ConfigDict, Field
+
+from gobelin.server.roster import Roster
+from gobelin.server.roster_book import RosterBook
+from gobelin.shared.errors import StateError
+from gobelin.shared.federation import federation_digest, parse_certificate, spki_pin
+from gobelin.shared.files import MANIFEST, read_json
+from gobelin.shared.settings import Settings, read_settings
+from gobelin.shared.signing import find_signing_key
+
+FederationName = Annotated[str, Field(min_length=1, max_length=48, pattern=r"^[A-Za-z0-9][\w.-]*$")]
+Port = Annotated[int, Field(gt=0, lt=65536)]
+
+
+class NetworkSettings(Settings):
+    """Where nodes reach the aggregator: a port for rounds and one for our own service."""
+
+    host: str = "127.0.0.1"
+    port: Port = 9092
+    service_port: Port = 9093
+
+
+class Front(Settings):
+    """What the outside knows of a federation; the rest of `federation.toml` is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: FederationName
+    network: NetworkSettings = NetworkSettings()
+
+
+class Places:
+    """Paths and light files under one `--home`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings_file = folder / "federation.toml"
+        self.recipe_file = folder / "recipe.toml"
+        self.tls = folder / "tls"
+        self.ca_file = self.tls / "ca.pem"
+        self.signing_key_file = self.tls / "signing.key"
+        self.rounds = folder / "rounds"
+        self.releases = folder / "releases"
+        self.journal = folder / "journal"  # of the open round: its events and counted replies
+        self.collecting = folder / "collecting"  # scratch: the open round's deltas, decoded
+        self.enrolment = folder / "enrolment"  # invites and the requests they have led to
+        self.flower = folder / "flower"  # everything that is Flower's
+        self.events_file = folder / "events.jsonl"
+        self.book = RosterBook(folder / "roster", self.federation_digest, self.aggregator_key)
+        self.roster_file = self.book.file
+
+    def require(self) -> None:
+        """Raise StateError unless `gobelin aggregator init` has been here."""
+        if not self.settings_file.exists():
+            raise StateError(
+                f"{self.folder} is no aggregator home", "run `gobelin aggregator init` first"
+            )
+
+    def front(self) -> Front:
+        """Name and addresses of the federation."""
+        self.require()
+        return read_settings(Front, self.settings_file)
+
+    def ca(self) -> x509.Certificate:
+        """The federation's CA."""
+        return parse_certificate(self.ca_file.read_bytes(), str(self.ca_file))
+
+    def aggregator_key(self) -> str:
+        """The aggregator's public signing key."""
+        return find_signing_key(self.ca_file.read_bytes(), str(self.ca_file))
+
+    def genesis(self) -> str:
+        """Digest of the model that round 1 starts from."""
+        return str(read_json(self.round_folder(0) / MANIFEST)["vector_digest"])
+
+    def federation_digest(self) -> str:
+        """What invites, the roster log and nodes name this federation by."""
+        name, key = self.front().name, self.aggregator_key()
+        return federation_digest(name, spki_pin(self.ca()), key, self.genesis())
+
+    def roster(self) -> Roster:
+        """The roster as it is on disk now."""
+        return self.book.roster()
+
+    def write_roster(self, roster: Roster) -> None:
+        """Make the roster this one: who is new is admitted, who is not in it is revoked."""
+        self.book.become(roster, self.signing_key_file)
+
+    def round_folder(self, number: int) -> Path:
+        """Folder of the checkpoint that round `number` sealed (0 is the initial model)."""
+        return self.rounds / f"round-{number:05d}"
+
+    def sealed_rounds(self) -> list[int]:
+        """Numbers of the sealed rounds, ascending."""
+        folders = self.rounds.glob("round-[0-9]*") if self.rounds.exists() else []
+        return sorted(int(folder.name.removeprefix("round-")) for folder in folders)
+
+    def facts(self, number: int) -> dict[str, Any]:
+        """What is recorded of a sealed round, read without its model."""
+        return dict(read_json(self.round_folder(number) / MANIFEST)["facts"])
+
+    def record(self, event: Mapping[str, Any]) -> None:
+        """Append one event to the event log and flush it to disk."""
+        line = json.dumps(event, sort_keys=True).encode() + b"\n"
+        with self.events_file.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read() == b"\n" else b"\n" + line  # behind a torn line
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def events(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """Complete events from byte `offset` on, and the offset behind them."""
+        if not self.events_file.exists():
+            return [], offset
+        with self.events_file.open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        return [row for row in map(_event, whole.splitlines()) if row], offset + len(whole)
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    """One event, or nothing where a full disk or a power cut has torn its line."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) else {}

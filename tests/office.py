@@ -1,0 +1,66 @@
+"""A founded federation with our service in a thread, and nodes that join it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gobelin.client.home import NodeHome, NodeSettings
+from gobelin.client.join import Joined, Joining
+from gobelin.server.enrolment import Desk
+from gobelin.server.founding import Charter, found
+from gobelin.server.places import Places
+from gobelin.server.service import serve
+from gobelin.shared.errors import UnreachableError
+from gobelin.shared.invite import Invite
+
+SECONDS = 30.0  # before a test gives up on a service
+
+
+def found_places(folder: Path) -> Places:
+    """A federation with nobody on its roster."""
+    found(folder, Charter("fed", "toy", "127.0.0.1:0", 1))
+    return Places(folder)
+
+
+@contextmanager
+def serving(places: Places) -> Iterator[None]:
+    """Our service, heard."""
+    stop = threading.Event()
+    thread = threading.Thread(target=serve, args=(places, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(SECONDS)
+
+
+def invited(places: Places, member: str = "north", **how: Any) -> Invite:
+    """An invite, of those that admit at once unless told otherwise."""
+    how = {"role": "contributor", "ttl_s": 3600.0, "pre_approved": True, **how}
+    return Desk(places).invite(member, **how)
+
+
+def settings_of(name: str, member: str) -> NodeSettings:
+    """Settings of a node whose data nobody looks at."""
+    return NodeSettings(member=member, node=name, aggregator="127.0.0.1:1", data={"path": "here"})
+
+
+def join(folder: Path, invite: Invite, node: str = "", say: Any = lambda line: None) -> Joined:
+    """Join from a folder, as the command does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return Joining(NodeHome(folder), invite, node, say).run(settings_of, SECONDS)
+
+
+def until(true: Any) -> None:
+    """Wait for something that is bound to happen."""
+    give_up = time.monotonic() + SECONDS
+    while not true():
+        if time.monotonic() > give_up:
+            raise UnreachableError("it did not happen")
+        time.sleep(0.02)

@@ -1,0 +1,184 @@
+"""Our service over real TLS: who gets in, what they may do there, and what is turned away early."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from gobelin.client.home import NodeHome
+from gobelin.client.join import Joining, enrolment_request
+from gobelin.client.membership import Membership
+from gobelin.client.service import Connection, fetch_authority
+from gobelin.protocols import federation_pb2 as pb
+from gobelin.protocols.enrolment import REVOKE
+from gobelin.server.places import Places
+from gobelin.server.service import FAILURES, MAX_REQUEST_BYTES, Throttle
+from gobelin.shared.certificates import certify_node
+from gobelin.shared.certificates import invited as shown
+from gobelin.shared.errors import EnrolmentError, InviteError, UnreachableError
+from gobelin.shared.invite import Invite
+from gobelin.shared.keys import certificate_builder, load_private_key, make_key, private_pem
+from tests.office import found_places, invited, join, serving, until
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
+    made = found_places(tmp_path_factory.mktemp("office") / "home")
+    with serving(made):
+        yield made
+
+
+def as_invited(places: Places, invite: Invite) -> Connection:
+    key, certificate = private_pem(invite.key), shown(invite.key, invite.id)
+    until(lambda: reachable(places))
+    ca = fetch_authority(invite.service, invite.ca_pin, key, certificate)
+    return Connection(invite.service, ca, key, certificate)
+
+
+def reachable(places: Places) -> bool:
+    network = places.front().network
+    with socket.socket() as probe:
+        return probe.connect_ex((network.host, network.service_port)) == 0
+
+
+def address(places: Places) -> str:
+    network = places.front().network
+    return f"{network.host}:{network.service_port}"
+
+
+def test_the_holder_of_an_invite_may_enrol_and_nothing_else(places: Places) -> None:
+    with as_invited(places, invited(places, "m-1")) as service:
+        assert service.ask("Authority", pb.AuthorityRequest()).ca_pem == places.ca_file.read_bytes()
+        for method, request in (
+            ("Roster", pb.RosterRequest()),
+            ("Renew", pb.RenewRequest()),
+            ("Leave", pb.LeaveRequest()),
+        ):
+            with pytest.raises(EnrolmentError, match="an invite may only enrol"):
+                service.ask(method, request)
+
+
+def test_without_a_key_that_is_known_nobody_is_heard(places: Places) -> None:
+    invite = invited(places, "m-2")
+    key, certificate = private_pem(invite.key), shown(invite.key, invite.id)
+    until(lambda: reachable(places))
+    other = make_key()
+    stranger = shown(invite.key, "0" * 16)
+    with pytest.raises(InviteError, match="does not know this invite"):
+        fetch_authority(invite.service, invite.ca_pin, key, stranger)
+    forged = certify_node(places.ca(), other, other.public_key(), "north")  # not by the CA's key
+    ca = places.ca_file.read_bytes()
+    with (
+        Connection(address(places), ca, private_pem(other), forged) as service,
+        pytest.raises(UnreachableError),
+    ):
+        service.ask("Authority", pb.AuthorityRequest())
+    assert fetch_authority(invite.service, invite.ca_pin, key, certificate)
+
+
+def test_a_node_is_let_in_by_a_certificate_of_the_ca_alone(tmp_path: Path, places: Places) -> None:
+    """Who has an invite can sign certificates under it, for any key; they open no node's door."""
+    invite = invited(places, "m-3")
+    home = join(tmp_path / "node", invite).home
+    key = load_private_key(home.key_file)
+    mine = under_invite(invite, key.public_key())
+    ca = home.ca_file.read_bytes()
+    with (
+        Connection(address(places), ca, private_pem(key), mine) as service,
+        pytest.raises(EnrolmentError, match="an invite may only enrol"),
+    ):
+        service.ask("Renew", pb.RenewRequest())
+    with Membership(home).connected() as service:
+        assert service.ask("Renew", pb.RenewRequest()).certificate
+
+
+def under_invite(invite: Invite, key: ec.EllipticCurvePublicKey) -> bytes:
+    """A certificate for a key, signed by the holder of an invite."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"invite {invite.id}")])
+    builder = certificate_builder(x509.Name([]), name, key, 1)
+    return builder.sign(invite.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def test_tls_before_1_3_is_refused(places: Places) -> None:
+    until(lambda: reachable(places))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    network = places.front().network
+    with (
+        socket.create_connection((network.host, network.service_port), timeout=10) as raw,
+        pytest.raises((ssl.SSLError, ConnectionError)),
+    ):
+        context.wrap_socket(raw)
+
+
+def test_a_large_request_is_refused_by_its_size(places: Places) -> None:
+    with as_invited(places, invited(places, "m-4")) as service:
+        big = pb.EnrolRequest(enrolment=b"x" * (MAX_REQUEST_BYTES + 1))
+        with pytest.raises(EnrolmentError, match="larger than max"):
+            service.ask("Enrol", big)
+
+
+def test_refused_enrolments_are_counted_and_slowed_down(tmp_path: Path, places: Places) -> None:
+    invite = invited(places, "m-5")
+    with as_invited(places, invite) as service:
+        for _ in range(FAILURES):
+            assert service.ask("Enrol", pb.EnrolRequest()).reason == "malformed"
+        with pytest.raises(EnrolmentError, match="try again in"):
+            service.ask("Enrol", pb.EnrolRequest())
+
+
+def test_a_throttle_forgets_after_a_minute() -> None:
+    now = [0.0]
+    throttle = Throttle(lambda: now[0])
+    for _ in range(FAILURES):
+        assert throttle.wait_s("a") == 0
+        throttle.note("a")
+    assert throttle.wait_s("a") == 60
+    assert throttle.wait_s("b") == 0
+    now[0] = 59.0
+    assert throttle.wait_s("a") == 1
+    now[0] = 60.0
+    assert throttle.wait_s("a") == 0
+
+
+def test_revoking_takes_effect_at_the_next_call_of_an_open_connection(
+    tmp_path: Path, places: Places
+) -> None:
+    membership = Membership(join(tmp_path / "node", invited(places, "m-6")).home)
+    with membership.connected() as service:
+        assert service.ask("Renew", pb.RenewRequest()).certificate
+        with places.book.change(places.signing_key_file) as change:
+            change.make(REVOKE, change.node("m-6"))
+        with pytest.raises(EnrolmentError, match="not on the roster"):
+            service.ask("Renew", pb.RenewRequest())
+
+
+def test_an_enrolment_is_told_the_same_over_the_wire(tmp_path: Path, places: Places) -> None:
+    invite = invited(places, "m-7", pre_approved=False)
+    home = NodeHome(tmp_path)
+    joining = Joining(home, invite, "", lambda line: None)
+    joining._make_keys()
+    joining._note()
+    with as_invited(places, invite) as service:
+        for _ in range(2):
+            reply = service.ask("Enrol", enrolment_request(home))
+            assert (reply.state, reply.words) == (pb.WAITING, joining.words)
+            assert not reply.certificate
+
+
+def test_an_unknown_request_says_so(places: Places) -> None:
+    with as_invited(places, invited(places, "m-8")) as service:
+        ask = service._channel.unary_unary("/gobelin.v1.Federation/Crown")
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(b"", timeout=10)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
