@@ -212,3 +212,17 @@ def test_an_answer_that_comes_after_its_phase_is_no_contribution(
     fed.run()
     assert fed.counted(2) == NAMES
     assert not fed.events("refused")
+
+
+def test_whose_signatures_are_shown_for_a_reveal_outlives_the_aggregator(
+    tmp_path: Path, nodes: list[SealedNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed = sealed_federation(tmp_path, nodes, rounds=1)
+    with monkeypatch.context() as patch:
+        kill_at_phase(patch, REVEAL)
+        with pytest.raises(Killed):
+            fed.run()
+    nodes[0].online = False  # the others' signatures alone would be another call
+    fed.run()
+    assert fed.counted(1) == NAMES
+    assert not fed.events("sealing_refused")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from torch import Tensor
@@ -166,11 +166,13 @@ class Exchange:
             fixed = self._until_survivors(plan, schema, nodes)
             self._files.fix(fixed)
         session = _session(fixed.session)
-        signed = self._agree(session, fixed)
+        if not fixed.signed:  # a reveal is asked for in one way only
+            fixed = replace(fixed, signed=self._agree(session, fixed))
+            self._files.fix(fixed)
         adverts = {
             node: parse_answer(session, KEYS, node, text) for node, text in fixed.adverts.items()
         }
-        reveals = self._reveal(session, fixed, signed)
+        reveals = self._reveal(session, fixed)
         total = self._files.total(fixed.survivors, schema.size)
         add_masks(total, unmasking(session, adverts, fixed.masked, fixed.survivors, reveals))
         ring = Ring(plan.sealed_bits, plan.sealed_bound)
@@ -219,10 +221,8 @@ class Exchange:
 
         return self._insist(session, AGREE, told, check)
 
-    def _reveal(
-        self, session: SealedSession, fixed: Fixed, signed: Mapping[str, str]
-    ) -> dict[str, SealedAnswer]:
-        told = dict.fromkeys(fixed.survivors, signed)
+    def _reveal(self, session: SealedSession, fixed: Fixed) -> dict[str, SealedAnswer]:
+        told = dict.fromkeys(fixed.survivors, fixed.signed)
         return self._insist(session, REVEAL, told, _as_answer)
 
     def _insist(

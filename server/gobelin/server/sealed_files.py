@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ class Fixed:
     adverts: Mapping[str, str]  # answers to KEYS, by node
     masked: Sequence[str]  # nodes that the survivors have masked against
     survivors: Sequence[str]
+    signed: Mapping[str, str] = field(default_factory=dict)  # answers to AGREE that are shown
 
 
 class SealedFiles:
