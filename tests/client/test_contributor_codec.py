@@ -28,6 +28,7 @@ from gobelin.shared.recipe import load_recipe
 from gobelin.shared.settings import write_settings
 from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import ParameterVector
+from tests.keys import write_keys
 
 RECIPE = load_recipe("toy")
 BASE = ParameterVector.of(build_jepa(RECIPE, 0))
@@ -60,6 +61,7 @@ def home_in(folder: Path, images: Path) -> NodeHome:
     )
     home = NodeHome(folder)
     write_settings(home.settings_file, settings)
+    write_keys(home)
     return home
 
 
@@ -170,6 +172,7 @@ def test_a_plan_with_an_unknown_codec_is_refused_before_training(home: NodeHome)
 def with_budget(home: NodeHome, **egress: float) -> NodeHome:
     settings = home.settings().model_copy(update={"egress": EgressSettings(**egress)})
     write_settings(home.settings_file, settings)
+    write_keys(home)
     return home
 
 

@@ -32,6 +32,7 @@ from gobelin.shared.recipe import load_recipe
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.settings import write_settings
 from gobelin.shared.vector import ParameterVector
+from tests.keys import write_keys
 
 RECIPE = load_recipe("toy")
 DIM = RECIPE.projector.out
@@ -64,6 +65,7 @@ def home_in(folder: Path, images: Path, moments: bool = True) -> NodeHome:
     )
     home = NodeHome(folder)
     write_settings(home.settings_file, settings)
+    write_keys(home)
     return home
 
 

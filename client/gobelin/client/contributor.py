@@ -40,7 +40,14 @@ from gobelin.protocols.messages import (
 )
 from gobelin.protocols.sealing import SealedCall
 from gobelin.shared.alarm import collapse_alarm
-from gobelin.shared.codec import CODECS, LOSSLESS, Compressed, compress, pick_rung
+from gobelin.shared.codec import (
+    CODECS,
+    LOSSLESS,
+    Compressed,
+    codec_named,
+    compress,
+    pick_rung,
+)
 from gobelin.shared.envelope import NEVER
 from gobelin.shared.errors import (
     BudgetError,
@@ -141,6 +148,7 @@ class Contributor:
             return done
         if envelope is not None:
             self.envelopes.begin(envelope)
+        codec_named(plan.codec)  # CodecError on one that this version does not have
         policy = read_policy(self._home)
         require(policy, plan, datetime.datetime.now())
         codec = self._codec(plan, fragment.schema, policy)  # too little: said before the training
