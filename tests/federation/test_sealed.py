@@ -13,6 +13,7 @@ from gobelin.client.home import NodeSettings, found_node
 from gobelin.server.founding import Charter, admit_node, found
 from gobelin.server.reasons import RefusalCode
 from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
+from gobelin.shared.files import write_atomic
 from gobelin.shared.sealing import Ring, bits_for
 from gobelin.shared.vector import ParameterVector
 from tests.federation.test_loopback import STEPS, computed_here, private_images
@@ -35,7 +36,7 @@ class SealedLoopback(Loopback):
             "max_staleness": 0,
             "sealed": True,
             "sealed_threshold": 0.5,
-            "sealed_offline_s": 1.0,
+            "sealed_offline_s": 120.0,
         }
         outer = {"kind": "nesterov", "lr": 0.7, "momentum": 0.9}
         charter = Charter(
@@ -88,6 +89,13 @@ def expected(net: Loopback, counted: Mapping[int, set[str]]) -> str:
     return computed_here(dict(net.members), net.rounds, "fp32", ring=RING, tamper=present)
 
 
+def impatient(net: Loopback) -> None:
+    """From the next session on who is silent drops out soon."""
+    file = net.aggregator_home / "federation.toml"
+    text = file.read_text().replace("sealed_offline_s = 120.0", "sealed_offline_s = 1.0")
+    write_atomic(file, text.encode())
+
+
 def who(sealed: Checkpoint) -> set[str]:
     return {row["member"] for row in sealed.facts["contributions"]}
 
@@ -101,6 +109,8 @@ def test_nodes_killed_in_the_middle_and_the_digest_is_the_open_rounds_to_the_bit
         net.wait_for_phase(1, "keys")
         net.kill("north")  # comes back, with its secrets, in the same session
         net.start_node("north")
+        net.wait_for("round_sealed", 1)
+        impatient(net)
         net.wait_for_phase(2, "keys")
         net.kill("south")  # stays away: it drops out of the sum
         del net.processes["south"]
