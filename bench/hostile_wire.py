@@ -110,13 +110,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         if self.path.endswith("pull-messages"):
-            (asked,) = PullAppMessagesRequest.FromString(body).message_ids
-            found = self.server.uploads.get(asked)
-            answer = PullAppMessagesResponse()
-            if found:
-                answer = PullAppMessagesResponse(
-                    messages_list=[found.envelope], message_object_trees=[found.tree]
-                )
+            asked = PullAppMessagesRequest.FromString(body).message_ids
+            found = [self.server.uploads[key] for key in asked if key in self.server.uploads]
+            answer = PullAppMessagesResponse(
+                messages_list=[upload.envelope for upload in found],
+                message_object_trees=[upload.tree for upload in found],
+            )
             self._say(answer.SerializeToString())
         elif self.path.endswith("pull-object"):
             self._object(PullObjectRequest.FromString(body).object_id)
