@@ -17,7 +17,11 @@ from tests.federation.test_loopback import private_images
 ROUNDS = 5
 
 
-@pytest.mark.parametrize("killed", [False, True], ids=["on the wire", "after a kill"])
+@pytest.mark.parametrize(
+    "killed",
+    [pytest.param(False, marks=pytest.mark.slow), True],
+    ids=["on the wire", "after a kill"],
+)
 def test_a_node_that_missed_a_round_is_counted_late_and_once(
     tmp_path: Path, killed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,7 +60,7 @@ def computed_here(members: dict[str, Path], rounds: int, codec: str, **how: Any)
     return vector.digest
 
 
-@pytest.mark.parametrize("codec", ["fp32", "int4"])
+@pytest.mark.parametrize("codec", ["fp32", pytest.param("int4", marks=pytest.mark.slow)])
 def test_two_rounds_give_the_digest_of_the_same_rounds_in_one_process(
     tmp_path: Path, codec: str
 ) -> None:
@@ -85,7 +85,11 @@ def test_two_rounds_give_the_digest_of_the_same_rounds_in_one_process(
 # warm-up rounds: so does where the schedule stands
 @pytest.mark.parametrize(
     ("codec", "fragments", "broadcast", "warmup"),
-    [("fp32", 1, "fp32", 2), ("topk", 1, "fp32", 0), ("topk", 2, "int8", 1)],
+    [
+        ("topk", 1, "fp32", 2),
+        pytest.param("fp32", 1, "fp32", 0, marks=pytest.mark.slow),
+        pytest.param("topk", 2, "int8", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_killed_processes_come_back_and_the_digest_is_the_undisturbed_one(
     tmp_path: Path, codec: str, fragments: int, broadcast: str, warmup: int

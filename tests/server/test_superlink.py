@@ -1,26 +1,33 @@
-"""The SuperLink's process waits for its database for longer than Flower's would."""
+"""The SuperLink's process waits for its database for longer than Flower's would, and reads less."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-from gobelin.server.superlink import BUSY_TIMEOUT_MS
+from gobelin.server.superlink import BUSY_TIMEOUT_MS, MOST_OF_REQUEST
 
 SCRIPT = """
-import sys, types
+import sys
 from gobelin.server import superlink
+from flwr.supercore import constant  # before Flower's command is imported, as in the real process
+import importlib, types
+
+stand_in = types.SimpleNamespace()
 
 def command():
     from flwr.supercore.sql_mixin import SQLITE_PRAGMAS
-    print(dict(SQLITE_PRAGMAS)["busy_timeout"], dict(SQLITE_PRAGMAS)["journal_mode"])
+    pragmas = dict(SQLITE_PRAGMAS)
+    print(pragmas["busy_timeout"], pragmas["journal_mode"], stand_in.GRPC_MAX_MESSAGE_LENGTH)
     return 3
 
-sys.modules["flwr.superlink.cli"] = types.SimpleNamespace(flower_superlink=command)
+stand_in.flower_superlink = command
+sys.modules["flwr.superlink.cli.flower_superlink"] = stand_in
 sys.exit(superlink.main())
 """
 
 
-def test_flowers_command_runs_with_a_longer_wait_and_all_else_as_it_is() -> None:
+def test_flowers_command_runs_with_a_longer_wait_and_bounded_requests() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
-    assert (done.stdout.split(), done.returncode) == ([str(BUSY_TIMEOUT_MS), "WAL"], 3)
+    found = (done.stdout.split(), done.returncode)
+    assert found == ([str(BUSY_TIMEOUT_MS), "WAL", str(MOST_OF_REQUEST)], 3), done.stderr
