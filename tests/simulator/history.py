@@ -22,7 +22,9 @@ from gobelin.shared.checkpoint import write_checkpoint
 from gobelin.shared.errors import RoundError
 from gobelin.shared.recipe import Recipe, load_recipe
 from gobelin.shared.settings import check_settings
+from gobelin.shared.signing import SigningKey
 from gobelin.shared.vector import ParameterVector
+from tests.keys import signing_key
 from tests.simulator.audit import Audit, Violation
 from tests.simulator.disk import Disk, Killed
 from tests.simulator.nodes import SCHEMA
@@ -66,6 +68,10 @@ class Home(AggregatorHome):
     def recipe(self) -> Recipe:
         """Any recipe: what it would build is not asked for."""
         return _recipe()
+
+    def signing_key(self) -> SigningKey:
+        """The same in every history."""
+        return signing_key(0)
 
     def roster(self) -> Roster:
         """As it is in the world now."""
@@ -160,7 +166,7 @@ def _live(scenario: Scenario, root: Path) -> Told:
     disk.trust()
     world = home.world = World(scenario, disk, faults)
     audit = home.audit = Audit(home, world, first)
-    world.on_offer, world.on_sleep = audit.offered, audit.look
+    world.on_offer, world.on_sleep, world.on_head = audit.offered, audit.look, audit.signed
     with disk.mounted():
         for starts in range(1, MOST_STARTS):
             if world.now > MOST_S:

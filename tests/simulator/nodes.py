@@ -22,6 +22,7 @@ from gobelin.server.courier import NodeState, Reply
 from gobelin.server.roster import NodeEntry
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 from tests.answers import contribution, wired
+from tests.keys import signing_key
 
 if TYPE_CHECKING:
     from tests.simulator.world import World
@@ -33,6 +34,11 @@ SPOOLED = 2  # contributions a node keeps
 @dataclass(frozen=True)
 class Entry(NodeEntry):
     """A place on the roster whose id needs no cryptography."""
+
+    @classmethod
+    def of_number(cls, member: str, seed: int, number: int) -> Entry:
+        """That of node `number` of a history."""
+        return cls(member, f"n{number}", f"{seed} {number}", signing_key(number).public)
 
     @property
     def id(self) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from gobelin.protocols.ledger import Head
 from gobelin.protocols.messages import Farewell, RoundPlan
 from gobelin.server.courier import NodeState, Parcel, Reply
 from gobelin.server.roster import Roster
@@ -46,13 +47,14 @@ class World:
         self.run = 0
         self.on_offer: Callable[[str, RoundPlan, bool], None] = lambda *_: None
         self.on_sleep: Callable[[], None] = lambda: None
+        self.on_head: Callable[[Head], None] = lambda _: None
         self._offset = 0.0  # of the aggregator's clock
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._inbox: list[Reply] = []
         self.nodes_by_id: dict[str, Node] = {}
         for number, (owner, pace) in enumerate(zip(scenario.owners, scenario.paces, strict=True)):
-            entry = Entry(owner, f"n{number}", f"{scenario.seed} {number}")
+            entry = Entry.of_number(owner, scenario.seed, number)
             self.nodes_by_id[entry.id] = Node(entry, self, pace)
         self.roster = Roster(tuple(node.entry for node in self.nodes_by_id.values()))
         disk.strikes = self.strikes
@@ -161,7 +163,7 @@ class World:
         away = [node.entry for node in self.nodes_by_id.values() if node.id not in on_it]
         if not away:
             number = len(self.nodes_by_id)
-            entry = Entry(f"m{number}", f"n{number}", f"{self.scenario.seed} {number}")
+            entry = Entry.of_number(f"m{number}", self.scenario.seed, number)
             self.nodes_by_id[entry.id] = Node(entry, self, self.chance.uniform(0.5, 6))
             away = [entry]
         self.roster = self.roster.admit(self.chance.choice(away))
@@ -184,6 +186,8 @@ class World:
         """Into the mail."""
         for parcel in parcels:
             name, message, recall = parcel.node, parcel.message, parcel.enclosure is None
+            if parcel.ledger is not None:
+                self.on_head(parcel.ledger.head)
             if isinstance(message, Farewell):
                 self._arrive(self.run, Reply(name, plan=message.digest))
                 continue

@@ -85,6 +85,8 @@ class NodeHome:
         self.pins_file = folder / "pins.json"  # what this node has bound itself to
         self.status_file = folder / "status.json"
         self.base_file = folder / "base.f32"  # the last base, where the federation sends steps
+        self.heads = folder / "heads"  # of the ledger, as believed and cosigned
+        self.receipts = folder / "receipts"  # with their proofs, for ever
         self.uplink_file = folder / "uplink.json"  # how fast contributions have left so far
 
     def settings(self) -> NodeSettings:

@@ -37,8 +37,10 @@ from gobelin.client.contributor import Contributor
 from gobelin.client.egress import Uplink
 from gobelin.client.fleet import FleetConnection, Say
 from gobelin.client.home import NodeHome, NodeStatus
+from gobelin.client.ledger import NodeLedger
 from gobelin.client.reach import wait_reachable
 from gobelin.client.spool import Spooled
+from gobelin.protocols.ledger import COSIGNATURE, LEDGER, LedgerView
 from gobelin.protocols.messages import (
     BASE,
     BYTES,
@@ -64,7 +66,13 @@ from gobelin.protocols.messages import (
     encoding_of,
 )
 from gobelin.shared.codec import describe_codec
-from gobelin.shared.errors import ContributionError, GobelinError
+from gobelin.shared.errors import (
+    ContributionError,
+    GobelinError,
+    LedgerError,
+    SignatureError,
+    TwoHistoriesError,
+)
 from gobelin.shared.files import write_json
 from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import DTYPE
@@ -74,6 +82,7 @@ PEAK_PER_MB = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes
 HOME_KEY = "home"
 TRAIN = MessageType.TRAIN
 WARM = 1  # contributors kept: a node has one, and who simulates many meets each once a round
+HISTORY = (LedgerError, SignatureError, TwoHistoriesError)  # an aggregator to be doubted
 OUR_ERROR = 100  # Flower error code of replies that carry one of our codes
 
 # ---------------------------------------------------------------- the ClientApp
@@ -89,13 +98,16 @@ def train(message: Message, context: Context) -> Message:
     home = str(context.node_config[HOME_KEY])
     try:
         offer = _read_offer(message.content)
+        ledger = NodeLedger(NodeHome(Path(home)))
+        ledger.hear(offer.plan.federation, offer.ledger, offer.receipts, offer.plan)
         contributor = _contributor(home)
         contributor.hear(offer.plan.federation, offer.plan.round, offer.receipts)
         spooled = contributor.contribute(offer.plan, offer.segments, offer.moments, offer.steps)
     except GobelinError as error:
         _failures[home] = error
         return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
-    return Message(contribution_record(spooled), reply_to=message)
+    content = contribution_record(spooled)
+    return Message(_with_cosignature(content, ledger), reply_to=message)
 
 
 @app.query("recall")
@@ -119,13 +131,17 @@ def take_failure(home: str) -> GobelinError | None:
 @app.query()
 def hear_farewell(message: Message, context: Context) -> Message:
     """Take the last receipts, and acknowledge that the federation has finished."""
-    home = str(context.node_config[HOME_KEY])
+    home, content = str(context.node_config[HOME_KEY]), RecordDict()
     try:
         farewell, receipts = _read_farewell(message.content), _read_receipts(message.content)
+        ledger = NodeLedger(NodeHome(Path(home)))
+        ledger.hear(farewell.federation, _read_ledger(message.content), receipts, None)
         _contributor(home).hear(farewell.federation, farewell.rounds + 1, receipts)
+        content = _with_cosignature(content, ledger)
     except GobelinError as error:
+        _failures[home] = error
         _say_of(home, f"could not keep the last receipts: {error}")
-    return Message(RecordDict(), reply_to=message)
+    return Message(content, reply_to=message)
 
 
 @functools.lru_cache(maxsize=WARM)
@@ -152,6 +168,7 @@ class Offer:
     steps: list[CodedStep]
     moments: bytes
     receipts: list[Receipt]
+    ledger: LedgerView
 
 
 def _read_plan(content: RecordDict) -> RoundPlan:
@@ -171,7 +188,8 @@ def _read_offer(content: RecordDict) -> Offer:
         moments = content[MOMENTS][MOMENTS].data if MOMENTS in content else b""
     except (MalformedMessageError, KeyError, TypeError, AttributeError):
         raise _malformed() from None
-    return Offer(plan, segments, steps, moments, _read_receipts(content))
+    receipts = _read_receipts(content)
+    return Offer(plan, segments, steps, moments, receipts, _read_ledger(content))
 
 
 def _read_farewell(content: RecordDict) -> Farewell:
@@ -200,6 +218,23 @@ def _read_receipts(content: RecordDict) -> list[Receipt]:
         return list(map(Receipt.from_bytes, content[RECEIPTS][PAYLOAD]))
     except (MalformedMessageError, KeyError, TypeError, AttributeError):
         raise _malformed() from None
+
+
+def _read_ledger(content: RecordDict) -> LedgerView:
+    """What a message shows of the ledger; raises LedgerError when it is malformed."""
+    try:
+        return LedgerView.from_records(content[LEDGER])
+    except (MalformedMessageError, KeyError, TypeError, AttributeError):
+        raise LedgerError(
+            "the aggregator shows nothing of its ledger", "ask its operator to update gobelin"
+        ) from None
+
+
+def _with_cosignature(content: RecordDict, ledger: NodeLedger) -> RecordDict:
+    """A reply, and with it this node's cosignature of the newest head it believes."""
+    if data := ledger.cosignature():
+        content[COSIGNATURE] = ConfigRecord({PAYLOAD: data})
+    return content
 
 
 def _malformed() -> ContributionError:
@@ -243,6 +278,8 @@ def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
             reply, sent = _answer(link, message, key, say)
             if message.metadata.message_type == MessageType.QUERY:
                 say(_finished(message))
+                if isinstance(failure := take_failure(key), HISTORY):
+                    raise failure
                 return
             if message.metadata.message_type == RECALL and reply.has_error():
                 continue

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gobelin.protocols.ledger import LedgerView
 from gobelin.protocols.messages import Farewell, Receipt, RoundPlan
 from gobelin.server.admission import WireArray
 from gobelin.shared.objective.pools import Pools
@@ -33,6 +34,7 @@ class Reply:
     moments: WireArray | None = None
     plan: str = ""  # digest of the plan it was asked to answer, as the courier knows
     lost: bool = False  # the wire has lost the plan, or the answer to it
+    cosignature: bytes = b""  # of a head of the ledger
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Parcel:
     message: RoundPlan | Farewell
     enclosure: Enclosure | None
     receipts: tuple[Receipt, ...] = ()
+    ledger: LedgerView | None = None  # with offers and farewells
 
 
 class Courier(Protocol):

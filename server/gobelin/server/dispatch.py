@@ -10,6 +10,7 @@ from gobelin.protocols.messages import Farewell, RoundPlan, Step
 from gobelin.server.broadcast import STEP, rounds_to_send
 from gobelin.server.courier import Enclosure, Parcel
 from gobelin.server.home import AggregatorHome
+from gobelin.server.ledger import RoundLedger
 from gobelin.server.node_record import NodeRecord
 from gobelin.server.seal import Standing
 from gobelin.shared.checkpoint import read_extra
@@ -25,11 +26,13 @@ class Dispatch:
         self,
         home: AggregatorHome,
         standing: Standing,
+        ledger: RoundLedger,
         tell: Callable[[str, Mapping[str, Any]], None],
     ) -> None:
         """`tell` takes an event for the log, with its facts."""
         self._home = home
         self._standing = standing
+        self._ledger = ledger
         self._tell = tell
         self._sizes: dict[int, int] | None = None
 
@@ -46,7 +49,8 @@ class Dispatch:
         for way, group in alike.items():
             enclosure = self._enclose(way)
             for node in group:
-                yield Parcel(node, plan, enclosure, self._record(node).receipts)
+                receipts = self._record(node).receipts
+                yield Parcel(node, plan, enclosure, receipts, self._ledger.show(node, receipts))
 
     def recalls(self, plan: RoundPlan, nodes: Iterable[str]) -> Iterator[Parcel]:
         """A sealed round's plan for each of `nodes`, alone: for what they have finished for it."""
@@ -56,7 +60,8 @@ class Dispatch:
     def farewells(self, farewell: Farewell, nodes: Iterable[str]) -> Iterator[Parcel]:
         """The farewell for each of `nodes`, with their last receipts."""
         for node in nodes:
-            yield Parcel(node, farewell, None, self._record(node).receipts)
+            receipts = self._record(node).receipts
+            yield Parcel(node, farewell, None, receipts, self._ledger.show(node, receipts))
 
     def _enclose(self, way: tuple[int, ...] | None) -> Enclosure:
         """The steps of these rounds; the whole base for None, and where a step is damaged."""

@@ -47,6 +47,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
 
+from gobelin.protocols.ledger import COSIGNATURE, LEDGER, LedgerView
 from gobelin.protocols.messages import (
     BASE,
     BYTES,
@@ -95,7 +96,7 @@ def main(grid: Grid, context: Context) -> None:
     _end_with_parent()
     home = AggregatorHome(Path(os.environ[HOME_VARIABLE]))
     with sole_owner(home.rounds, wait_s=60):  # the ServerApp of a killed supervisor may linger
-        for folder in (home.rounds, home.releases, home.journal):
+        for folder in (home.rounds, home.releases, home.journal, home.ledger, home.archive):
             sweep(folder)
         try:
             rounds = home.settings().rounds
@@ -159,7 +160,7 @@ class GridCourier:
                     self._latest[asked] = message_id
 
     def _message(self, parcel: Parcel, beside: Records) -> Message:
-        content = message_record(parcel.message, beside, parcel.receipts)
+        content = message_record(parcel.message, beside, parcel.receipts, parcel.ledger)
         kind = MessageType.QUERY
         if isinstance(parcel.message, RoundPlan):
             kind = RECALL if parcel.enclosure is None else MessageType.TRAIN
@@ -184,12 +185,16 @@ Records = dict[str, ArrayRecord | ConfigRecord]
 
 
 def message_record(
-    message: RoundPlan | Farewell, beside: Records, receipts: Iterable[Receipt]
+    message: RoundPlan | Farewell,
+    beside: Records,
+    receipts: Iterable[Receipt],
+    ledger: LedgerView | None,
 ) -> RecordDict:
-    """A message as Flower carries it, with what is enclosed and a node's receipts."""
+    """A message as Flower carries it: what is enclosed, a node's receipts, what proves them."""
     told = ConfigRecord({PAYLOAD: [receipt.to_bytes() for receipt in receipts]})
     header = ConfigRecord({PAYLOAD: message.to_bytes()})
-    return RecordDict({HEADER: header, RECEIPTS: told, **beside})
+    shown = {} if ledger is None else {LEDGER: ConfigRecord(ledger.to_records())}
+    return RecordDict({HEADER: header, RECEIPTS: told, **shown, **beside})
 
 
 def enclosed(enclosure: Enclosure | None) -> Records:
@@ -230,15 +235,23 @@ def _reply(node: str, plan: str, message: Message) -> Reply:
         error = reason if known else f"flower:{message.error.code}"
         return Reply(node, error=error, plan=plan, lost=message.error.code in LOST)
     try:
-        if not message.content:  # a node's answer to the farewell
-            return Reply(node, plan=plan)
+        cosignature = _cosignature(message.content)
+        if HEADER not in message.content:  # a node's answer to the farewell
+            return Reply(node, plan=plan, cosignature=cosignature)
         header = message.content[HEADER][PAYLOAD]
         arrays = {name: _wire(array) for name, array in message.content[DELTA].items()}
         moments = _wire(message.content[MOMENTS][MOMENTS]) if MOMENTS in message.content else None
     except (KeyError, AttributeError, TypeError):
         return Reply(node, error="gobelin:malformed", plan=plan)
     header = header if isinstance(header, bytes) else b""
-    return Reply(node, header, arrays, moments=moments, plan=plan)
+    return Reply(node, header, arrays, moments=moments, plan=plan, cosignature=cosignature)
+
+
+def _cosignature(content: RecordDict) -> bytes:
+    """A node's cosignature of the ledger's head, if it sent one."""
+    record = content.get(COSIGNATURE)
+    data = record.get(PAYLOAD) if isinstance(record, ConfigRecord) else None
+    return data if isinstance(data, bytes) else b""
 
 
 def _wire(array: Array) -> WireArray:

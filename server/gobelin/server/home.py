@@ -17,6 +17,7 @@ from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.files import read_json, write_json
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.settings import Settings, read_settings
+from gobelin.shared.signing import SigningKey
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -87,6 +88,7 @@ class RoundSettings(Settings):
     wait_for_members_s: Seconds = 86400.0  # for the quorum to be online
     attempts: Positive = 3  # of a round that misses its quorum, before giving up
     release_every: Positive = 10
+    archive: bool = False  # keep contributions as they came, so that rounds can be replayed
 
 
 class NetworkSettings(Settings):
@@ -135,6 +137,9 @@ class AggregatorHome:
         self.collecting = folder / "collecting"  # scratch: the open round's deltas, decoded
         self.flower = folder / "flower"  # everything that is Flower's
         self.events_file = folder / "events.jsonl"
+        self.ledger = folder / "ledger"  # what anybody may check of the rounds
+        self.archive = folder / "archive"  # contributions as they came, where they are kept
+        self.release_key_file = self.tls / "release.key"  # EC, for tools that know no Ed25519
 
     def require(self) -> None:
         """Raise StateError unless `gobelin aggregator init` has been here."""
@@ -167,6 +172,10 @@ class AggregatorHome:
         """Replace the roster on disk."""
         write_json(self.roster_file, {"nodes": [vars(node) for node in roster.nodes]})
 
+    def signing_key(self) -> SigningKey:
+        """The key that the aggregator signs its word with; raises ConfigError without one."""
+        return SigningKey.load(self.signing_key_file)
+
     def round_folder(self, number: int) -> Path:
         """Folder of the checkpoint that round `number` sealed (0 is the initial model)."""
         return self.rounds / f"round-{number:05d}"
@@ -185,7 +194,11 @@ class AggregatorHome:
 
     def facts(self, number: int) -> dict[str, Any]:
         """What is recorded of a sealed round, read without its model."""
-        return dict(read_json(self.round_folder(number) / MANIFEST)["facts"])
+        return dict(self.manifest(number)["facts"])
+
+    def manifest(self, number: int) -> dict[str, Any]:
+        """The manifest of a sealed round's checkpoint."""
+        return read_json(self.round_folder(number) / MANIFEST)
 
     def record(self, event: Mapping[str, Any]) -> None:
         """Append one event to the event log and flush it to disk."""

@@ -20,6 +20,7 @@ from gobelin.server.dispatch import Dispatch
 from gobelin.server.history import Past, answerable
 from gobelin.server.home import AggregatorHome
 from gobelin.server.journal import Journal
+from gobelin.server.ledger import RoundLedger
 from gobelin.server.node_record import settle
 from gobelin.server.pooling import pool_modalities
 from gobelin.server.quality import Examiner
@@ -71,6 +72,7 @@ class Rim:
     courier: Courier
     examiner: Examiner
     sealer: Sealer
+    ledger: RoundLedger
     tell: Callable[[str, Mapping[str, Any]], None]  # into the event log
     clock: Callable[[], float]
     sleep: Callable[[float], None]
@@ -94,7 +96,7 @@ class OpenRound:
         self._plans = {**{number: of.plan for number, of in past.items()}, plan.round: plan}
         self._numbers = {of.digest: number for number, of in self._plans.items()}
         self._standing = standing
-        self._dispatch = Dispatch(rim.home, standing, rim.tell)
+        self._dispatch = Dispatch(rim.home, standing, rim.ledger, rim.tell)
         self._state = Round(
             plan.round,
             plan.digest,
@@ -176,6 +178,8 @@ class OpenRound:
 
     def _take(self, reply: Reply) -> None:
         """Count one reply once it is on disk, or record why it does not count."""
+        if reply.cosignature:
+            self._rim.ledger.take(reply.node, reply.cosignature)
         if reply.lost or reply.error:
             return self._miss(reply)
         asked = Asked(reply.node, self._answered(reply))

@@ -21,6 +21,7 @@ from gobelin.server.dispatch import Dispatch
 from gobelin.server.history import Past, past_rounds
 from gobelin.server.home import AggregatorHome, FederationSettings
 from gobelin.server.journal import Journal
+from gobelin.server.ledger import RoundLedger
 from gobelin.server.open_round import POLL_S, OpenRound, Rim
 from gobelin.server.probe import ProbeLoss, open_probe
 from gobelin.server.quality import SAMPLES, CollapseGate, Examiner
@@ -61,12 +62,14 @@ class RoundEngine:
         self._recipe = home.recipe()
         settings.require_fit(self._recipe)
         examiner = make_examiner(self._recipe, settings)
+        ledger = RoundLedger(home, self._tell)
         self._rim = Rim(
             home=home,
             journal=Journal(home.journal),
             courier=courier,
             examiner=examiner,
-            sealer=Sealer(home, examiner, self._tell),
+            sealer=Sealer(home, examiner, ledger, self._tell),
+            ledger=ledger,
             tell=self._tell,
             clock=clock,
             sleep=sleep,
@@ -77,6 +80,7 @@ class RoundEngine:
         rim, rounds = self._rim, self._settings.rounds
         last, checkpoint = rim.home.latest()
         standing = Standing.of(checkpoint)
+        rim.ledger.mend()
         rim.sealer.release(last, standing.base, checkpoint.facts)  # a kill may have come between
         offered: Mapping[Asked, str] = {}
         for number in range(last + 1, rounds.rounds + 1):
@@ -120,11 +124,14 @@ class RoundEngine:
         rim = self._rim
         known = rim.home.roster().by_id()
         waiting = {s.id for s in rim.courier.nodes() if s.online and s.id in known}
-        dispatch = Dispatch(rim.home, standing, self._tell)
+        dispatch = Dispatch(rim.home, standing, rim.ledger, self._tell)
         rim.courier.send(dispatch.farewells(farewell, sorted(waiting)))
         give_up = rim.clock() + FAREWELL_S
         while waiting and rim.clock() < give_up:
-            waiting -= {reply.node for reply in rim.courier.replies()}
+            for reply in rim.courier.replies():
+                waiting.discard(reply.node)
+                if reply.cosignature:
+                    rim.ledger.take(reply.node, reply.cosignature)
             rim.sleep(POLL_S)
 
     def _tell(self, event: str, facts: Mapping[str, Any]) -> None:

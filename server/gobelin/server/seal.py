@@ -15,6 +15,7 @@ from gobelin.server.evidence import of_members, remember
 from gobelin.server.geometry import Deltas
 from gobelin.server.groups import move_groups
 from gobelin.server.home import AggregatorHome
+from gobelin.server.ledger import RoundLedger
 from gobelin.server.merge import Counted, Merged, Merger, accumulate
 from gobelin.server.node_record import NodeRecord
 from gobelin.server.outer import make_outer
@@ -26,7 +27,7 @@ from gobelin.server.rules import make_rule
 from gobelin.shared.checkpoint import Checkpoint, at_rest, write_checkpoint
 from gobelin.shared.fragments import Fragment
 from gobelin.shared.objective.pools import Pools
-from gobelin.shared.vector import ParameterVector
+from gobelin.shared.vector import ParameterVector, digest_of_values
 
 CROSS_NODE = "cross_node"  # name of the pooled moments in a checkpoint's extra
 Row = Mapping[str, Any]  # what is recorded of one contribution
@@ -81,10 +82,12 @@ class Sealer:
         self,
         home: AggregatorHome,
         examiner: Examiner,
+        ledger: RoundLedger,
         tell: Callable[[str, Mapping[str, Any]], None],
     ) -> None:
         self._home = home
         self._examiner = examiner
+        self._ledger = ledger
         self._tell = tell
         self._settings = settings = home.settings()
         self._recipe = home.recipe()
@@ -147,6 +150,7 @@ class Sealer:
         )
         facts = {
             **merged.facts,
+            "aggregate_digest": digest_of_values(merged.delta),
             "fragment": fragment.index,
             "frame_rotation": self._examiner.rotation(base, told.consensus),
         }
@@ -166,6 +170,7 @@ class Sealer:
             "base_digest": plan.base_digest,
             "plan_digest": plan.digest,
             "plan": plan.to_bytes().decode(),
+            "roster_digest": self._ledger.keep_roster(),
             "contributions": list(outcome.rows),
             **_others(state),
             "members": {
@@ -175,6 +180,7 @@ class Sealer:
             "nodes": {node: record.facts() for node, record in standing.records.items()},
             "outer": self._settings.outer.model_dump(exclude_none=True),
             "aggregation": self._settings.aggregation.model_dump(exclude_none=True),
+            "policy": self._settings.policy.model_dump(mode="json", exclude={"probe"}),
             **outcome.facts,
             **outcome.told.facts,
             "scores": list(standing.scores),
@@ -188,6 +194,7 @@ class Sealer:
         extra |= {STEP: outcome.told.payload.tensors()} if outcome.told.payload else {}
         folder = self._home.round_folder(plan.round)
         write_checkpoint(folder, self._recipe, standing.base, facts, extra)
+        self._ledger.append(plan.round)
         self.release(plan.round, standing.base, facts)
         self._say(plan, outcome, seconds)
         base, lying = at_rest(folder, standing.base, extra)
