@@ -87,6 +87,7 @@ class NodeHome:
         self.base_file = folder / "base.f32"  # the last base, where the federation sends steps
         self.heads = folder / "heads"  # of the ledger, as believed and cosigned
         self.receipts = folder / "receipts"  # with their proofs, for ever
+        self.newest_file = folder / "newest.json"  # the newest release that was accepted
         self.uplink_file = folder / "uplink.json"  # how fast contributions have left so far
 
     def settings(self) -> NodeSettings:

@@ -18,13 +18,17 @@ from gobelin.shared.errors import LedgerError, SignatureError, TwoHistoriesError
 from gobelin.shared.files import write_atomic, write_json
 from gobelin.shared.keys import fingerprint, load_private_key, public_pem
 from gobelin.shared.ledger import (
+    History,
     Line,
     SignedHead,
+    Tree,
     TreeHead,
+    Verified,
     check_proof,
     cosign,
     origin_of,
     split,
+    verify_history,
 )
 from gobelin.shared.ledger.merkle import verify_consistency
 from gobelin.shared.ledger.note import SIGNATURE, key_id
@@ -64,6 +68,21 @@ class NodeLedger:
         for receipt, proof in proved:
             self._keep_receipt(receipt, proof, head)
 
+    def accept(self, history: History) -> Verified:
+        """Believe a whole verified ledger: its newest head becomes the newest known.
+
+        Raises as `verify_history` does, and TwoHistoriesError where it is no continuation.
+        """
+        told = verify_history(history, self._aggregator)
+        tree = Tree(signed.entry.leaf for signed in history.entries)
+        newest = self.newest()
+        if newest is not None:
+            known = newest.head
+            if known.size > len(tree) or tree.root(known.size) != known.root:
+                self._accuse(told.head, f"it is not the ledger this node knows {known.size} of")
+        self._keep(SignedHead(told.head.head, told.head.lines[:1]))
+        return told
+
     def cosignature(self) -> bytes:
         """This node's cosignature of the newest head it believes, as it is sent; b"" if none."""
         newest = self.newest()
@@ -99,7 +118,7 @@ class NodeLedger:
             raise LedgerError(
                 f"the aggregator does not show that its {told.size} rounds go on from the "
                 f"{known.size} this node knows",
-                "ask for an export of the ledger, and `gobelin verify EXPORT --home` this node",
+                f"ask for an export: gobelin node accept EXPORT --home {self._home.folder}",
             )
         try:
             path = split(paths.get(known.size, ""))
@@ -137,14 +156,14 @@ class NodeLedger:
         for receipt in receipts:
             if not receipt.counted:
                 continue
-            row, proof = rows.get(receipt.round, (None, None))
+            found = rows.get(receipt.round)
             told = (receipt.delta_digest, receipt.weight)
-            if row is None or proof is None or (row.delta_digest, row.weight) != told:
+            if found is None or (found[0].delta_digest, found[0].weight) != told:
                 raise LedgerError(
                     f"the receipt of round {receipt.round} is not what the ledger says",
                     "the contribution stays in the spool; ask the aggregator's operator",
                 )
-            proved.append((receipt, proof))
+            proved.append((receipt, found[1]))
         return proved
 
     def _keep(self, head: SignedHead) -> None:

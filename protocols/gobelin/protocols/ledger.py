@@ -130,3 +130,15 @@ class LedgerView:
             )
         except (KeyError, TypeError):
             raise MalformedMessageError("nothing is shown of the ledger") from None
+
+
+@dataclass(frozen=True)
+class ReleaseStatement(Message):
+    """The aggregator's word on a release, which it signs with the key its members pin."""
+
+    federation: str
+    round: int  # whose consensus it is
+    vector_digest: str
+    issued: int  # seconds since 1970
+    expires: int  # afterwards it is no longer to be taken for the newest
+    key: str  # PEM of the EC key that the release's bundle is signed by

@@ -64,6 +64,9 @@ def init(
     weights: Annotated[
         str, typer.Option(help="equal, or evidence: by what contributions are worth on the probe.")
     ] = "equal",
+    archive: Annotated[
+        bool, typer.Option(help="Keep contributions as they came, so that rounds can be replayed.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -84,6 +87,7 @@ def init(
             "codec": codec,
             "broadcast": broadcast,
             "cross_node": cross_node,
+            "archive": archive,
         },
         outer={
             "kind": outer,
@@ -144,6 +148,30 @@ def up(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
             Supervisor(place, progress.on_event).run()
         except Stopped:
             progress.say(f"Stopped. `gobelin aggregator up --home {home}` continues.")
+
+
+@app.command()
+def export(
+    to: Annotated[Path, typer.Option(help="A new folder.")],
+    home: Home = DEFAULT_HOME,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="With every round and the archive, for replays.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write what anybody may have: ledger, releases, roster, and what the next round starts from.
+
+    Also while the aggregator is up.
+    """
+    from gobelin.server.export import export as write_export
+    from gobelin.server.home import AggregatorHome
+
+    told = write_export(AggregatorHome(home), to, replay)
+    if as_json:
+        print(json.dumps(told, sort_keys=True))
+        return
+    print(f"Exported {told['rounds']} rounds to {to}. Anybody checks it by")
+    print(f"  gobelin verify {to} --key ca.pem")
 
 
 @app.command()

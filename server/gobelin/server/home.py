@@ -88,6 +88,7 @@ class RoundSettings(Settings):
     wait_for_members_s: Seconds = 86400.0  # for the quorum to be online
     attempts: Positive = 3  # of a round that misses its quorum, before giving up
     release_every: Positive = 10
+    release_days: Positive = 90  # for which a release may be taken for the newest
     archive: bool = False  # keep contributions as they came, so that rounds can be replayed
 
 

@@ -70,7 +70,7 @@ class Journal:
         wire |= {MOMENTS: reply.moments} if reply.moments else {}
         tensors = {key: array.data for key, array in wire.items()} | {HEADER: reply.header}
         arrays = {key: [*array[:3]] for key, array in wire.items()}
-        with file_atomic(self._path(asked)) as tmp:
+        with file_atomic(self.path(asked)) as tmp:
             views = {key: np.frombuffer(data, np.uint8) for key, data in tensors.items()}
             save_file(views, tmp, {ARRAYS: json.dumps(arrays)})
 
@@ -80,7 +80,7 @@ class Journal:
         Its bytes may have changed; who reads it admits it again.
         """
         try:
-            with safe_open(self._path(asked), "numpy") as file:
+            with safe_open(self.path(asked), "numpy") as file:
                 wire = {
                     key: WireArray(dtype, tuple(shape), encoding, _bytes(file, key))
                     for key, (dtype, shape, encoding) in json.loads(file.metadata()[ARRAYS]).items()
@@ -97,7 +97,8 @@ class Journal:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._end = 0
 
-    def _path(self, asked: Asked) -> Path:
+    def path(self, asked: Asked) -> Path:
+        """Where a reply is kept."""
         return self._folder / f"{asked}.reply"
 
 

@@ -288,9 +288,9 @@ class OpenRound:
             if one.node in moments and one.round == self._plan.round
         }
         pooled = pool_modalities(moments, owners, told, self._modalities)
-        sealer = self._rim.sealer
-        deltas = self._deltas.by_group
-        outcome = sealer.aggregate(self._standing, self._fragment, deltas, rows, pooled)
+        merging, deltas = self._rim.sealer.merging, self._deltas.by_group
+        outcome = merging.aggregate(self._standing, self._fragment, deltas, rows, pooled)
+        self._rim.sealer.keep(self._plan.round, self._rim.journal, asked)
         last = self._state.terms.max_staleness
         pending = answerable(self._plan, range(1, self._plan.round + 1), last)
         records = settle(self._standing.records, self._plan, self._state, outcome.rows, pending)

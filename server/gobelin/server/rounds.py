@@ -81,7 +81,9 @@ class RoundEngine:
         last, checkpoint = rim.home.latest()
         standing = Standing.of(checkpoint)
         rim.ledger.mend()
-        rim.sealer.release(last, standing.base, checkpoint.facts)  # a kill may have come between
+        rim.sealer.publisher.release(
+            last, standing.base, checkpoint.facts
+        )  # a kill may have come between
         offered: Mapping[Asked, str] = {}
         for number in range(last + 1, rounds.rounds + 1):
             plan = self._plan(number, standing)

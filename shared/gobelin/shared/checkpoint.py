@@ -50,23 +50,34 @@ def write_checkpoint(
     extra: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Write a checkpoint folder atomically; an older one of the same name is replaced."""
-    extra = extra or {}
     with folder_atomic(folder) as tmp:
-        save_file(vector.tensors(), tmp / MODEL)
-        for name, tensors in extra.items():
-            save_file(dict(tensors), tmp / f"{name}.safetensors")
-        files = [MODEL, *(f"{name}.safetensors" for name in extra)]
-        manifest = {
-            "format": FORMAT,
-            "recipe": recipe.model_dump(mode="json"),
-            "recipe_digest": recipe.digest,
-            "schema_digest": vector.schema.digest,
-            "vector_digest": vector.digest,
-            "parameters": vector.schema.size,
-            "files": {name: file_digest(tmp / name) for name in files},
-            "facts": dict(facts),
-        }
-        write_json(tmp / MANIFEST, {**manifest, "manifest_digest": _digest_of(manifest)})
+        fill_checkpoint(tmp, recipe, vector, facts, extra)
+
+
+def fill_checkpoint(
+    folder: Path,
+    recipe: Recipe,
+    vector: ParameterVector,
+    facts: Mapping[str, Any],
+    extra: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> None:
+    """Write a checkpoint's files into a folder that is being filled."""
+    extra = extra or {}
+    save_file(vector.tensors(), folder / MODEL)
+    for name, tensors in extra.items():
+        save_file(dict(tensors), folder / f"{name}.safetensors")
+    files = [MODEL, *(f"{name}.safetensors" for name in extra)]
+    manifest = {
+        "format": FORMAT,
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_digest": recipe.digest,
+        "schema_digest": vector.schema.digest,
+        "vector_digest": vector.digest,
+        "parameters": vector.schema.size,
+        "files": {name: file_digest(folder / name) for name in files},
+        "facts": dict(facts),
+    }
+    write_json(folder / MANIFEST, {**manifest, "manifest_digest": _digest_of(manifest)})
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

@@ -142,7 +142,7 @@ def _check_entry(number: int, signed: SignedEntry, history: History, public: str
         verify(public, PURPOSE, entry.canonical, signed.signature)
     except SignatureError as error:
         raise SignatureError(f"round {number}: {error.what}", error.remedy) from None
-    if signed.signature.lower() != signed.signature:  # the same to `verify`, not the same bytes
+    if bytes.fromhex(signed.signature).hex() != signed.signature:  # `verify` reads hex kindly
         raise SignatureError(f"the signature of round {number} is not as it was written", REMEDY)
     entry.require_whole()
     if number and record.base_digest != history.entries[number - 1].entry.record.vector_digest:

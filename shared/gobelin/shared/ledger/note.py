@@ -78,7 +78,10 @@ class SignedHead:
 
     @classmethod
     def parse(cls, data: bytes) -> SignedHead:
-        """The note that `data` is; raises LedgerError on anything else, to the byte."""
+        """The note that `data` is, of which nobody has signed twice.
+
+        Raises LedgerError on anything else, to the byte.
+        """
         try:
             text = data.decode() if len(data) <= MOST_BYTES else ""
             body, mark, rest = text.partition("\n\n")
@@ -89,7 +92,8 @@ class SignedHead:
             found = cls(TreeHead(origin, int(size), base64.b64decode(root, validate=True)), lines)
         except (ValueError, binascii.Error):
             raise LedgerError("a head of the ledger that is none", REMEDY) from None
-        if found.text != text or len(found.head.root) != HASH:
+        signers = {(line.name, line.key_id) for line in lines}
+        if found.text != text or len(found.head.root) != HASH or len(signers) < len(lines):
             raise LedgerError("a head of the ledger that is none", REMEDY)
         return found
 
