@@ -175,6 +175,29 @@ def export(
 
 
 @app.command()
+def take_over(
+    exported: Annotated[Path, typer.Argument(help="An export of the aggregator before.")],
+    key: Annotated[Path, typer.Option(help="Its ca.pem, as you were given it.")],
+    home: Home = DEFAULT_HOME,
+    address: Annotated[
+        str, typer.Option(help="host:port that nodes connect to; port 0 picks a free one.")
+    ] = "127.0.0.1:9092",
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a federation from what its aggregator has exported, with keys of your own."""
+    from gobelin.server.takeover import take_over as take
+    from gobelin.shared.signing import find_signing_key
+
+    public = find_signing_key(key.read_bytes(), str(key))
+    told = take(home, exported, public, address)
+    if as_json:
+        print(json.dumps(told, sort_keys=True))
+        return
+    print(f"Took over after round {told['rounds']}. Give members {told['ca']} in place of theirs,")
+    print(f"and the address {told['address']}; then: gobelin aggregator up --home {home}")
+
+
+@app.command()
 def status(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
     """Show where the federation stands."""
     from gobelin.server.home import AggregatorHome

@@ -88,6 +88,8 @@ class Dispatch:
         """Bytes of the last sealed rounds' steps, back to where they are more than a base."""
         sizes: dict[int, int] = {}
         for number in range(last, 0, -1):
+            if not self._home.round_folder(number).exists():  # before this aggregator took over
+                break
             told = self._home.facts(number).get(STEP)
             if told is None or sum(sizes.values()) >= whole:
                 break

@@ -3,7 +3,8 @@
     ca.pem              the certificate, and the key that signs ledger and releases
     federation.toml recipe.toml roster.json
     ledger/  releases/
-    rounds/round-N      the last consensus, with all that the next round starts from
+    rounds/round-N      the last consensus, all that the next round starts from, and the rounds
+                        that it may still count answers to
     archive/ rounds/    of every round, where replays are wanted
 
 No private key is in it, and no event log.
@@ -38,7 +39,8 @@ def export(home: AggregatorHome, to: Path, replay: bool = False) -> dict[str, An
     history = LedgerFolder(home.ledger).read()
     told = verify_history(history, find_signing_key(pem, str(home.tls / CA)))
     sealed = [number for number in home.sealed_rounds() if number <= told.rounds]
-    wanted = sealed if replay else sealed[-1:]
+    last = 1 + home.settings().rounds.max_staleness  # that the next round may be answered late for
+    wanted = sealed if replay else sealed[-last:]
     with folder_atomic(to) as tmp:
         (tmp / CA).write_bytes(pem)
         for name in FILES:

@@ -118,7 +118,8 @@ class RoundEngine:
     def _past(self, plan: RoundPlan) -> dict[int, Past]:
         """The sealed rounds that may still be answered; those of older versions may not."""
         first = max(1, plan.round - self._settings.rounds.max_staleness)
-        facts = {n: self._rim.home.facts(n) for n in range(first, plan.round)}
+        sealed = set(self._rim.home.sealed_rounds())  # some may lie with an aggregator before
+        facts = {n: self._rim.home.facts(n) for n in range(first, plan.round) if n in sealed}
         return past_rounds({n: of for n, of in facts.items() if "plan" in of}, plan)
 
     def _farewell(self, farewell: Farewell, standing: Standing) -> None:
