@@ -43,6 +43,7 @@ from gobelin.shared.ledger import (
 from gobelin.shared.ledger.note import COSIGNATURE, key_id
 
 MOST_PROOFS = 256  # of consistency in one view; a node away for longer verifies an export
+MOST_WITNESSES = 1000  # of one head: more prove no more, and its note stays small
 RESTORE = "restore the whole home from one backup; members hold the signed heads"
 
 
@@ -62,7 +63,7 @@ class RoundLedger:
         self._tree = Tree()
         self._newest: SignedHead | None = None
         self._cosigned: dict[str, int] = {}  # node's name → the largest head it has cosigned
-        self._names: dict[str, str] = {}  # of nodes, by id
+        self._seats: dict[str, NodeEntry] = {}  # of nodes, by id
         self._shown = (0, 0)  # size, and size known, of …
         self._view: LedgerView  # … what was last shown
         self._entry = functools.lru_cache(maxsize=16)(self._read_entry)
@@ -126,7 +127,8 @@ class RoundLedger:
 
     def show(self, node: str, receipts: Iterable[Receipt]) -> LedgerView:
         """What a node is shown: the head, that it goes on from those it may know, its receipts."""
-        known = self._cosigned.get(self._name(node), 1)
+        seat = self._seat(node)
+        known = self._cosigned.get(seat.name, 1) if seat else 1
         if self._shown != (len(self._tree), known):
             self._shown, self._view = (len(self._tree), known), self._show(known)
         proofs = tuple(filter(None, (self._prove_receipt(node, of) for of in receipts)))
@@ -161,7 +163,7 @@ class RoundLedger:
 
     def take(self, node: str, data: bytes) -> None:
         """Keep a node's cosignature of a head; one that is none is told, and kept nowhere."""
-        entry = self._home.roster().by_id().get(node)
+        entry = self._seat(node)
         if entry is None:
             return
         try:
@@ -169,11 +171,12 @@ class RoundLedger:
         except (LedgerError, MalformedMessageError, ValueError, OverflowError) as error:
             self._tell("cosignature_refused", {"node": entry.name, "found": str(error)})
 
-    def _name(self, node: str) -> str:
-        """What the roster calls a node; "" where it has left."""
-        if node not in self._names:
-            self._names = {known: seat.name for known, seat in self._home.roster().by_id().items()}
-        return self._names.setdefault(node, "")
+    def _seat(self, node: str) -> NodeEntry | None:
+        """A node's place on a roster that is kept, so that all may know whose its key is."""
+        if node not in self._seats and node in (seats := self._home.roster().by_id()):
+            self.keep_roster()
+            self._seats = seats
+        return self._seats.get(node)
 
     def _keep(self, entry: NodeEntry, given: Cosignature) -> None:
         if not 0 < given.size <= len(self._tree):
@@ -184,9 +187,8 @@ class RoundLedger:
         line = Line(entry.name, name, stamp + bytes.fromhex(given.signature))
         if not cosigned_by(line, entry.signing_key, head):
             raise LedgerError(f"no cosignature of the head of {given.size} rounds")
-        self.keep_roster()  # which says whose key this is
         signed = self._folder.head(given.size) or sign_head(self._key, head)
-        if (more := signed.with_lines([line])) != signed:
+        if len(signed.lines) <= MOST_WITNESSES and (more := signed.with_lines([line])) != signed:
             self._folder.put_head(more)
             if given.size == len(self._tree):
                 self._newest = more

@@ -46,11 +46,16 @@ class Entry:
         """Its hash in the ledger."""
         return leaf_hash(self.canonical)
 
+    @functools.cached_property
+    def tree(self) -> Tree:
+        """Of the rows."""
+        return _tree(self.rows)
+
     def require_whole(self) -> None:
         """Raise LedgerError unless the rows are those that the record binds."""
         number = self.record.round
         whole = len(self.rows) == self.record.contributions
-        if not whole or _tree(self.rows).root().hex() != self.record.contributions_root:
+        if not whole or self.tree.root().hex() != self.record.contributions_root:
             raise LedgerError(f"round {number}: its contributions are not those recorded", REMEDY)
         if any(row.round != number for row in self.rows):
             raise LedgerError(f"round {number} has a contribution of another round", REMEDY)
@@ -68,7 +73,7 @@ class Entry:
         text = self.canonical.decode()
         if row is None:
             return Proof(text, join(path), "", 0, "")
-        told, inner = self.rows[row].to_bytes().decode(), _tree(self.rows).inclusion(row)
+        told, inner = self.rows[row].to_bytes().decode(), self.tree.inclusion(row)
         return Proof(text, join(path), told, row, join(inner))
 
 
