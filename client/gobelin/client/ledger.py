@@ -6,7 +6,6 @@ beside them, for it and the known one together prove what the aggregator did.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -177,9 +176,8 @@ class NodeLedger:
     def _keep_receipt(self, receipt: Receipt, proof: Proof, head: SignedHead) -> None:
         path = receipt_file(self._home.receipts, receipt.round)
         if not path.exists():
-            told = {"receipt": receipt, "proof": proof}
-            plain = {name: json.loads(message.to_bytes()) for name, message in told.items()}
-            write_json(path, {**plain, "head": head.text})
+            told = {"receipt": receipt.plain(), "proof": proof.plain(), "head": head.text}
+            write_json(path, told)
 
 
 def receipt_file(folder: Path, number: int) -> Path:

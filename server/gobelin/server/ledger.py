@@ -7,7 +7,6 @@ writes, with the same bits, and never twice.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -44,6 +43,7 @@ from gobelin.shared.ledger.note import COSIGNATURE, key_id
 
 MOST_PROOFS = 256  # of consistency in one view; a node away for longer verifies an export
 MOST_WITNESSES = 1000  # of one head: more prove no more, and its note stays small
+RECENT = 16  # entries kept in memory: receipts are of the last rounds
 RESTORE = "restore the whole home from one backup; members hold the signed heads"
 
 
@@ -66,7 +66,7 @@ class RoundLedger:
         self._seats: dict[str, NodeEntry] = {}  # of nodes, by id
         self._shown = (0, 0)  # size, and size known, of …
         self._view: LedgerView  # … what was last shown
-        self._entry = functools.lru_cache(maxsize=16)(self._read_entry)
+        self._recent: dict[int, Entry] = {}
 
     def __len__(self) -> int:
         return len(self._tree)
@@ -83,7 +83,8 @@ class RoundLedger:
                 f"two histories: the ledger has round {ahead}, the last sealed here is {last}",
                 RESTORE,
             )
-        self._tree, self._newest, self._shown = Tree(), None, (0, 0)
+        self._tree, self._newest, self._shown, self._recent = Tree(), None, (0, 0), {}
+        made = self._derive(last)
         for number in range(last + 1):
             signed = self._folder.entry(number)
             if signed is None:
@@ -91,12 +92,13 @@ class RoundLedger:
                     raise LedgerError(
                         f"round {number} is neither sealed nor in the ledger", RESTORE
                     )
-                signed = self._derive(number)
+                signed = made if number == last else self._derive(number)
                 self._folder.put_entry(signed)
             self._grow(signed)
-        if self._derive(last) != self._folder.entry(last):
+        if signed != made:
             raise TwoHistoriesError(
-                f"two histories: round {last} is sealed with other bytes than the ledger has",
+                f"two histories: round {last} is sealed with other bytes than the ledger has, "
+                "or signed by another key",
                 RESTORE,
             )
 
@@ -111,8 +113,13 @@ class RoundLedger:
         return self._folder.put_roster(snapshot(self._home.roster()))
 
     def entry(self, number: int) -> Entry:
-        """A sealed round's entry."""
-        return self._entry(number)
+        """A sealed round's entry; raises LedgerError when its file is gone."""
+        if number not in self._recent:
+            signed = self._folder.entry(number)
+            if signed is None:
+                raise LedgerError(f"round {number} is not in the ledger any more", RESTORE)
+            return signed.entry
+        return self._recent[number]
 
     def prove(self, number: int, row: int | None = None) -> Proof:
         """That a round, and of it a row, is in the newest head's tree."""
@@ -198,27 +205,24 @@ class RoundLedger:
         """Behind the last leaf, with its head."""
         self._tree.append(signed.entry.leaf)
         size = len(self._tree)
-        made = sign_head(self._key, TreeHead(self._origin, size, self._tree.root()))
+        self._recent[size - 1] = signed.entry
+        self._recent.pop(size - 1 - RECENT, None)
+        head = TreeHead(self._origin, size, self._tree.root())
         have = self._folder.head(size)
         if have is None:
-            self._folder.put_head(made)
-        elif have.head != made.head:
+            have = sign_head(self._key, head)
+            self._folder.put_head(have)
+        elif have.head != head:
             raise TwoHistoriesError(
                 f"two histories: the head of {size} rounds is signed for other records", RESTORE
             )
-        self._newest = have or made
+        self._newest = have
         for line in self._newest.lines[1:]:
             self._cosigned[line.name] = max(size, self._cosigned.get(line.name, 1))
 
     def _derive(self, number: int) -> SignedEntry:
         entry = entry_of(self._home.manifest(number))
         return SignedEntry(entry, self._key.sign(PURPOSE, entry.record.to_bytes()))
-
-    def _read_entry(self, number: int) -> Entry:
-        signed = self._folder.entry(number)
-        if signed is None:
-            raise LedgerError(f"round {number} is not in the ledger any more", RESTORE)
-        return signed.entry
 
 
 def snapshot(roster: Roster) -> RosterSnapshot:

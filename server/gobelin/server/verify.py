@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +55,8 @@ def verify_receipt(path: Path, public: str) -> dict[str, Any]:
     """A node's receipt with its proof; raises LedgerError or SignatureError."""
     try:
         values = read_json(path)
-        receipt = Receipt.from_bytes(_canonical(values["receipt"]))
-        proof = Proof.from_bytes(_canonical(values["proof"]))
+        receipt = Receipt.of_plain(values["receipt"])
+        proof = Proof.of_plain(values["proof"])
         head = SignedHead.parse(values["head"].encode())
     except (KeyError, TypeError, AttributeError, MalformedMessageError, StateError):
         raise LedgerError(f"{path} is no receipt", "take it from the node's home again") from None
@@ -70,7 +69,8 @@ def verify_receipt(path: Path, public: str) -> dict[str, Any]:
         f"receipt holds: what {row.node} of {row.member} made for round {row.asked} counted in "
         f"round {row.round} with weight {row.weight:.3g}"
     )
-    return {"kind": "receipt", "said": said, **_plain(row), "size": head.head.size}
+    told_row = row.plain()
+    return {**told_row, "kind": "receipt", "said": said, "size": head.head.size}
 
 
 def verify_home(
@@ -136,13 +136,3 @@ def _key(path: Path, key: Path | None) -> tuple[str, bool]:
             continue
         return find_signing_key(pem, str(place)), key is not None
     raise StateError(f"no ca.pem for {path}", "name the one you were given: --key ca.pem")
-
-
-def _canonical(values: object) -> bytes:
-    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _plain(message: Any) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(message.to_bytes())
-    del values["kind"]
-    return values

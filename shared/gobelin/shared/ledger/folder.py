@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from gobelin.protocols.ledger import ContributionRecord, RoundRecord
-from gobelin.protocols.messages import MalformedMessageError, Message
+from gobelin.protocols.messages import MalformedMessageError
 from gobelin.shared.errors import LedgerError
 from gobelin.shared.files import json_bytes, write_atomic
 from gobelin.shared.ledger.history import History, RosterSnapshot, Signatory, SignedEntry
@@ -101,8 +100,8 @@ def entry_bytes(signed: SignedEntry) -> bytes:
     entry = signed.entry
     return json_bytes(
         {
-            "record": _plain(entry.record),
-            "contributions": [_plain(row) for row in entry.rows],
+            "record": entry.record.plain(),
+            "contributions": [row.plain() for row in entry.rows],
             "signature": signed.signature,
         }
     )
@@ -111,21 +110,12 @@ def entry_bytes(signed: SignedEntry) -> bytes:
 def parse_entry(data: bytes) -> SignedEntry:
     """What `entry_bytes` wrote; raises ValueError, KeyError or TypeError on any other bytes."""
     values = json.loads(data)
-    record = RoundRecord.from_bytes(_canonical(values["record"]))
-    rows = tuple(ContributionRecord.from_bytes(_canonical(row)) for row in values["contributions"])
+    record = RoundRecord.of_plain(values["record"])
+    rows = tuple(map(ContributionRecord.of_plain, values["contributions"]))
     signed = SignedEntry(Entry(record, rows), str(values["signature"]))
     if entry_bytes(signed) != data:
         raise ValueError("not the bytes that were written")
     return signed
-
-
-def _plain(message: Message) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(message.to_bytes())
-    return plain
-
-
-def _canonical(values: object) -> bytes:
-    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _parse_roster(path: Path) -> RosterSnapshot:

@@ -32,7 +32,7 @@ class Release:
 
     def facts(self) -> dict[str, Any]:
         """As plain data."""
-        told: dict[str, Any] = json.loads(self.statement.to_bytes())
+        told = self.statement.plain()
         del told["kind"], told["key"]
         return {**told, "files": list(self.files), "size": self.head.head.size}
 
@@ -48,9 +48,9 @@ def seal_release(
     """Put the statement, its proof and the bundle into a folder that holds all other files."""
     signing, release = keys
     told = {
-        "statement": json.loads(statement.to_bytes()),
+        "statement": statement.plain(),
         "signature": signing.sign(PURPOSE, statement.to_bytes()),
-        "proof": json.loads(proof.to_bytes()),
+        "proof": proof.plain(),
         "head": head.text,
     }
     write_atomic(folder / FILE, json_bytes(told))
@@ -67,8 +67,8 @@ def verify_release(folder: Path, public: str) -> Release:
     data = _read(folder)
     try:
         values = json.loads(data)
-        statement = ReleaseStatement.from_bytes(_canonical(values["statement"]))
-        proof = Proof.from_bytes(_canonical(values["proof"]))
+        statement = ReleaseStatement.of_plain(values["statement"])
+        proof = Proof.of_plain(values["proof"])
         signature = values["signature"]
         head = SignedHead.parse(values["head"].encode())
     except (ValueError, KeyError, TypeError, AttributeError, LedgerError, MalformedMessageError):
@@ -104,7 +104,3 @@ def _read(folder: Path) -> bytes:
         return (folder / FILE).read_bytes()
     except OSError:
         raise ReleaseError(f"{folder} is no release: it has no {FILE}", REMEDY) from None
-
-
-def _canonical(values: object) -> bytes:
-    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
