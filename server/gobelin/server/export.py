@@ -13,6 +13,7 @@ No private key is in it, and no event log.
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def export(home: AggregatorHome, to: Path, replay: bool = False) -> dict[str, An
     if to.exists() and any(to.iterdir()):
         raise StateError(f"{to} is not empty", "choose an empty or new --to")
     pem = (home.tls / CA).read_bytes()
-    history = LedgerFolder(home.ledger).read()
+    history = _settled(LedgerFolder(home.ledger).read())
     told = verify_history(history, find_signing_key(pem, str(home.tls / CA)))
     sealed = [number for number in home.sealed_rounds() if number <= told.rounds]
     last = 1 + home.settings().rounds.max_staleness  # that the next round may be answered late for
@@ -46,11 +47,23 @@ def export(home: AggregatorHome, to: Path, replay: bool = False) -> dict[str, An
         for name in FILES:
             shutil.copyfile(home.folder / name, tmp / name)
         _copy_ledger(history, LedgerFolder(AggregatorHome(tmp).ledger))
-        folders = [home.releases, *map(home.round_folder, wanted)]
+        folders = [*_releases(home, told.rounds), *map(home.round_folder, wanted)]
         for folder in folders + ([home.archive] if replay else []):
             if folder.exists():
                 shutil.copytree(folder, tmp / folder.relative_to(home.folder))
     return {**told.facts(), "export": str(to), "rounds_exported": len(wanted)}
+
+
+def _settled(history: History) -> History:
+    """Without a last round whose head is still to be written."""
+    done = len(history.entries) in history.heads
+    return history if done else replace(history, entries=history.entries[:-1])
+
+
+def _releases(home: AggregatorHome, last: int) -> list[Path]:
+    """Folders of the releases up to a round."""
+    folders = sorted(home.releases.glob("release-*"))
+    return [folder for folder in folders if int(folder.name.removeprefix("release-")) <= last]
 
 
 def _copy_ledger(history: History, to: LedgerFolder) -> None:

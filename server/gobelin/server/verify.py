@@ -10,12 +10,13 @@ from gobelin.protocols.messages import MalformedMessageError, Receipt
 from gobelin.server.home import AggregatorHome
 from gobelin.server.replay import replay
 from gobelin.shared.checkpoint import read_checkpoint
-from gobelin.shared.errors import LedgerError, StateError
+from gobelin.shared.errors import LedgerError, StateError, TwoHistoriesError
 from gobelin.shared.files import read_json
 from gobelin.shared.ledger import (
     History,
     LedgerFolder,
     SignedHead,
+    Tree,
     check_proof,
     entry_of,
     influence_of,
@@ -82,8 +83,14 @@ def verify_home(
     sealed = _check_sealed(home, history)
     releases = sorted(home.releases.glob("release-*")) if home.releases.exists() else []
     signed = [folder for folder in releases if (folder / RELEASE).exists()]
+    tree = Tree(one.entry.leaf for one in history.entries)
     for folder in signed:
-        verify_release(folder, public)
+        head = verify_release(folder, public).head.head
+        if head.size > len(tree) or head.root != tree.root(head.size):
+            raise TwoHistoriesError(
+                f"two histories: {folder} was released with a head that this ledger has not",
+                "keep both as evidence",
+            )
     told: dict[str, Any] = {"kind": "history", **verified.facts(), "sealed": len(sealed)}
     told["releases"] = [folder.name for folder in signed]
     told["unsigned_releases"] = [folder.name for folder in releases if folder not in signed]

@@ -14,11 +14,7 @@ from gobelin.server.home import AggregatorHome
 from gobelin.server.ledger import RoundLedger
 from gobelin.server.takeover import take_over
 from gobelin.shared.checkpoint import _digest_of
-from gobelin.shared.errors import (
-    GobelinError,
-    LedgerError,
-    StateError,
-)
+from gobelin.shared.errors import GobelinError, LedgerError, StateError, TwoHistoriesError
 from gobelin.shared.files import json_bytes, write_json
 from gobelin.shared.ledger import entry_of
 from tests.server.ledger.witness import (
@@ -51,6 +47,19 @@ def test_the_command_checks_a_home_an_export_a_release_and_replays(
         export(home, tmp_path / "whole")
     with pytest.raises(StateError):
         verify(tmp_path)
+
+
+def test_an_export_in_the_middle_of_a_seal_is_of_the_rounds_before(
+    home: AggregatorHome, tmp_path: Path
+) -> None:
+    (home.ledger / "heads" / f"{ROUNDS + 1:05d}.note").unlink()
+    assert export(home, tmp_path / "export")["rounds"] == ROUNDS - 1
+    told = verify(tmp_path / "export")
+    assert (told["rounds"], told["sealed"]) == (ROUNDS - 1, 3)
+    assert told["releases"] == ["release-00002"]
+    shutil.copytree(home.releases, tmp_path / "export" / "releases", dirs_exist_ok=True)
+    with pytest.raises(TwoHistoriesError, match="release-00004"):
+        verify(tmp_path / "export")
 
 
 def test_without_an_archive_a_replay_says_what_is_missing(home: AggregatorHome) -> None:
