@@ -48,7 +48,7 @@ lint: $(STAMP)
 
 # Benches of public packages, which the operator fetches: `make bench` leaves them out.
 PREPARED := bench-sensors bench-text_languages
-BESIDE := bench-planning_time bench-sigreg  # want another package's code: see each one's head
+BESIDE := bench-planning_time bench-sigreg bench-train_step  # want another package's code: see each one's head
 BENCHES := $(filter-out bench-tables $(PREPARED) $(BESIDE),$(patsubst bench/%.py,bench-%,$(shell grep -l __main__ bench/*.py)))
 
 bench: $(BENCHES)

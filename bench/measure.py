@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, get_type_hints
 
 import torch
+from pydantic import TypeAdapter
+from pydantic_core import to_json
 
 from examples.processes import one_thread
-from gobelin.shared.files import write_json
+from gobelin.shared.files import write_atomic, write_json
 
 RESULTS = Path(__file__).parent / "results"
+KEEP = "GOBELIN_BENCH_JOBS"
 
 Job = TypeVar("Job")
 Found = TypeVar("Found")
@@ -25,9 +30,52 @@ Found = TypeVar("Found")
 def run_all(
     run: Callable[[Job], Found], jobs: Sequence[Job], workers: int | None, chunk: int = 1
 ) -> dict[Job, Found]:
-    """What each job found; `workers` processes of one thread each take `chunk` jobs at a time."""
+    """What each job found; `workers` processes of one thread each take `chunk` jobs at a time.
+
+    A study of hours is run in pieces: where $GOBELIN_BENCH_JOBS names a folder, what a job found is
+    kept there, and a job that is there already is not run again. Empty it when the code changes.
+    """
+    kept = Kept(run)
+    found = {job: kept[job] for job in jobs if job in kept}
+    rest = [job for job in jobs if job not in found]
+    parts = [rest[i : i + chunk] for i in range(0, len(rest), chunk)]
     with ProcessPoolExecutor(workers, get_context("spawn"), one_thread) as pool:
-        return dict(zip(jobs, pool.map(run, jobs, chunksize=chunk), strict=True))
+        coming = {pool.submit(_each, run, part): part for part in parts}
+        for future in as_completed(coming):
+            for job, outcome in zip(coming[future], future.result(), strict=True):
+                kept[job] = found[job] = outcome
+    return {job: found[job] for job in jobs}
+
+
+class Kept(Generic[Job, Found]):
+    """What jobs have found so far, a JSON file each; nothing unless a folder is named."""
+
+    def __init__(self, run: Callable[[Job], Found]) -> None:
+        self.folder = Path(os.environ[KEEP]) if KEEP in os.environ else None
+        module = sys.modules[run.__module__].__spec__  # of `python -m`, too, whose name is __main__
+        self.name = f"{module.name if module else run.__module__}.{run.__qualname__}"
+        self.run = run
+
+    def __contains__(self, job: Job) -> bool:
+        return self.folder is not None and self._file(self.folder, job).exists()
+
+    def __getitem__(self, job: Job) -> Found:
+        assert self.folder is not None
+        form: TypeAdapter[Found] = TypeAdapter(get_type_hints(self.run)["return"])
+        return form.validate_json(self._file(self.folder, job).read_bytes())
+
+    def __setitem__(self, job: Job, found: Found) -> None:
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(self._file(self.folder, job), to_json(found, inf_nan_mode="constants"))
+
+    def _file(self, folder: Path, job: Job) -> Path:
+        digest = hashlib.sha256(f"{self.name} {job!r}".encode()).hexdigest()
+        return folder / f"{self.name}-{digest[:16]}.json"
+
+
+def _each(run: Callable[[Job], Found], jobs: Sequence[Job]) -> list[Found]:
+    return [run(job) for job in jobs]
 
 
 def machine() -> str:

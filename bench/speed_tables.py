@@ -1,4 +1,4 @@
-"""Tables of speed and memory: the exchange, the aggregation and the aggregator's memory."""
+"""Tables of speed and memory: a training step, the exchange, the aggregation, the aggregator."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.markdown import figure, table
 
+SIDES = ("stable_pretraining", "gobelin")
 STOCK = {"memory": "Flower, SuperLink in memory", "sqlite": "Flower, SuperLink on SQLite"}
 
 
@@ -105,6 +106,36 @@ def memory_table(values: Mapping[str, Any]) -> str:
         f"{values['headline']}), Flower's {against} times. Goal: {values['goal']}.\n"
     )
     return "\n".join([heading, table(["nodes", *map(str, counts)], rows)])
+
+
+def train_step_table(values: Mapping[str, Any]) -> str:
+    """Images a second of a training step, beside stable-pretraining's, and how far losses part."""
+    titles = {"step": "on ready views", "with_views": "with views"}
+    rows = [
+        [
+            title,
+            *(_number(values[key]["images_per_s"][side], 0) for side in SIDES),
+            _number(values[key]["speedup"], 2),
+        ]
+        for key, title in titles.items()
+    ]
+    curve, parity = values["curve"], values["parity"]
+    views = values["views"]
+    compiled = "compiled" if values["compiled"] else "not compiled"
+    heading = (
+        f"## A training step, {values['device']}\n\n"
+        f"`python -m bench.train_step`: recipe {values['recipe']} with linear patches, "
+        f"{values['precision']}, {compiled}, {values['batch']} images a step of "
+        f"{views['global_views']} + {views['local_views']} views, median of "
+        f"{values['repetitions']} turns, {values['machine']}, PyTorch's threads: "
+        f"{values['threads']}, loaders of stable-pretraining's views: {values['loaders']}. Images "
+        f"a second. Same weights, same loss: over {len(curve['gobelin'])} steps in fp32 the two "
+        f"part by {curve['max_rel_error']:.1e} at most. Loss of the first step on this device "
+        f"against the CPU, worst of {len(parity) - 1} objectives: {parity['max_rel_error']:.1e}. "
+        f"Goal: {values['goal']}.\n"
+    )
+    heads = ["step", "stable-pretraining", "Gobelin", "times faster"]
+    return "\n".join([heading, table(heads, rows)])
 
 
 def _variant(key: str) -> str:

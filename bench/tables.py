@@ -7,13 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.attack_tables import byzantine_table
 from bench.ledger_tables import ledger_table, mutations_table
 from bench.markdown import PROBES, figure, table
 from bench.measure import RESULTS
 from bench.modality_tables import languages_table, sensors_table
 from bench.premium_images import MEMBERS as LETTERS
 from bench.premium_images import SCENARIOS
-from bench.speed_tables import aggregation_table, exchange_table, memory_table
+from bench.remarks import REMARKS
+from bench.speed_tables import (
+    aggregation_table,
+    exchange_table,
+    memory_table,
+    train_step_table,
+)
 from bench.study_tables import (
     bytes_table,
     cross_node_table,
@@ -44,9 +51,12 @@ def main() -> None:
         "split_world": split_table,
         "remedies": remedies_table,
         "sigreg": sigreg_table,
+        "train_step": train_step_table,
+        "train_step_gpu": train_step_table,
         "federated_worldmodel": federated_table,
         "sensors": sensors_table,
         "text_languages": languages_table,
+        "byzantine": byzantine_table,
         "bytes_to_accuracy": bytes_table,
         "codec_int4": codec_table,
         "codec_topk": codec_table,
@@ -67,6 +77,8 @@ def main() -> None:
         path = RESULTS / f"{name}.json"
         if path.exists():
             parts.append(render(json.loads(path.read_text())))
+            if name in REMARKS:
+                parts.append(REMARKS[name] + "\n")
     write_atomic(PAGE, "\n".join(parts).encode())
     print(PAGE)
 

@@ -304,6 +304,45 @@ def test_a_first_step_that_warms_up_does_not_count_for_the_others(
     assert stalling.train(base, replace(SECOND, seconds=2.5))[1].steps == 2
 
 
+def test_looking_at_a_step_after_the_next_has_begun_changes_no_byte(
+    toy: Recipe, base: ParameterVector
+) -> None:
+    """As on an accelerator, which would have to wait for whoever looks at once."""
+    seen: list[StepReport] = []
+    late: list[StepReport] = []
+    trained, report = LocalTrainer(toy, batches).train(base, FIRST, seen.append)
+    trainer = LocalTrainer(toy, batches)
+    trainer._lag = 1
+    again, later_report = trainer.train(base, FIRST, late.append)
+    assert again.digest == trained.digest
+    assert [(r.step, r.done, r.loss) for r in late] == [(r.step, r.done, r.loss) for r in seen]
+    assert (later_report.steps, later_report.loss) == (report.steps, report.loss)
+
+
+@pytest.mark.parametrize(("seconds", "taken"), [(1.0, 2), (2.9, 2), (3.0, 3), (99.0, 4)])
+def test_a_step_that_has_begun_is_counted_when_the_time_is_over(
+    seconds: float, taken: int, toy: Recipe, base: ParameterVector
+) -> None:
+    short = LocalTrainer(toy, batches, clock=Clock(1.0))
+    short._lag = 1
+    trained, report = short.train(base, replace(FIRST, seconds=seconds))
+    assert (report.steps, report.samples) == (taken, 16 * taken)
+    whole, _ = LocalTrainer(toy, batches).train(base, replace(FIRST, steps=taken))
+    assert trained.digest == whole.digest
+
+
+def test_a_divergence_seen_late_spoils_nothing(toy: Recipe, base: ParameterVector) -> None:
+    trainer = LocalTrainer(toy, batches)
+    trainer._lag = 1
+    trainer.train(base, FIRST)
+    before = trainer.state()
+    wild = ParameterVector(base.schema, base.values * 1e30)
+    with pytest.raises(DivergedError, match=f"step {H}"):
+        trainer.train(wild, SECOND)
+    after = trainer.state()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_a_node_short_of_time_is_in_step_again_in_the_next_round(
     toy: Recipe, base: ParameterVector
 ) -> None:

@@ -13,8 +13,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -22,6 +21,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from gobelin.client.inner_optimizer import MOMENTS, adamw, learning_rate
+from gobelin.client.reading import Batches, ahead, later
 from gobelin.shared.data import Batch
 from gobelin.shared.errors import ConfigError, DataError, GobelinError, NamesError, ShapeError
 from gobelin.shared.health import Health, effective_rank, measure_health
@@ -29,16 +30,13 @@ from gobelin.shared.model import build_jepa
 from gobelin.shared.model.projector import BatchNorm
 from gobelin.shared.objective import Draw, Moments, Offset
 from gobelin.shared.objective.ranks import Ranks
-from gobelin.shared.recipe import InnerRecipe, Recipe
+from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed, generator_of
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
-MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's two, as PyTorch names them
 RANK_EVERY = 20  # steps between two measurements of the effective rank
 MOMENTS_SAMPLES = 512  # that a node's moments are taken of, at least
 HEALTH_SAMPLES = 256  # that the closing health check looks at
-
-Batches = Callable[[int], Batch]  # global step → raw samples (B, ...) of one modality
 
 
 class DivergedError(GobelinError):
@@ -58,6 +56,11 @@ class LocalSteps:
     node_seed: int  # this node's own: augmentation derives from it and the step
     offset: Offset | None = None  # pooled − own moments: SIGReg then tests all nodes' data
     seconds: float = math.inf  # to be done in; fewer steps then, but one at least
+
+    @property
+    def range(self) -> range:
+        """The global steps."""
+        return range(self.first_step, self.first_step + self.steps)
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,39 @@ class TrainingReport:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Step:
+    """A step that was started."""
+
+    step: int
+    samples: int  # of all ranks
+    features: Tensor  # (B, D)
+    scalars: Tensor  # (5,), loss parts and gradient norm, on the CPU or on their way there
+    arrived: torch.cuda.Event | None
+
+    @classmethod
+    def of(cls, step: int, samples: int, features: Tensor, scalars: Tensor) -> _Step:
+        """One transfer from the device a step."""
+        if not scalars.is_cuda:
+            return cls(step, samples, features, scalars.cpu(), None)
+        coming = scalars.to("cpu", non_blocking=True)
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record()
+        return cls(step, samples, features, coming, arrived)
+
+    def numbers(self) -> list[float]:
+        """The scalars, waited for; raises DivergedError unless all are finite."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        numbers: list[float] = self.scalars.tolist()
+        if not all(map(math.isfinite, numbers)):
+            raise DivergedError(
+                f"training diverged at step {self.step}: the loss is {numbers[0]}",
+                "lower inner.lr in the recipe",
+            )
+        return numbers
+
+
 class LocalTrainer:
     """Trains a recipe on samples of one of its modalities; model, compiled graph and inner
     optimizer stay warm between calls.
@@ -113,6 +149,8 @@ class LocalTrainer:
         self.batches = batches
         self.device = torch.device(device)
         self.precision = precision
+        # A step's numbers are read after the next has been started, or the device would wait.
+        self._lag = int(self.device.type == "cuda")
         if self.device.type == "cuda":
             # cuBLAS reads it when its first handle is made; without it, results vary by run.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -125,7 +163,7 @@ class LocalTrainer:
         self.objective = recipe.objective_of(modality)
         own = {id(parameter) for parameter in self.encoder.parameters()}
         self._trained = {n: p for n, p in self.model.named_parameters() if id(p) in own}
-        self.optimizer = _adamw(list(self._trained.values()), recipe.inner)
+        self.optimizer = adamw(list(self._trained.values()), recipe.inner)
         self.ranks = Ranks.here()
         for module in self.model.modules():
             if isinstance(module, BatchNorm):
@@ -167,7 +205,7 @@ class LocalTrainer:
         self.model.train()
         projections, samples = [], 0
         with _deterministic():
-            for step in range(local.first_step, local.first_step + local.steps):
+            for step in local.range:
                 if samples >= MOMENTS_SAMPLES:
                     break
                 batch = self._on_device(self.batches(step))
@@ -216,21 +254,28 @@ class LocalTrainer:
         self.objective.begin(self.encoder)
         started = now = self._clock()
         sums = torch.zeros(5, dtype=torch.float64)
-        samples, taken, rank = 0, 0, float("nan")
-        for taken, (step, batch) in enumerate(_ahead(self.batches, local), start=1):
-            features, numbers = self._step(step, self._on_device(batch, self.ranks), local)
+        samples, rank, over = 0, float("nan"), False
+
+        def steps() -> Iterator[_Step]:
+            for step, batch in ahead(self.batches, local.range, pin=self.device.type == "cuda"):
+                yield self._step(step, batch, local)
+                if over:
+                    return
+
+        for taken, step in enumerate(later(steps(), self._lag), start=1):
+            numbers = step.numbers()
             sums += torch.tensor(numbers, dtype=torch.float64)
-            samples += len(batch)
+            samples += step.samples
             before, now = now, self._clock()
             if on_step is not None:
                 if taken % RANK_EVERY == 1:
-                    rank = effective_rank(features)
+                    rank = effective_rank(step.features)
                 rate = samples / (now - started)
                 left = (local.steps - taken) * samples / taken / rate
                 left = min(left, started + local.seconds - now)
-                on_step(StepReport(step, taken, local.steps, numbers[0], rank, rate, left))
-            if self._any_rank(now + (now - before) > started + local.seconds, local):
-                break
+                on_step(StepReport(step.step, taken, local.steps, numbers[0], rank, rate, left))
+            coming = (1 + self._lag) * (now - before)
+            over = self._any_rank(now + coming > started + local.seconds, local)
         trained = ParameterVector.of(self.model, self.schema)
         health = self._health(replace(local, steps=taken))
         loss, prediction, anti_collapse, collapse, norm = (sums / taken).tolist()
@@ -246,8 +291,9 @@ class LocalTrainer:
             seconds=self._clock() - started,
         )
 
-    def _step(self, step: int, batch: Batch, local: LocalSteps) -> tuple[Tensor, list[float]]:
-        """One update; features (B, D) of the batch, and loss parts with the gradient norm."""
+    def _step(self, step: int, batch: Batch, local: LocalSteps) -> _Step:
+        """One update, under way: nothing here waits for an accelerator."""
+        samples, batch = len(batch), self._on_device(batch, self.ranks)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, local.total_steps, self.recipe.inner)
         ranks = self.ranks
@@ -265,27 +311,20 @@ class LocalTrainer:
         if ranks is not None:
             ranks.average(p.grad for p in self._trained.values() if p.grad is not None)
         norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), self.recipe.inner.clip_norm)
-        # One transfer from the device a step, before the update can spoil the moments.
+        self.optimizer.step()
+        self.objective.stepped(self.encoder)
         found = torch.stack(
             [parts.total.detach(), parts.prediction, parts.anti_collapse, parts.collapse, norm]
         )
         if ranks is not None:
             ranks.average([found])
-        numbers: list[float] = found.tolist()
-        if not all(map(math.isfinite, numbers)):
-            raise DivergedError(
-                f"training diverged at step {step}: the loss is {numbers[0]}",
-                "lower inner.lr in the recipe",
-            )
-        self.optimizer.step()
-        self.objective.stepped(self.encoder)
-        return features, numbers
+        return _Step.of(step, samples, features, found)
 
     @torch.no_grad()
     def _health(self, local: LocalSteps) -> Health:
         """Health of the model as it is now, on the first batches of these local steps."""
         features, projections, samples = [], [], 0
-        for step in range(local.first_step, local.first_step + local.steps):
+        for step in local.range:
             if samples >= HEALTH_SAMPLES:
                 break
             batch = self._on_device(self.batches(step))
@@ -323,44 +362,6 @@ class LocalTrainer:
         return torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         )
-
-
-def learning_rate(step: int, total_steps: int, inner: InnerRecipe) -> float:
-    """Linear warm-up, then a cosine from lr to final_lr, over the federation's whole schedule."""
-    warmup = max(1, round(inner.warmup * total_steps))
-    if step < warmup:
-        return inner.lr * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
-    return inner.final_lr + (inner.lr - inner.final_lr) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def _adamw(parameters: Sequence[torch.nn.Parameter], inner: InnerRecipe) -> torch.optim.AdamW:
-    """AdamW (arXiv:1711.05101) with decay on matrices only, its state made at once, all zero."""
-    matrices = [p for p in parameters if p.ndim >= 2]
-    others = [p for p in parameters if p.ndim < 2]  # biases and norms
-    groups = [
-        {"params": matrices, "weight_decay": inner.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=inner.lr, betas=inner.betas, fused=True)
-    for parameter in parameters:
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), device=parameter.device),
-            **{moment: torch.zeros_like(parameter) for moment in MOMENTS},
-        }
-    return optimizer
-
-
-def _ahead(batches: Batches, local: LocalSteps) -> Iterator[tuple[int, Batch]]:
-    """Each global step with its batch; the next batch is read while the caller trains."""
-    steps = range(local.first_step, local.first_step + local.steps)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as reader:
-        coming = reader.submit(batches, steps[0])
-        for step in steps:
-            batch = coming.result()
-            if step != steps[-1]:
-                coming = reader.submit(batches, step + 1)
-            yield step, batch
 
 
 @contextmanager

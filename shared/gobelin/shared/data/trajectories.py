@@ -33,5 +33,9 @@ class Trajectories:
             self.actions.to(device, non_blocking=non_blocking),
         )
 
+    def pin_memory(self) -> Trajectories:
+        """The same in page-locked memory, from which an accelerator copies without waiting."""
+        return Trajectories(self.observations.pin_memory(), self.actions.pin_memory())
+
 
 Batch: TypeAlias = Tensor | Trajectories  # raw samples, as a source reads them

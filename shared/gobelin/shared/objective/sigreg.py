@@ -22,7 +22,10 @@ def directions(seed: int, dim: int, slices: int, device: torch.device | str = "c
     """Random unit directions (dim, slices), fp32; the same on every node and device."""
     random = torch.randn(dim, slices, generator=generator_of(seed, "directions"))
     lengths: Tensor = torch.linalg.vector_norm(random, dim=0)
-    return (random / lengths).to(device)
+    unit = random / lengths
+    if torch.device(device).type != "cuda":
+        return unit.to(device)
+    return unit.pin_memory().to(device, non_blocking=True)  # or the copy waits for all before it
 
 
 def sigreg(
