@@ -57,7 +57,8 @@ class EgressSettings(Settings):
     def __str__(self) -> str:
         """For an operator: what leaves this node."""
         moments = "moments of projections if asked for" if self.moments else "no moments"
-        return f"leaving this node: encoded deltas with their training figures; {moments}"
+        always = "encoded deltas with their training figures, cosignatures of the ledger"
+        return f"leaving this node: {always}; {moments}"
 
 
 class NodeSettings(Settings):
