@@ -10,7 +10,8 @@ from gobelin.protocols.messages import MalformedMessageError, Receipt
 from gobelin.server.home import AggregatorHome
 from gobelin.server.replay import replay
 from gobelin.shared.checkpoint import read_checkpoint
-from gobelin.shared.errors import LedgerError, StateError, TwoHistoriesError
+from gobelin.shared.errors import LedgerError, RosterError, StateError, TwoHistoriesError
+from gobelin.shared.federation import federation_digest, parse_certificate, spki_pin
 from gobelin.shared.files import read_json
 from gobelin.shared.ledger import (
     History,
@@ -24,10 +25,12 @@ from gobelin.shared.ledger import (
 )
 from gobelin.shared.release import Watch, verify_release
 from gobelin.shared.release.release import FILE as RELEASE
+from gobelin.shared.roster_log import REMEDY
 from gobelin.shared.signing import find_signing_key
 
 KEYS = ("ca.pem", "tls/ca.pem", "../ca.pem", "../tls/ca.pem", "../../ca.pem", "../../tls/ca.pem")
 LEDGER = "ledger"
+BEGIN = b"-----BEGIN CERTIFICATE-----"
 
 
 def verify_path(
@@ -37,13 +40,15 @@ def verify_path(
 
     Raises the errors of what does not hold; StateError when it is nothing that can be verified.
     """
-    public, pinned = _key(path, key)
+    pem, public, pinned = _key(path, key)
     if path.is_file():
         told = verify_receipt(path, public)
     elif (path / RELEASE).exists():
         told = _release(path, public, memory)
     elif (path / LEDGER).is_dir():
-        told = verify_home(AggregatorHome(path), public, replayed=replayed, influence=influence)
+        home = AggregatorHome(path)
+        _check_federation(home, pem, public)
+        told = verify_home(home, public, replayed=replayed, influence=influence)
     else:
         raise StateError(
             f"{path} is no release, no receipt and no ledger",
@@ -112,6 +117,21 @@ def verify_home(
     return {**told, "said": said}
 
 
+def _check_federation(home: AggregatorHome, pem: bytes, public: str) -> None:
+    """Raise RosterError unless the roster log begins with the federation that a ca.pem makes.
+
+    A file with a key alone names no federation.
+    """
+    ledger = LedgerFolder(home.ledger)
+    logs, first = ledger.rosters(), ledger.entry(0)
+    if BEGIN not in pem or first is None or not logs or not logs[-1]:
+        return
+    pin = spki_pin(parse_certificate(pem, "the key"))
+    wanted = federation_digest(home.front().name, pin, public, first.entry.record.vector_digest)
+    if logs[-1][0].record.previous != wanted:
+        raise RosterError("the roster log is of another federation than its ca.pem", REMEDY)
+
+
 def _check_sealed(home: AggregatorHome, history: History) -> list[int]:
     """Rounds whose checkpoints lie there: each is what the ledger has of it, to the byte."""
     sealed = home.sealed_rounds()
@@ -136,8 +156,8 @@ def _release(path: Path, public: str, memory: Path | None) -> dict[str, Any]:
     return {"kind": "release", "said": said, **release.facts()}
 
 
-def _key(path: Path, key: Path | None) -> tuple[str, bool]:
-    """The aggregator's key, and whether it came from elsewhere than what is to be verified."""
+def _key(path: Path, key: Path | None) -> tuple[bytes, str, bool]:
+    """The aggregator's ca.pem, its key, and whether they came from elsewhere than `path`."""
     folder = path if path.is_dir() else path.parent
     places = [key] if key is not None else [folder / name for name in KEYS]
     for place in places:
@@ -145,5 +165,5 @@ def _key(path: Path, key: Path | None) -> tuple[str, bool]:
             pem = place.read_bytes()
         except OSError:
             continue
-        return find_signing_key(pem, str(place)), key is not None
+        return pem, find_signing_key(pem, str(place)), key is not None
     raise StateError(f"no ca.pem for {path}", "name the one you were given: --key ca.pem")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ from gobelin.server.home import AggregatorHome
 from gobelin.server.ledger import RoundLedger
 from gobelin.server.takeover import take_over
 from gobelin.shared.checkpoint import _digest_of
-from gobelin.shared.errors import GobelinError, LedgerError, StateError, TwoHistoriesError
+from gobelin.shared.errors import (
+    GobelinError,
+    LedgerError,
+    RosterError,
+    StateError,
+    TwoHistoriesError,
+)
 from gobelin.shared.files import json_bytes, write_json
 from gobelin.shared.ledger import entry_of
 from tests.server.ledger.witness import (
@@ -154,6 +161,7 @@ def test_another_aggregator_goes_on_to_the_same_bits_from_public_files_alone(
     take_over(tmp_path / "new", tmp_path / "export", public, "127.0.0.1:0")
     new = AggregatorHome(tmp_path / "new")
     assert new.signing_key().public != public
+    assert [node.id for node in new.roster().nodes] == [node.id for node in home.roster().nodes]
     before = verify(new.folder, "--key", ca(new))
     assert (before["rounds"], before["cosignatures"]) == (ROUNDS, 2 * ROUNDS + 2)
     digests = []
@@ -171,6 +179,44 @@ def test_another_aggregator_goes_on_to_the_same_bits_from_public_files_alone(
     node.hear(last)
     with pytest.raises(StateError, match="not empty"):
         take_over(tmp_path / "new", tmp_path / "export", public, "127.0.0.1:0")
+
+
+def test_the_roster_log_is_the_one_that_rounds_name(home: AggregatorHome, tmp_path: Path) -> None:
+    assert home.facts(ROUNDS)["roster_digest"] == home.book.log().head
+    export(home, tmp_path / "export")
+    log = tmp_path / "export" / "roster" / "log.jsonl"
+    whole = log.read_bytes()
+    assert whole == home.roster_file.read_bytes()
+    log.write_bytes(whole[: whole.index(b"\n") + 1])  # the second node was never admitted
+    with pytest.raises(LedgerError, match="the roster of round 1 is missing"):
+        verify(tmp_path / "export")
+    log.write_bytes(whole.replace(b'"reason":""', b'"reason":"x"', 1))
+    with pytest.raises(RosterError):
+        verify(tmp_path / "export")
+    log.write_bytes(whole)
+    settings = tmp_path / "export" / "federation.toml"
+    settings.write_text(settings.read_text().replace('name = "fed"', 'name = "other"'))
+    with pytest.raises(RosterError, match="another federation"):
+        verify(tmp_path / "export")
+
+
+def test_rounds_name_the_roster_that_they_were_sealed_with(tmp_path: Path) -> None:
+    third = Node("c")
+    fed = federation(tmp_path, Node("a"), Node("b"), rounds=2)
+    fed.world.all[third.id] = third
+    sealed: list[str] = []
+
+    def grow(event: Mapping[str, Any]) -> None:
+        if event["event"] == "round_sealed":
+            sealed.append(fed.home.facts(event["round"])["roster_digest"])
+            fed.admit(third)
+
+    record = fed.home.record
+    fed.home.record = lambda event: (record(event), grow(event))[0]  # type: ignore[method-assign]
+    fed.run()
+    assert len(set(sealed)) == 2
+    assert sealed[1] == fed.home.book.log().head
+    assert verify(fed.home.folder)["contributions"] == 5
 
 
 def test_an_export_that_does_not_hold_is_not_taken_over(

@@ -118,7 +118,7 @@ def entry_of(manifest: Mapping[str, Any]) -> Entry:
 
 
 def _rows(facts: Mapping[str, Any]) -> list[ContributionRecord]:
-    """Counted answers in their order, then refused ones, then the seats of those who were away."""
+    """Counted answers in their order, then refused ones, then the seats of who sent nothing."""
     number, members = facts["round"], facts.get("members", {})
     rows = []
     for row in facts.get("contributions", ()):
@@ -133,7 +133,9 @@ def _rows(facts: Mapping[str, Any]) -> list[ContributionRecord]:
         rows.append(_row(number, row, True, "", **told))
     for row in facts.get("refused", ()):
         rows.append(_row(number, row, False, str(row["reason"])))
-    return rows + [_row(number, row, False, ABSENT) for row in facts.get("absent", ())]
+    told_of = {row.id for row in rows if row.asked == number}
+    away = (row for row in facts.get("absent", ()) if row["id"] not in told_of)
+    return rows + [_row(number, row, False, ABSENT) for row in away]
 
 
 def _row(
