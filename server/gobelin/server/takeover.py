@@ -1,10 +1,9 @@
 """Taking over: another aggregator goes on from what the last one has exported.
 
-It verifies all of it, has keys of its own, and signs ledger and roster log anew; who was on the
-roster is admitted to a log of its own, for a federation with another CA has another digest and
-members enrol in it or are invited again. Roots and cosignatures stay
-what they are, for nodes cosign a head and not who has signed it: so members who pin the new ca.pem
-see at the first offer whether it tells the history that they know.
+It verifies all of it, has keys of its own, and signs ledger and roster log anew. Who was on the
+roster is admitted to a log of its own, for a federation with another CA has another digest. Roots
+and cosignatures stay what they are, for nodes cosign a head and not who has signed it: so members
+who pin the new ca.pem see at the first offer whether it tells the history that they know.
 """
 
 from __future__ import annotations
