@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.attack_tables import byzantine_table
+from bench.ledger_tables import ledger_table, mutations_table
 from bench.markdown import PROBES, figure, table
 from bench.measure import RESULTS
 from bench.modality_tables import languages_table, sensors_table
@@ -76,6 +77,8 @@ def main() -> None:
         "planning_time": planning_time_table,
         "expectation": expectation_table,
         "kill_points": kill_points_table,
+        "ledger_verify": ledger_table,
+        "ledger_mutations": mutations_table,
         "broadcast_int8": broadcast_table,
         "broadcast_int4": broadcast_table,
         "broadcast_topk": broadcast_table,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ from gobelin.client.egress import Egress
 from gobelin.client.egress_ledger import Departure, EgressLedger, total
 from gobelin.client.fleet import Turnstile
 from gobelin.client.home import NodeHome
-from gobelin.client.records import contribution_record, describe
+from gobelin.client.records import contribution_record, cosigned, describe
+from gobelin.protocols.ledger import COSIGNATURE, Cosignature
 from gobelin.protocols.messages import DELTA, HEADER, MOMENTS, PAYLOAD
 from gobelin.shared.errors import EgressError
 from tests.client.test_contributor import BASE, Node, home_at, one_thread, plan
@@ -162,6 +164,11 @@ def test_what_leaves_is_known_by_its_kind(home: NodeHome) -> None:
     assert made.digest == done.contribution.digest
     assert describe(reply(Error(100, "gobelin:data"))) == Departure("answer", code="gobelin:data")
     assert describe(reply(RecordDict())) == Departure("acknowledgement")
+    word = Cosignature("fed", 3, "0" * 64, 1, "0" * 128).to_bytes()
+    beside = describe(reply(cosigned(contribution_record(done), word)))
+    assert beside == dataclasses.replace(made, cosigned=3, cosignature_bytes=len(word))
+    alone = describe(reply(cosigned(RecordDict(), word)))
+    assert alone == Departure("acknowledgement", cosigned=3, cosignature_bytes=len(word))
 
     def spoilt(change: Callable[[RecordDict], object]) -> Message:
         record = contribution_record(done)
@@ -179,6 +186,10 @@ def test_what_leaves_is_known_by_its_kind(home: NodeHome) -> None:
         spoilt(lambda r: r[MOMENTS].update(more=extra)),
         spoilt(lambda r: r.update({MOMENTS: ArrayRecord({"labels": extra})})),
         reply(RecordDict({"labels": ArrayRecord({"labels": extra})})),
+        reply(RecordDict({COSIGNATURE: ArrayRecord({"labels": extra})})),
+        reply(cosigned(RecordDict(), b"/home/patients.csv")),
+        reply(RecordDict({COSIGNATURE: ConfigRecord({PAYLOAD: word, "path": "/home"})})),
+        spoilt(lambda r: r.update({COSIGNATURE: ConfigRecord({PAYLOAD: word, "path": "/home"})})),
     ):
         with pytest.raises(EgressError):
             describe(other)

@@ -16,9 +16,10 @@ from flwr.app import (
 )
 from flwr.app.message import make_message
 
-from gobelin.client import link
+from gobelin.client import link, records
 from gobelin.client.fleet import Mail
 from gobelin.client.home import NodeStatus
+from gobelin.protocols.ledger import LEDGER
 from gobelin.protocols.messages import (
     HEADER,
     NOT_SPOOLED,
@@ -28,7 +29,7 @@ from gobelin.protocols.messages import (
     SUPERSEDED,
     RoundPlan,
 )
-from gobelin.shared.errors import StateError
+from gobelin.shared.errors import LedgerError, StateError
 
 TRAIN, QUERY = MessageType.TRAIN, MessageType.QUERY
 
@@ -117,3 +118,10 @@ def test_a_recall_that_a_damaged_spool_cannot_answer_is_told_to_the_operator(
     reply = link.app(asked, context)
     assert reply.error.reason == NOT_SPOOLED
     assert ["round-00001 is damaged" in status.note for status in said] == [True]
+
+
+def test_an_offer_that_shows_no_ledger_is_refused() -> None:
+    shown = [RecordDict(), RecordDict({LEDGER: ConfigRecord({"head": b"{}"})})]
+    for content in shown:
+        with pytest.raises(LedgerError, match="shows nothing of its ledger"):
+            records.read_ledger(content)

@@ -14,6 +14,7 @@ import torch
 from examples.in_process import federate_in_process
 from examples.loopback import GOBELIN, Loopback, gobelin
 from gobelin.server.outer import make_outer
+from gobelin.server.verify import verify_path
 from gobelin.shared.checkpoint import read_checkpoint
 from gobelin.shared.data.export import write_idx
 from gobelin.shared.recipe import load_recipe
@@ -79,6 +80,24 @@ def test_two_rounds_give_the_digest_of_the_same_rounds_in_one_process(
         assert status["releases"] == ["release-00002"]
         everything = net.log("aggregator") + net.log("north") + net.log("south")
         assert "Traceback" not in everything
+        check_ledger(net)
+
+
+def check_ledger(net: Loopback) -> None:
+    """Both nodes have cosigned what they trained from, and both receipts are proved."""
+    ca = net.node_home("north") / "ca.pem"
+    options: dict[str, Any] = {"replayed": False, "influence": False, "memory": None}
+    told = verify_path(net.aggregator_home, ca, **options)
+    assert (told["rounds"], told["contributions"]) == (net.rounds, 2 * net.rounds)
+    assert told["releases"] == [net.release.name]
+    assert told["cosignatures"] >= 2 * net.rounds
+    for node in net.members:
+        for number in range(1, net.rounds + 1):
+            receipt = net.node_home(node) / "receipts" / f"round-{number:05d}.json"
+            found = verify_path(receipt, None, **options)
+            assert (found["node"], found["weight"]) == (node, 0.5)
+    accepted = gobelin("node", "accept", net.release, "--home", net.node_home("north"), "--json")
+    assert json.loads(accepted)["round"] == net.rounds
 
 
 # topk: what it owes outlives the kill; fragments: so do a node's own model and each one's momentum;

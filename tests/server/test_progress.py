@@ -178,6 +178,7 @@ def test_a_fresh_federation_has_sealed_round_0_only(
         "broadcast": None,
         "influence": {},
         "reduced": {},
+        "ledger": None,
         "last_event": None,
         "releases": [],
     }

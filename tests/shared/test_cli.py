@@ -19,7 +19,9 @@ from gobelin.shared.errors import (
     ContributionError,
     EnvelopeError,
     GobelinError,
+    LedgerError,
     SealingError,
+    TwoHistoriesError,
     VectorError,
 )
 from gobelin.shared.keys import write_authority
@@ -108,7 +110,8 @@ def test_every_family_has_an_exit_code_of_its_own() -> None:
 
 def test_a_member_of_a_family_shares_its_exit_code_and_begins_with_its_code() -> None:
     members = [kind for kind in errors() if kind.__base__ is not GobelinError]
-    families = {ContributionError, EnvelopeError, SealingError, VectorError}
+    families = {ContributionError, EnvelopeError, LedgerError, SealingError}
+    families |= {TwoHistoriesError, VectorError}
     assert {kind.__base__ for kind in members} == families
     for kind in members:
         family = kind.__base__

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gobelin.protocols.ledger import Head
 from gobelin.protocols.messages import RoundPlan
 from gobelin.server.aggregation import InMemory
 from gobelin.server.home import AggregatorHome
@@ -19,7 +20,9 @@ from gobelin.server.outer import make_outer
 from gobelin.server.policy import freshness
 from gobelin.server.rules import make_rule
 from gobelin.shared.checkpoint import MANIFEST, read_checkpoint
+from gobelin.shared.errors import GobelinError
 from gobelin.shared.files import read_json
+from gobelin.shared.ledger import LedgerFolder, entry_of, verify_history
 from gobelin.shared.vector import ParameterVector
 from tests.simulator.nodes import delta_of
 from tests.simulator.world import World
@@ -53,6 +56,7 @@ class Audit:
         self._seen: dict[int, str] = {}  # rounds that were checked: digests of their manifests
         self._said: set[tuple[str, int]] = set()  # said to be in the open round: node, plan's round
         self._counted: dict[tuple[str, str], int] = {}  # node, plan's digest → round
+        self._heads: dict[int, str] = {}  # of the ledger, as nodes were shown them: size → root
         self._lying: list[tuple[str, int, int]] = []  # what was on disk at the last look
 
     def heard(self, event: Mapping[str, Any]) -> None:
@@ -106,6 +110,20 @@ class Audit:
             self._require(found == self._expected[number].vector.digest, f"round {number} differs")
         released = read_checkpoint(self._home.releases / f"release-{last:05d}").vector
         self._require(released.digest == self._expected[last].vector.digest, "another release")
+        ledger = LedgerFolder(self._home.ledger).read()
+        try:
+            told = verify_history(ledger, self._home.signing_key().public)
+        except GobelinError as error:
+            raise Violation(f"the ledger does not hold: {error.what}") from None
+        self._require(told.rounds == last, "a round is not in the ledger")
+        for number, signed in enumerate(ledger.entries):
+            made = entry_of(read_json(self._home.round_folder(number) / MANIFEST))
+            self._require(signed.entry == made, f"round {number} is another in the ledger")
+
+    def signed(self, head: Head) -> None:
+        """A node is shown a head of the ledger: never two of one size."""
+        before = self._heads.setdefault(head.size, head.root)
+        self._require(before == head.root, f"two histories of {head.size} rounds")
 
     def _check_round(self, number: int) -> None:
         manifest = read_json(self._home.round_folder(number) / MANIFEST)

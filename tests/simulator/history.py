@@ -76,6 +76,10 @@ class Home(AggregatorHome):
         """As it is in the world now."""
         return self.world.roster
 
+    def roster_head(self) -> str:
+        """None: it has no log."""
+        return ""
+
     def record(self, event: Mapping[str, Any]) -> None:
         """Into the log first."""
         super().record(event)
@@ -165,7 +169,7 @@ def _live(scenario: Scenario, root: Path) -> Told:
     disk.trust()
     world = home.world = World(scenario, disk, faults)
     audit = home.audit = Audit(home, world, first)
-    world.on_offer, world.on_sleep = audit.offered, audit.look
+    world.on_offer, world.on_sleep, world.on_head = audit.offered, audit.look, audit.signed
     with disk.mounted():
         for starts in range(1, MOST_STARTS):
             if world.now > MOST_S:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from gobelin.protocols.ledger import Head
 from gobelin.protocols.messages import Farewell, RoundPlan
 from gobelin.server.courier import NodeState, Parcel, Reply
 from gobelin.server.roster import Roster
@@ -46,6 +47,7 @@ class World:
         self.run = 0
         self.on_offer: Callable[[str, RoundPlan, bool], None] = lambda *_: None
         self.on_sleep: Callable[[], None] = lambda: None
+        self.on_head: Callable[[Head], None] = lambda _: None
         self._offset = 0.0  # of the aggregator's clock
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -184,6 +186,8 @@ class World:
         """Into the mail."""
         for parcel in parcels:
             name, message, recall = parcel.node, parcel.message, parcel.enclosure is None
+            if parcel.ledger is not None:
+                self.on_head(parcel.ledger.head)
             if isinstance(message, Farewell):
                 self._arrive(self.run, Reply(name, plan=message.digest))
                 continue

@@ -164,6 +164,20 @@ def explain(
 
 
 @app.command()
+def accept(
+    path: Annotated[Path, typer.Argument(help="A release, or an export of the ledger.")],
+    home: Home = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Verify a release or a ledger, and remember it: nothing older is accepted afterwards."""
+    from gobelin.client.accept import accept_path
+    from gobelin.client.home import NodeHome
+
+    told = accept_path(NodeHome(home), path)
+    print(json.dumps(told, sort_keys=True) if as_json else told["said"])
+
+
+@app.command()
 def status(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
     """Show what the node is doing."""
     from gobelin.client.home import NodeHome

@@ -39,6 +39,8 @@ class Departure:
     moments_bytes: int = 0
     metrics: tuple[str, ...] = ()  # names of the scalars that go with it
     code: str = ""  # of an answer that is an error
+    cosigned: int = 0  # rounds of the ledger's head whose cosignature goes with it; 0 without one
+    cosignature_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -36,13 +36,15 @@ def print_egress(home: NodeHome, as_json: bool) -> None:
 
 def describe(row: Mapping[str, Any]) -> str:
     """One departure in words."""
+    size = row.get("cosigned", 0)  # records of before there was a ledger have none
+    beside = [f"cosignature of {size} rounds"] if size else []
     if row["purpose"] != "contribution":
-        return f"{row['purpose']} {row['code']}".rstrip()
+        return ", ".join([f"{row['purpose']} {row['code']}".rstrip(), *beside])
     parts = [f"contribution to round {row['round']}: {row['payload_bytes']:,} bytes {row['codec']}"]
     if row["moments_bytes"]:
         parts.append(f"moments {row['moments_bytes']:,} bytes")
     parts.append(f"digest {row['digest'][:12]}…")
-    return ", ".join(parts)
+    return ", ".join(parts + beside)
 
 
 def _on_wire(size: int | None) -> str:

@@ -61,7 +61,8 @@ class EgressSettings(Settings):
         """For an operator: what leaves this node."""
         moments = "moments of projections if asked for" if self.moments else "no moments"
         deltas = "masked deltas" if self.sealed_only else "encoded deltas"
-        return f"leaving this node: {deltas} with their training figures; {moments}"
+        always = f"{deltas} with their training figures, cosignatures of the ledger"
+        return f"leaving this node: {always}; {moments}"
 
 
 class NodeSettings(Settings):
@@ -97,6 +98,9 @@ class NodeHome:
         self.policy_file = folder / "policy.toml"  # the site policy, where there is one
         self.plan_file = folder / "plan.json"  # the last round plan, for who asks what it asked
         self.egress_file = folder / "egress.jsonl"  # the egress ledger
+        self.heads = folder / "heads"  # of the ledger, as believed and cosigned
+        self.receipts = folder / "receipts"  # with their proofs, for ever
+        self.newest_file = folder / "newest.json"  # the newest release that was accepted
         self.uplink_file = folder / "uplink.json"  # how fast contributions have left so far
 
     def settings(self) -> NodeSettings:

@@ -35,13 +35,16 @@ from gobelin.client.contributor import Contributor
 from gobelin.client.egress import clear
 from gobelin.client.fleet import FleetConnection, Say
 from gobelin.client.home import NodeHome, NodeStatus
+from gobelin.client.ledger import NodeLedger
 from gobelin.client.reach import wait_reachable
 from gobelin.client.records import (
     OUR_ERROR,
     contribution_record,
+    cosigned,
     read_call,
     read_envelope,
     read_farewell,
+    read_ledger,
     read_offer,
     read_plan,
     read_receipts,
@@ -62,7 +65,15 @@ from gobelin.protocols.messages import (
 )
 from gobelin.protocols.sealing import SEALED
 from gobelin.shared.codec import describe_codec
-from gobelin.shared.errors import ContributionError, EnvelopeError, GobelinError, SitePolicyError
+from gobelin.shared.errors import (
+    ContributionError,
+    EnvelopeError,
+    GobelinError,
+    LedgerError,
+    SignatureError,
+    SitePolicyError,
+    TwoHistoriesError,
+)
 from gobelin.shared.files import write_json
 from gobelin.shared.patience import pause
 
@@ -73,6 +84,7 @@ HELD_KEY = "held"  # set where a reply is held back until the spool has the cont
 TRAIN = MessageType.TRAIN
 WARM = 1  # contributors kept: a node has one, and who simulates many meets each once a round
 NOT_OURS = (ContributionError, EnvelopeError, SitePolicyError)  # they refuse one plan
+HISTORY = (LedgerError, SignatureError, TwoHistoriesError)  # an aggregator to be doubted
 
 # ---------------------------------------------------------------- the ClientApp
 
@@ -89,6 +101,8 @@ def train(message: Message, context: Context) -> Message:
         offer = read_offer(message.content)
         contributor, plan = _contributor(home), offer.plan
         envelope = contributor.envelopes.open_plan(plan, offer.envelope, offer.receipts)
+        ledger = NodeLedger(NodeHome(Path(home)))
+        ledger.hear(plan.federation, read_ledger(message.content), offer.receipts, plan)
         contributor.hear(plan.federation, plan.round, offer.receipts)
         spooled = contributor.prepare(plan, offer.segments, offer.moments, offer.steps, envelope)
         if not context.node_config.get(HELD_KEY):
@@ -97,7 +111,8 @@ def train(message: Message, context: Context) -> Message:
     except GobelinError as error:
         _failures[home] = error
         return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
-    return Message(contribution_record(spooled), reply_to=message)
+    content = contribution_record(spooled)
+    return Message(cosigned(content, ledger.cosignature()), reply_to=message)
 
 
 @app.query("recall")
@@ -142,19 +157,23 @@ def take_failure(home: str) -> GobelinError | None:
 @app.query()
 def hear_farewell(message: Message, context: Context) -> Message:
     """Take the last receipts, and acknowledge that the federation has finished."""
-    home = str(context.node_config[HOME_KEY])
+    home, content = str(context.node_config[HOME_KEY]), RecordDict()
     try:
         contributor = _contributor(home)
         farewell, receipts = read_farewell(message.content), read_receipts(message.content)
         signed = read_envelope(message.content)
         contributor.envelopes.open_farewell(farewell, signed, receipts)
+        ledger = NodeLedger(NodeHome(Path(home)))
+        ledger.hear(farewell.federation, read_ledger(message.content), receipts, None)
         contributor.hear(farewell.federation, farewell.rounds + 1, receipts)
+        content = cosigned(content, ledger.cosignature())
     except (EnvelopeError, ContributionError) as error:  # anybody may say goodbye
         _say_of(home, f"a farewell was not believed: {error}")
         return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
     except GobelinError as error:
+        _failures[home] = error
         _say_of(home, f"could not keep the last receipts: {error}")
-    return Message(RecordDict(), reply_to=message)
+    return Message(content, reply_to=message)
 
 
 @functools.lru_cache(maxsize=WARM)
@@ -194,6 +213,8 @@ def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
                 if reply.has_error():
                     continue
                 say(_finished(message))
+                if isinstance(failure := take_failure(key), HISTORY):
+                    raise failure
                 return
             if message.metadata.message_type == SEALED:
                 if not reply.has_error():  # else it has said why

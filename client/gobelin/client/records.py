@@ -21,6 +21,7 @@ from gobelin.client.sealer import SealedReply
 from gobelin.client.spool import Spooled
 from gobelin.protocols.bundle import WireArray, bundled, unbundled
 from gobelin.protocols.envelope import ENVELOPE, SIGNATURE, UNSIGNED, SignedEnvelope
+from gobelin.protocols.ledger import COSIGNATURE, LEDGER, Cosignature, LedgerView
 from gobelin.protocols.messages import (
     BASE,
     BYTES,
@@ -41,7 +42,7 @@ from gobelin.protocols.messages import (
     encoding_of,
 )
 from gobelin.protocols.sealing import ENCODING_MASKED, MASK, MASKED, SealedAnswer, SealedCall
-from gobelin.shared.errors import ContributionError, EgressError
+from gobelin.shared.errors import ContributionError, EgressError, LedgerError
 from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import DTYPE
 
@@ -136,6 +137,16 @@ def read_receipts(content: RecordDict) -> list[Receipt]:
         raise _malformed() from None
 
 
+def read_ledger(content: RecordDict) -> LedgerView:
+    """What a message shows of the ledger; raises LedgerError when it is malformed."""
+    try:
+        return LedgerView.from_records(content[LEDGER])
+    except (MalformedMessageError, KeyError, TypeError, AttributeError):
+        raise LedgerError(
+            "the aggregator shows nothing of its ledger", "ask its operator to update gobelin"
+        ) from None
+
+
 def _malformed() -> ContributionError:
     return ContributionError("the aggregator's message is malformed", "update gobelin")
 
@@ -144,7 +155,8 @@ def describe(reply: Message) -> Departure:
     """What a reply is, as it goes on the egress ledger; raises EgressError on any other.
 
     Nothing leaves but a contribution with its envelope and moments, an answer in a sealed round,
-    one of our own error codes, and an empty acknowledgement.
+    one of our own error codes, and an acknowledgement; with contribution and acknowledgement, this
+    node's cosignature of the ledger.
     """
     if reply.has_error():
         reason = str(reply.error.reason)
@@ -152,11 +164,13 @@ def describe(reply: Message) -> Departure:
             raise EgressError("an answer that is none of this node's codes")
         return Departure("answer", code=reason)
     content = reply.content
-    if not content:
-        return Departure("acknowledgement")
     if set(content) == {HEADER, DELTA}:
         return _describe_sealed(content)
-    if not {HEADER, ENVELOPE, DELTA} <= set(content) <= {HEADER, ENVELOPE, DELTA, MOMENTS}:
+    size, weight = _cosignature(content) if COSIGNATURE in content else (0, 0)
+    if not set(content) - {COSIGNATURE}:
+        return Departure("acknowledgement", cosigned=size, cosignature_bytes=weight)
+    least, more = {HEADER, ENVELOPE, DELTA}, {MOMENTS, COSIGNATURE}
+    if not least <= set(content) <= least | more:
         raise EgressError("a reply with records that no contribution has")
     try:
         header, signed = content[HEADER], content[ENVELOPE]
@@ -178,7 +192,22 @@ def describe(reply: Message) -> Departure:
         payload_bytes=sizes,
         moments_bytes=moments,
         metrics=tuple(sorted(made.metrics)),
+        cosigned=size,
+        cosignature_bytes=weight,
     )
+
+
+def _cosignature(content: RecordDict) -> tuple[int, int]:
+    """The size of the head that a reply cosigns, and the bytes of the cosignature."""
+    try:
+        record = content[COSIGNATURE]
+        data = record[PAYLOAD]
+        size, alone = Cosignature.from_bytes(data).size, set(record) == {PAYLOAD}
+    except (MalformedMessageError, KeyError, TypeError, AttributeError):
+        raise EgressError("a cosignature that is none") from None
+    if not alone:
+        raise EgressError("a cosignature that carries more than one does")
+    return size, len(data)
 
 
 def _describe_sealed(content: RecordDict) -> Departure:
@@ -222,6 +251,16 @@ def contribution_record(spooled: Spooled) -> RecordDict:
     if data := spooled.moments:
         record[MOMENTS] = ArrayRecord({MOMENTS: Array(BYTES, (len(data),), ENCODING_MOMENTS, data)})
     return record
+
+
+def cosigned(content: RecordDict, cosignature: bytes) -> RecordDict:
+    """A reply, and with it this node's cosignature of the newest head it believes, if there is one.
+
+    `cosignature` is a `Cosignature`'s bytes, or none at all.
+    """
+    if cosignature:
+        content[COSIGNATURE] = ConfigRecord({PAYLOAD: cosignature})
+    return content
 
 
 def sealed_record(reply: SealedReply) -> RecordDict:

@@ -7,7 +7,6 @@ across nodes, travel beside them, bound by digest.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -61,9 +60,13 @@ class Message:
 
     def to_bytes(self) -> bytes:
         """Canonical bytes; raises ValueError when a number is not finite."""
-        values = {"kind": type(self).__name__, **dataclasses.asdict(self)}
-        text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(self.plain(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return text.encode()
+
+    def plain(self) -> dict[str, Any]:
+        """The fields and the kind, as JSON has them."""
+        values = {name: getattr(self, name) for name in _kinds(type(self))}  # type: ignore[arg-type]
+        return {"kind": type(self).__name__, **values}
 
     @functools.cached_property
     def digest(self) -> str:
@@ -79,15 +82,20 @@ class Message:
             values = json.loads(data, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
             raise MalformedMessageError("not canonical JSON") from None
-        if not isinstance(values, dict) or values.pop("kind", None) != cls.__name__:
-            raise MalformedMessageError(f"not a {cls.__name__}")
-        kinds = _kinds(cls)  # type: ignore[arg-type]
-        if set(values) != set(kinds):
-            raise MalformedMessageError(f"not the fields of a {cls.__name__}")
-        message = cls(**{name: _typed(name, values[name], kind) for name, kind in kinds.items()})
+        message = cls.of_plain(values)
         if message.to_bytes() != data:
             raise MalformedMessageError("not the canonical bytes of what it says")
         return message
+
+    @classmethod
+    def of_plain(cls: type[M], values: object) -> M:
+        """The message that `plain` gave the values of; raises MalformedMessageError on others."""
+        if not isinstance(values, dict) or values.get("kind") != cls.__name__:
+            raise MalformedMessageError(f"not a {cls.__name__}")
+        kinds = _kinds(cls)  # type: ignore[arg-type]
+        if set(values) != {*kinds, "kind"}:
+            raise MalformedMessageError(f"not the fields of a {cls.__name__}")
+        return cls(**{name: _typed(name, values[name], kind) for name, kind in kinds.items()})
 
 
 @dataclass(frozen=True)

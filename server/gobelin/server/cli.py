@@ -76,6 +76,9 @@ def init(
     sealed_threshold: Annotated[
         float, typer.Option(min=0.5, max=1, help="More nodes than this share are in the sum.")
     ] = 2 / 3,
+    archive: Annotated[
+        bool, typer.Option(help="Keep contributions as they came, so that rounds can be replayed.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -99,6 +102,7 @@ def init(
             "cross_node": cross_node,
             **({"sealed": True, "max_staleness": 0} if sealed else {}),
             **({"sealed_threshold": sealed_threshold} if sealed else {}),
+            "archive": archive,
         },
         outer={
             "kind": outer,
@@ -176,6 +180,53 @@ def up(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
             Supervisor(place, progress.on_event).run()
         except Stopped:
             progress.say(f"Stopped. `gobelin aggregator up --home {home}` continues.")
+
+
+@app.command()
+def export(
+    to: Annotated[Path, typer.Option(help="A new folder.")],
+    home: Home = DEFAULT_HOME,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="With every round and the archive, for replays.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write what anybody may have: ledger, releases, roster, and what the next round starts from.
+
+    Also while the aggregator is up.
+    """
+    from gobelin.server.export import export as write_export
+    from gobelin.server.home import AggregatorHome
+
+    told = write_export(AggregatorHome(home), to, replay)
+    if as_json:
+        print(json.dumps(told, sort_keys=True))
+        return
+    print(f"Exported {told['rounds']} rounds to {to}. Anybody checks it by")
+    print(f"  gobelin verify {to} --key ca.pem")
+
+
+@app.command()
+def take_over(
+    exported: Annotated[Path, typer.Argument(help="An export of the aggregator before.")],
+    key: Annotated[Path, typer.Option(help="Its ca.pem, as you were given it.")],
+    home: Home = DEFAULT_HOME,
+    address: Annotated[
+        str, typer.Option(help="host:port that nodes connect to; port 0 picks a free one.")
+    ] = "127.0.0.1:9092",
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a federation from what its aggregator has exported, with keys of your own."""
+    from gobelin.server.takeover import take_over as take
+    from gobelin.shared.signing import find_signing_key
+
+    public = find_signing_key(key.read_bytes(), str(key))
+    told = take(home, exported, public, address)
+    if as_json:
+        print(json.dumps(told, sort_keys=True))
+        return
+    print(f"Took over after round {told['rounds']}. Give members {told['ca']} in place of theirs,")
+    print(f"and the address {told['address']}; then: gobelin aggregator up --home {home}")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from gobelin.protocols.bundle import WireArray
 from gobelin.protocols.envelope import UNSIGNED, SignedEnvelope
+from gobelin.protocols.ledger import LedgerView
 from gobelin.protocols.messages import Farewell, Receipt, RoundPlan
 from gobelin.protocols.sealing import SealedCall
 from gobelin.server.limits import SMALL, Limit
@@ -40,6 +41,7 @@ class Reply:
     envelope: SignedEnvelope = UNSIGNED
     plan: str = ""  # digest of the plan it was asked to answer, as the courier knows
     lost: bool = False  # the wire has lost the plan, or the answer to it
+    cosignature: bytes = b""  # of a head of the ledger
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Parcel:
     receipts: tuple[Receipt, ...] = ()
     envelope: SignedEnvelope = UNSIGNED
     limit: Limit = SMALL  # of what it is answered by
+    ledger: LedgerView | None = None  # with offers and farewells
 
 
 class Courier(Protocol):

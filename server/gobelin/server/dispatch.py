@@ -11,6 +11,7 @@ from gobelin.server.broadcast import STEP, rounds_to_send
 from gobelin.server.courier import Enclosure, Parcel
 from gobelin.server.envelopes import Envelopes
 from gobelin.server.home import AggregatorHome
+from gobelin.server.ledger import RoundLedger
 from gobelin.server.limits import Limit, limit_of
 from gobelin.server.node_record import NodeRecord
 from gobelin.server.seal import Standing
@@ -30,6 +31,7 @@ class Dispatch:
         standing: Standing,
         envelopes: Envelopes,
         member_of: Callable[[str], str],
+        ledger: RoundLedger,
         tell: Callable[[str, Mapping[str, Any]], None],
     ) -> None:
         """`member_of` says who owns a node, `tell` takes an event for the log."""
@@ -37,6 +39,7 @@ class Dispatch:
         self._envelopes = envelopes
         self._member_of = member_of
         self._standing = standing
+        self._ledger = ledger
         self._tell = tell
         self._sizes: dict[int, int] | None = None
 
@@ -65,13 +68,15 @@ class Dispatch:
         for node in nodes:
             receipts, member = self._record(node).receipts, self._member_of(node)
             envelope = self._envelopes.of_farewell(farewell, member, node, receipts)
-            yield Parcel(node, farewell, None, receipts, envelope)
+            shown = self._ledger.show(node, receipts)
+            yield Parcel(node, farewell, None, receipts, envelope, ledger=shown)
 
     def _parcel(self, node: str, plan: RoundPlan, enclosure: Enclosure | None) -> Parcel:
-        """A plan for one node, signed for it alone."""
+        """A plan for one node, signed for it alone; with an offer, a view of the ledger."""
         receipts, member = self._record(node).receipts, self._member_of(node)
         envelope = self._envelopes.of_plan(plan, member, node, receipts, alone=enclosure is None)
-        return Parcel(node, plan, enclosure, receipts, envelope, self._limit(plan))
+        shown = None if enclosure is None else self._ledger.show(node, receipts)
+        return Parcel(node, plan, enclosure, receipts, envelope, self._limit(plan), shown)
 
     def _limit(self, plan: RoundPlan) -> Limit:
         """How large the answer may be, a member's part being no more than the whole fragment."""
@@ -104,6 +109,8 @@ class Dispatch:
         """Bytes of the last sealed rounds' steps, back to where they are more than a base."""
         sizes: dict[int, int] = {}
         for number in range(last, 0, -1):
+            if not self._home.round_folder(number).exists():  # before this aggregator took over
+                break
             told = self._home.facts(number).get(STEP)
             if told is None or sum(sizes.values()) >= whole:
                 break

@@ -78,7 +78,7 @@ def main(grid: Grid, context: Context) -> None:
     _end_with_parent()
     home = AggregatorHome(Path(os.environ[HOME_VARIABLE]))
     with sole_owner(home.rounds, wait_s=60):  # the ServerApp of a killed supervisor may linger
-        for folder in (home.rounds, home.releases, home.journal):
+        for folder in (home.rounds, home.releases, home.journal, home.ledger, home.archive):
             sweep(folder)
         try:
             rounds = home.settings().rounds
@@ -144,7 +144,9 @@ class GridCourier:
                     self._limits[message_id] = parcel.limit
 
     def _message(self, parcel: Parcel, beside: Records) -> Message:
-        content = message_record(parcel.message, beside, parcel.receipts, parcel.envelope)
+        content = message_record(
+            parcel.message, beside, parcel.receipts, parcel.envelope, parcel.ledger
+        )
         kind = MessageType.QUERY
         if isinstance(parcel.message, RoundPlan):
             kind = RECALL if parcel.enclosure is None else MessageType.TRAIN

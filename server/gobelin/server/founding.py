@@ -56,7 +56,7 @@ def found(folder: Path, charter: Charter, service_port: int = 0) -> dict[str, An
         raise StateError(f"{folder} is not empty", "choose an empty or new --home")
     host, port = choose_address(charter.address)
     recipe = load_recipe(charter.recipe)
-    service = service_port or _second_port(charter, host, port)
+    service = service_port or second_port(charter.address, host, port)
     if service == port:
         raise ConfigError(f"port {port} is the rounds' own", "choose another --service-port")
     settings = _settings(charter, host, port, service)
@@ -122,9 +122,9 @@ def choose_address(address: str) -> tuple[str, int]:
         ) from None
 
 
-def _second_port(charter: Charter, host: str, port: int) -> int:
+def second_port(address: str, host: str, port: int) -> int:
     """The service's port: the next one, or a free one where the address's was to be free."""
-    if parse_address(charter.address)[1]:
+    if parse_address(address)[1]:
         return port + 1 if port < MAX_PORT else port - 1
     while (free := choose_address(format_address(host, 0))[1]) == port:
         pass

@@ -92,6 +92,8 @@ class RoundSettings(Settings):
     sealed_bound: Annotated[float, Field(gt=0)] = 1.0  # largest |δ|; what is beyond is owed
     sealed_norm: Annotated[float, Field(gt=0)] | None = None  # nodes shorten their deltas to it
     sealed_offline_s: Seconds = 60.0  # after which a silent node has dropped out of the sum
+    release_days: Positive = 90  # for which a release may be taken for the newest
+    archive: bool = False  # keep contributions as they came, so that rounds can be replayed
 
     @property
     def schedule(self) -> Schedule:

@@ -75,7 +75,7 @@ class Journal:
             ENVELOPE: reply.envelope.data.decode("ascii"),
             SIGNATURE: reply.envelope.signature,
         }
-        with file_atomic(self._path(asked)) as tmp:
+        with file_atomic(self.path(asked)) as tmp:
             views = {key: np.frombuffer(data, np.uint8) for key, data in tensors.items()}
             save_file(views, tmp, {ARRAYS: json.dumps(arrays), **signed})
 
@@ -85,7 +85,7 @@ class Journal:
         Its bytes may have changed; who reads it admits it again.
         """
         try:
-            with safe_open(self._path(asked), "numpy") as file:
+            with safe_open(self.path(asked), "numpy") as file:
                 said = file.metadata()
                 wire = {
                     key: WireArray(dtype, tuple(shape), encoding, _bytes(file, key))
@@ -105,7 +105,8 @@ class Journal:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._end = 0
 
-    def _path(self, asked: Asked) -> Path:
+    def path(self, asked: Asked) -> Path:
+        """Where a reply is kept."""
         return self._folder / f"{asked}.reply"
 
 

@@ -11,7 +11,7 @@ from gobelin.shared.vector import ParameterSchema
 
 CHUNK = 5 * 2**20  # bytes of an array that Flower puts into one object
 HEAD = 2**10  # bytes of an object beside what it carries: its type, its children's ids, a name
-RECORDS = 8  # message, records, header, envelope, delta, moments
+RECORDS = 8  # message, records, header, envelope, delta, moments, cosignature
 MOST_OF_ONE = CHUNK + MAX_BYTES  # bytes of any one object
 
 
@@ -39,4 +39,4 @@ def limit_of(schema: ParameterSchema, codec: str, dim: int | None = None) -> Lim
     arrays = len(sizes) + (dim is not None)
     chunks = payload // CHUNK + moments // CHUNK + arrays
     objects = RECORDS + arrays + chunks
-    return Limit(objects, payload + moments + 2 * MAX_BYTES + objects * HEAD)
+    return Limit(objects, payload + moments + 3 * MAX_BYTES + objects * HEAD)

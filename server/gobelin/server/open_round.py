@@ -23,6 +23,7 @@ from gobelin.server.envelopes import Envelopes
 from gobelin.server.history import Past, answerable
 from gobelin.server.home import AggregatorHome
 from gobelin.server.journal import Journal
+from gobelin.server.ledger import RoundLedger
 from gobelin.server.merge import Merges
 from gobelin.server.node_record import settle
 from gobelin.server.pooling import pool_modalities
@@ -84,6 +85,7 @@ class Rim:
     envelopes: Envelopes
     examiner: Examiner
     sealer: Sealer
+    ledger: RoundLedger
     tell: Callable[[str, Mapping[str, Any]], None]  # into the event log
     clock: Callable[[], float]
     sleep: Callable[[float], None]
@@ -107,7 +109,9 @@ class OpenRound:
         self._plans = {**{number: of.plan for number, of in past.items()}, plan.round: plan}
         self._numbers = {of.digest: number for number, of in self._plans.items()}
         self._standing = standing
-        self._dispatch = Dispatch(rim.home, standing, rim.envelopes, self._member, rim.tell)
+        self._dispatch = Dispatch(
+            rim.home, standing, rim.envelopes, self._member, rim.ledger, rim.tell
+        )
         self._state = Round(
             plan.round,
             plan.digest,
@@ -196,6 +200,8 @@ class OpenRound:
 
     def _take(self, reply: Reply) -> None:
         """Count one reply once it is on disk, or record why it does not count."""
+        if reply.cosignature:
+            self._rim.ledger.take(reply.node, reply.cosignature)
         if reply.lost or reply.error:
             return self._miss(reply)
         if answers_a_call(reply):
@@ -341,6 +347,7 @@ class OpenRound:
         }
         pooled = pool_modalities(moments, owners, told, self._modalities)
         self._merge(rows, pooled)
+        self._rim.sealer.keep(self._plan.round, self._rim.journal, asked)
 
     def _open_sealed(self, asked: Sequence[Asked]) -> None:
         """Take the nodes of a sealed round to the sum of their deltas, or void the attempt."""
@@ -363,15 +370,17 @@ class OpenRound:
         if rows:
             self._merge(rows, None, SealedMerger(opened.mean))
         else:
-            self._settle(rim.sealer.stay(self._standing, self._fragment))
+            self._settle(rim.sealer.merging.stay(self._standing, self._fragment))
         return self._advance(Aggregated())
 
     def _merge(
         self, rows: Sequence[Mapping[str, Any]], pooled: Pools | None, merger: Merges | None = None
     ) -> None:
         """What the contributions come to."""
-        sealer, deltas = self._rim.sealer, self._deltas.by_group
-        self._settle(sealer.aggregate(self._standing, self._fragment, deltas, rows, pooled, merger))
+        merging, deltas = self._rim.sealer.merging, self._deltas.by_group
+        self._settle(
+            merging.aggregate(self._standing, self._fragment, deltas, rows, pooled, merger)
+        )
 
     def _settle(self, outcome: Outcome) -> None:
         """Remember of each node what became of its contributions."""

@@ -19,6 +19,7 @@ from gobelin.server.roster_book import RosterBook
 from gobelin.shared.errors import StateError
 from gobelin.shared.federation import federation_digest, parse_certificate, spki_pin
 from gobelin.shared.files import MANIFEST, read_json
+from gobelin.shared.ledger.folder import entry_file
 from gobelin.shared.settings import Settings, read_settings
 from gobelin.shared.signing import find_signing_key
 
@@ -60,6 +61,9 @@ class Places:
         self.enrolment = folder / "enrolment"  # invites and the requests they have led to
         self.flower = folder / "flower"  # everything that is Flower's
         self.events_file = folder / "events.jsonl"
+        self.ledger = folder / "ledger"  # what anybody may check of the rounds
+        self.archive = folder / "archive"  # contributions as they came, where they are kept
+        self.release_key_file = self.tls / "release.key"  # EC, for tools that know no Ed25519
         self.book = RosterBook(folder / "roster", self.federation_digest, self.aggregator_key)
         self.roster_file = self.book.file
 
@@ -84,8 +88,10 @@ class Places:
         return find_signing_key(self.ca_file.read_bytes(), str(self.ca_file))
 
     def genesis(self) -> str:
-        """Digest of the model that round 1 starts from."""
-        return str(read_json(self.round_folder(0) / MANIFEST)["vector_digest"])
+        """Digest of the model that round 1 starts from; the ledger knows it where that is gone."""
+        if (self.round_folder(0) / MANIFEST).exists():
+            return str(self.manifest(0)["vector_digest"])
+        return str(read_json(entry_file(self.ledger, 0))["record"]["vector_digest"])
 
     def federation_digest(self) -> str:
         """What invites, the roster log and nodes name this federation by."""
@@ -95,6 +101,10 @@ class Places:
     def roster(self) -> Roster:
         """The roster as it is on disk now."""
         return self.book.roster()
+
+    def roster_head(self) -> str:
+        """Digest of the last change of the roster, which a round's record names."""
+        return self.book.log().head
 
     def write_roster(self, roster: Roster) -> None:
         """Make the roster this one: who is new is admitted, who is not in it is revoked."""
@@ -111,7 +121,11 @@ class Places:
 
     def facts(self, number: int) -> dict[str, Any]:
         """What is recorded of a sealed round, read without its model."""
-        return dict(read_json(self.round_folder(number) / MANIFEST)["facts"])
+        return dict(self.manifest(number)["facts"])
+
+    def manifest(self, number: int) -> dict[str, Any]:
+        """The manifest of a sealed round's checkpoint."""
+        return read_json(self.round_folder(number) / MANIFEST)
 
     def record(self, event: Mapping[str, Any]) -> None:
         """Append one event to the event log and flush it to disk."""

@@ -22,6 +22,7 @@ from gobelin.shared.address import format_address
 from gobelin.shared.codec import describe_codec
 from gobelin.shared.console import LiveConsole
 from gobelin.shared.files import is_owned
+from gobelin.shared.ledger import LedgerFolder
 
 
 class Progress(LiveConsole):
@@ -90,6 +91,8 @@ def describe(event: dict[str, Any], rounds: int) -> str:
     if kind == "sealing_refused":
         where = f"in {event['phase']}"
         return f"{number}: {event['node']} is not in the sum ({where}: {event['reason']})"
+    if kind == "cosignature_refused":
+        return f"warning: {event['node']} sent a cosignature that is none: {event['found']}"
     if kind == "release":
         return f"{number}: released {event['folder']}"
     if kind == "damaged":
@@ -172,6 +175,17 @@ def _open_round(
     }
 
 
+def _newest_head(home: AggregatorHome) -> dict[str, Any] | None:
+    """The ledger's newest head, and who has cosigned it; None before the first start."""
+    folder = LedgerFolder(home.ledger)
+    sizes = folder.sizes()
+    signed = folder.head(sizes[-1]) if sizes else None
+    if signed is None:
+        return None
+    names = sorted(line.name for line in signed.lines[1:])
+    return {"size": signed.head.size, "root": signed.head.root.hex(), "cosigned_by": names}
+
+
 def _describe_open(opened: dict[str, Any]) -> str:
     """One line for the open round."""
     parts = {"not yet": opened["owing"], "late": opened["late"]}
@@ -190,7 +204,7 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
     opened = _open_round(home, settings, sealed[-1]) if sealed else None
     round_facts = home.facts(sealed[-1]) if sealed else {}
     members = round_facts.get("members", {})
-    told = round_facts.get(STEP)
+    told, head = round_facts.get(STEP), _newest_head(home)
     facts: dict[str, Any] = {
         "federation": settings.name,
         "running": is_owned(home.folder),
@@ -210,6 +224,7 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
             for member, row in members.items()
         },
         "reduced": {m: row["reduced"] for m, row in members.items() if row.get("reduced")},
+        "ledger": head,
         "last_event": events[-1] if events else None,
         "releases": sorted(p.name for p in home.releases.glob("release-*")),
     }
@@ -235,6 +250,9 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
     if facts["waiting"]:
         names = ", ".join(facts["waiting"])
         console.print(f"waiting to be admitted: {names}; see `gobelin aggregator requests`")
+    if head:
+        by = ", ".join(head["cosigned_by"]) or "nobody yet"
+        console.print(f"ledger: head {head['root'][:12]} of {head['size']}, cosigned by {by}")
     if told:
         step = describe_codec(told["codec"], told["bytes"], told["distortion"])
         console.print(f"the last consensus is told in one step: {step}")

@@ -13,6 +13,7 @@ from flwr.common.constant import ErrorCode
 
 from gobelin.protocols.bundle import WireArray, bundled, unbundled
 from gobelin.protocols.envelope import ENVELOPE, SIGNATURE, UNSIGNED, SignedEnvelope
+from gobelin.protocols.ledger import COSIGNATURE, LEDGER, LedgerView
 from gobelin.protocols.messages import (
     BASE,
     BYTES,
@@ -46,12 +47,14 @@ def message_record(
     beside: Records,
     receipts: Iterable[Receipt],
     envelope: SignedEnvelope = UNSIGNED,
+    ledger: LedgerView | None = None,
 ) -> RecordDict:
-    """A message as Flower carries it, with what is enclosed and a node's receipts."""
+    """A message as Flower carries it: what is enclosed, a node's receipts, what proves them."""
     told = ConfigRecord({PAYLOAD: [receipt.to_bytes() for receipt in receipts]})
     header = ConfigRecord({PAYLOAD: message.to_bytes()})
     signed = ConfigRecord({PAYLOAD: envelope.data, SIGNATURE: envelope.signature})
-    return RecordDict({HEADER: header, ENVELOPE: signed, RECEIPTS: told, **beside})
+    shown = {} if ledger is None else {LEDGER: ConfigRecord(ledger.to_records())}
+    return RecordDict({HEADER: header, ENVELOPE: signed, RECEIPTS: told, **shown, **beside})
 
 
 def enclosed(enclosure: Enclosure | None) -> Records:
@@ -93,8 +96,9 @@ def reply_of(node: str, plan: str, message: Message) -> Reply:
         error = reason if known else f"flower:{message.error.code}"
         return Reply(node, error=error, plan=plan, lost=message.error.code in LOST)
     try:
-        if not message.content:  # a node's answer to the farewell
-            return Reply(node, plan=plan)
+        cosignature = _cosignature(message.content)
+        if not set(message.content) - {COSIGNATURE}:  # a node's answer to the farewell
+            return Reply(node, plan=plan, cosignature=cosignature)
         header = message.content[HEADER][PAYLOAD]
         wire = {name: _wire(array) for name, array in message.content[DELTA].items()}
         arrays = unbundled(wire)
@@ -103,7 +107,22 @@ def reply_of(node: str, plan: str, message: Message) -> Reply:
     except (KeyError, AttributeError, TypeError, ValueError):
         return Reply(node, error=MALFORMED, plan=plan)
     header = header if isinstance(header, bytes) else b""
-    return Reply(node, header, arrays, moments=moments, envelope=envelope, plan=plan)
+    return Reply(
+        node,
+        header,
+        arrays,
+        moments=moments,
+        envelope=envelope,
+        plan=plan,
+        cosignature=cosignature,
+    )
+
+
+def _cosignature(content: RecordDict) -> bytes:
+    """A node's cosignature of the ledger's head, if it sent one."""
+    record = content.get(COSIGNATURE)
+    data = record.get(PAYLOAD) if isinstance(record, ConfigRecord) else None
+    return data if isinstance(data, bytes) else b""
 
 
 def _envelope(content: RecordDict) -> SignedEnvelope:

@@ -8,19 +8,17 @@ signed is an error. The roster is what the records add up to, and nothing else s
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 from gobelin.protocols.enrolment import ADMIT, PURPOSE_RECORD, REVOKE, ROLE, RosterRecord
 from gobelin.server.roster import NodeEntry, Roster
-from gobelin.shared.errors import ConfigError, RosterError
+from gobelin.shared.errors import ConfigError
 from gobelin.shared.files import sole_owner, sync_folder, write_atomic
-from gobelin.shared.roster_log import REMEDY, RosterLog, Signed
+from gobelin.shared.roster_log import RosterLog, Signed, line_of, lines_of
 from gobelin.shared.signing import SigningKey
 
 LOCK_WAIT_S = 20.0  # for another process's change, which takes milliseconds
@@ -68,11 +66,10 @@ class RosterBook:
     def _read(self) -> tuple[RosterLog, int]:
         """The log, and where its last whole line ends."""
         log, end = RosterLog(self._digest(), self._key()), 0
-        for line in self.file.read_bytes().splitlines(True) if self.file.exists() else []:
-            if not line.endswith(b"\n"):
-                break  # torn
-            log.add(_parse(line, f"{self.file}, line {len(log.records) + 1}"))
-            end += len(line)
+        data = self.file.read_bytes() if self.file.exists() else b""
+        for signed in lines_of(data, str(self.file)):
+            log.add(signed)
+            end += len(line_of(signed))
         return log, end
 
     @contextmanager
@@ -122,7 +119,7 @@ class Change:
         )
         signed = Signed(record, self._key.sign(PURPOSE_RECORD, record.to_bytes()))
         self.log.add(signed)
-        self._append(_line(signed))
+        self._append(line_of(signed))
         return signed
 
     def _append(self, line: bytes) -> None:
@@ -160,20 +157,3 @@ class Change:
 def entry_of(record: RosterRecord) -> NodeEntry:
     """A record's node as it stands on the roster."""
     return NodeEntry(record.member, record.node, record.public_key, record.signing_key, record.role)
-
-
-def _line(signed: Signed) -> bytes:
-    row = {"record": asdict(signed.record), "signature": signed.signature}
-    return json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n"
-
-
-def _parse(line: bytes, where: str) -> Signed:
-    try:
-        row = json.loads(line)
-        record = RosterRecord(**row["record"])
-        signed = Signed.parse(record.to_bytes(), str(row["signature"]), where)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise RosterError(f"{where} is no roster record", REMEDY) from None
-    if _line(signed) != line:
-        raise RosterError(f"{where} is not as it was written", REMEDY)
-    return signed

@@ -22,6 +22,7 @@ from gobelin.server.envelopes import Envelopes
 from gobelin.server.history import Past, past_rounds
 from gobelin.server.home import AggregatorHome, FederationSettings, RoundSettings
 from gobelin.server.journal import Journal
+from gobelin.server.ledger import RoundLedger
 from gobelin.server.open_round import OpenRound, Rim
 from gobelin.server.probe import ProbeLoss, open_probe
 from gobelin.server.quality import SAMPLES, CollapseGate, Examiner
@@ -69,13 +70,15 @@ class RoundEngine:
         require_sealable(settings, self._recipe)
         require_places(settings, home.roster())
         examiner = make_examiner(self._recipe, settings)
+        ledger = RoundLedger(home, self._tell)
         self._rim = Rim(
             home=home,
             journal=Journal(home.journal),
             courier=courier,
             envelopes=Envelopes(home, wall),
             examiner=examiner,
-            sealer=Sealer(home, examiner, self._tell),
+            sealer=Sealer(home, examiner, ledger, self._tell),
+            ledger=ledger,
             tell=self._tell,
             clock=clock,
             sleep=sleep,
@@ -86,7 +89,10 @@ class RoundEngine:
         rim, rounds = self._rim, self._settings.rounds
         last, checkpoint = rim.home.latest()
         standing = Standing.of(checkpoint)
-        rim.sealer.release(last, standing.base, checkpoint.facts)  # a kill may have come between
+        rim.ledger.mend()
+        rim.sealer.publisher.release(
+            last, standing.base, checkpoint.facts
+        )  # a kill may have come between
         offered: Mapping[Asked, str] = {}
         for number in range(last + 1, rounds.rounds + 1):
             plan = self._plan(number, standing)
@@ -123,7 +129,8 @@ class RoundEngine:
     def _past(self, plan: RoundPlan) -> dict[int, Past]:
         """The sealed rounds that may still be answered; those of older versions may not."""
         first = max(1, plan.round - self._settings.rounds.max_staleness)
-        facts = {n: self._rim.home.facts(n) for n in range(first, plan.round)}
+        sealed = set(self._rim.home.sealed_rounds())  # some may lie with an aggregator before
+        facts = {n: self._rim.home.facts(n) for n in range(first, plan.round) if n in sealed}
         return past_rounds({n: of for n, of in facts.items() if "plan" in of}, plan)
 
     def _farewell(self, farewell: Farewell, standing: Standing) -> None:
@@ -132,12 +139,20 @@ class RoundEngine:
         known = rim.home.roster().by_id()
         waiting = {s.id for s in rim.courier.nodes() if s.online and s.id in known}
         dispatch = Dispatch(
-            rim.home, standing, rim.envelopes, lambda node: known[node].member, self._tell
+            rim.home,
+            standing,
+            rim.envelopes,
+            lambda node: known[node].member,
+            rim.ledger,
+            self._tell,
         )
         rim.courier.send(dispatch.farewells(farewell, sorted(waiting)))
         give_up = rim.clock() + FAREWELL_S
         while waiting and rim.clock() < give_up:
-            waiting -= {reply.node for reply in rim.courier.replies()}
+            for reply in rim.courier.replies():
+                waiting.discard(reply.node)
+                if reply.cosignature:
+                    rim.ledger.take(reply.node, reply.cosignature)
             rim.sleep(FAREWELL_POLL_S)
 
     def _tell(self, event: str, facts: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -11,23 +11,29 @@ import torch
 from torch import Tensor
 
 from gobelin.protocols.messages import RoundPlan
+from gobelin.server.archive import Archive
 from gobelin.server.broadcast import STEP, Broadcast, broadcast_fragment
 from gobelin.server.evidence import of_members, remember
 from gobelin.server.geometry import Deltas
 from gobelin.server.groups import move_groups
-from gobelin.server.home import AggregatorHome
+from gobelin.server.home import AggregatorHome, FederationSettings
+from gobelin.server.journal import Journal
+from gobelin.server.ledger import RoundLedger
 from gobelin.server.merge import Counted, Merged, Merger, Merges, accumulate
 from gobelin.server.node_record import NodeRecord
 from gobelin.server.outer import make_outer
 from gobelin.server.policy import freshness
 from gobelin.server.pooling import of_tensors, tensors_of
+from gobelin.server.publisher import Publisher
 from gobelin.server.quality import Examiner
+from gobelin.server.round_events import Asked
 from gobelin.server.round_state import Round
 from gobelin.server.rules import make_rule
 from gobelin.shared.checkpoint import Checkpoint, at_rest, write_checkpoint
 from gobelin.shared.fragments import Fragment
 from gobelin.shared.objective.pools import Pools
-from gobelin.shared.vector import ParameterVector
+from gobelin.shared.recipe import Recipe
+from gobelin.shared.vector import ParameterVector, digest_of_values
 
 CROSS_NODE = "cross_node"  # name of the pooled moments in a checkpoint's extra
 Row = Mapping[str, Any]  # what is recorded of one contribution
@@ -75,20 +81,13 @@ class Outcome:
     facts: Mapping[str, Any]  # of the whole round
 
 
-class Sealer:
-    """Merges, takes the outer step, and writes what a sealed round is."""
+class Merging:
+    """What the settings make of a round's contributions: policy, rule, outer step and broadcast."""
 
-    def __init__(
-        self,
-        home: AggregatorHome,
-        examiner: Examiner,
-        tell: Callable[[str, Mapping[str, Any]], None],
-    ) -> None:
-        self._home = home
+    def __init__(self, settings: FederationSettings, recipe: Recipe, examiner: Examiner) -> None:
+        self._settings = settings
+        self._recipe = recipe
         self._examiner = examiner
-        self._tell = tell
-        self._settings = settings = home.settings()
-        self._recipe = home.recipe()
         outer, rule = settings.outer, settings.aggregation
         self._outer = make_outer(
             outer.kind, outer.lr, outer.momentum, beta2=outer.beta2, tau=outer.tau
@@ -149,6 +148,7 @@ class Sealer:
         )
         facts = {
             **merged.facts,
+            "aggregate_digest": digest_of_values(merged.delta),
             "fragment": fragment.index,
             "frame_rotation": self._examiner.rotation(base, told.consensus),
         }
@@ -168,8 +168,33 @@ class Sealer:
         unknown = dict.fromkeys(("clip", "cosine", "sign_all", "sign_most", "retained_norm"))
         facts = {"cap": 1.0, "residual": 1.0, "sealed": True, **unknown}
         merged = Merged(torch.zeros(fragment.schema.size), {}, [], {}, facts, 1.0)
-        told_of = {**facts, "fragment": fragment.index, "frame_rotation": None}
+        aggregate = {"aggregate_digest": digest_of_values(merged.delta)}
+        told_of = {**facts, **aggregate, "fragment": fragment.index, "frame_rotation": None}
         return Outcome(after, told, merged, [], told_of)
+
+
+class Sealer:
+    """Writes what a sealed round is, and lets it be published."""
+
+    def __init__(
+        self,
+        home: AggregatorHome,
+        examiner: Examiner,
+        ledger: RoundLedger,
+        tell: Callable[[str, Mapping[str, Any]], None],
+    ) -> None:
+        self._home = home
+        self._ledger = ledger
+        self._tell = tell
+        self._settings = home.settings()
+        self._recipe = home.recipe()
+        self.publisher = Publisher(home, ledger, tell)
+        self.merging = Merging(self._settings, self._recipe, examiner)
+
+    def keep(self, number: int, journal: Journal, asked: Iterable[Asked]) -> None:
+        """Archive the contributions of a round that is about to be sealed, if they are wanted."""
+        if self._settings.rounds.archive:
+            Archive(self._home.archive).keep(number, journal, asked)
 
     def seal(self, plan: RoundPlan, state: Round, outcome: Outcome, seconds: float) -> Standing:
         """Write the round's checkpoint folder, which is the round, and publish it if it is due.
@@ -184,6 +209,7 @@ class Sealer:
             "base_digest": plan.base_digest,
             "plan_digest": plan.digest,
             "plan": plan.to_bytes().decode(),
+            "roster_digest": self._home.roster_head(),
             "contributions": list(outcome.rows),
             **_others(state),
             "members": {
@@ -193,6 +219,7 @@ class Sealer:
             "nodes": {node: record.facts() for node, record in standing.records.items()},
             "outer": self._settings.outer.model_dump(exclude_none=True),
             "aggregation": self._settings.aggregation.model_dump(exclude_none=True),
+            "policy": self._settings.policy.model_dump(mode="json", exclude={"probe"}),
             **outcome.facts,
             **outcome.told.facts,
             "scores": list(standing.scores),
@@ -206,7 +233,8 @@ class Sealer:
         extra |= {STEP: outcome.told.payload.tensors()} if outcome.told.payload else {}
         folder = self._home.round_folder(plan.round)
         write_checkpoint(folder, self._recipe, standing.base, facts, extra)
-        self.release(plan.round, standing.base, facts)
+        self._ledger.append(plan.round)
+        self.publisher.release(plan.round, standing.base, facts)
         self._say(plan, outcome, seconds)
         base, lying = at_rest(folder, standing.base, extra)
         return replace(
@@ -216,15 +244,6 @@ class Sealer:
             merge=lying.get("merge", {}),
             owed=lying.get("owed", {}).get("residual"),
         )
-
-    def release(self, number: int, consensus: ParameterVector, facts: Mapping[str, Any]) -> None:
-        """Publish a sealed round if it is due for release and not published yet."""
-        rounds = self._settings.rounds
-        due = number == rounds.rounds or (number and number % rounds.release_every == 0)
-        folder = self._home.releases / f"release-{number:05d}"
-        if due and not folder.exists():
-            write_checkpoint(folder, self._recipe, consensus, facts)
-            self._tell("release", {"round": number, "folder": folder.name})
 
     def _say(self, plan: RoundPlan, outcome: Outcome, seconds: float) -> None:
         """Tell what was sealed, and warn when members' voices were lost."""

@@ -88,6 +88,11 @@ def _forbidden(settings: FederationSettings, recipe: Recipe) -> list[tuple[bool,
             "set rounds.cross_node = false",
         ),
         (
+            rounds.archive,
+            "masked contributions cannot be kept and replayed one by one",
+            "set rounds.archive = false",
+        ),
+        (
             rounds.max_staleness > 0,
             "a late contribution is in no sum",
             "set rounds.max_staleness = 0",

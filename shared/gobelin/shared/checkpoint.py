@@ -51,24 +51,37 @@ def write_checkpoint(
     extra: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Write a checkpoint folder atomically; an older one of the same name is replaced."""
+    with folder_atomic(folder) as tmp:
+        fill_checkpoint(tmp, recipe, vector, facts, extra)
+
+
+def fill_checkpoint(
+    folder: Path,
+    recipe: Recipe,
+    vector: ParameterVector,
+    facts: Mapping[str, Any],
+    extra: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> None:
+    """Write a checkpoint's files into a folder that is being filled."""
     tensors = {MODEL: vector.tensors()}
     tensors |= {f"{name}.safetensors": dict(own) for name, own in (extra or {}).items()}
-    with folder_atomic(folder) as tmp, ThreadPoolExecutor(2, "digests") as pool:
+    with ThreadPoolExecutor(2, "digests") as pool:
         digests = {}
         for name, own in tensors.items():
-            save_file(own, tmp / name)
-            digests[name] = pool.submit(file_digest, tmp / name)  # while the next one is written
-        manifest = {
-            "format": FORMAT,
-            "recipe": recipe.model_dump(mode="json"),
-            "recipe_digest": recipe.digest,
-            "schema_digest": vector.schema.digest,
-            "vector_digest": vector.digest,
-            "parameters": vector.schema.size,
-            "files": {name: digest.result() for name, digest in digests.items()},
-            "facts": dict(facts),
-        }
-        write_json(tmp / MANIFEST, {**manifest, "manifest_digest": _digest_of(manifest)})
+            save_file(own, folder / name)
+            digests[name] = pool.submit(file_digest, folder / name)  # while the next is written
+        files = {name: digest.result() for name, digest in digests.items()}
+    manifest = {
+        "format": FORMAT,
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_digest": recipe.digest,
+        "schema_digest": vector.schema.digest,
+        "vector_digest": vector.digest,
+        "parameters": vector.schema.size,
+        "files": files,
+        "facts": dict(facts),
+    }
+    write_json(folder / MANIFEST, {**manifest, "manifest_digest": _digest_of(manifest)})
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

@@ -240,6 +240,30 @@ class PeersError(GobelinError):
     code, exit_code = "peers", 51
 
 
+class LedgerError(GobelinError):
+    """A ledger, a receipt or a release does not hold what it says."""
+
+    code, exit_code = "ledger", 41
+
+
+class ReleaseError(LedgerError):
+    """A release is not what its aggregator signed."""
+
+    code = "ledger.release"
+
+
+class TwoHistoriesError(GobelinError):
+    """A ledger is not the continuation of the one known: a fork, or a step back."""
+
+    code, exit_code = "two_histories", 42
+
+
+class StaleError(TwoHistoriesError):
+    """What is shown is older than what is known, or older than it may be."""
+
+    code = "two_histories.stale"
+
+
 class UnreachableError(GobelinError):
     """The aggregator does not answer."""
 

@@ -6,8 +6,9 @@ a head knows a log that was rewritten behind it. Pure: files are the rim's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from gobelin.protocols.enrolment import (
     ADMIT,
@@ -105,6 +106,33 @@ def require_same_history(records: Sequence[Signed], length: int, head: str) -> N
     """
     if length and (len(records) < length or records[length - 1].record.digest != head):
         raise RosterError("the roster log was rewritten since this node last saw it", REMEDY)
+
+
+def line_of(signed: Signed) -> bytes:
+    """A record as it stands in the log's file."""
+    row = {"record": asdict(signed.record), "signature": signed.signature}
+    return json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def lines_of(data: bytes, where: str) -> Iterator[Signed]:
+    """The records of a file, not verified yet; a torn last line never counted.
+
+    Raises RosterError on a whole line that is not as `line_of` writes it.
+    """
+    for number, line in enumerate(data.split(b"\n")[:-1], 1):
+        yield _parse(line + b"\n", f"{where}, line {number}")
+
+
+def _parse(line: bytes, where: str) -> Signed:
+    try:
+        row = json.loads(line)
+        record = RosterRecord(**row["record"])
+        signed = Signed.parse(record.to_bytes(), str(row["signature"]), where)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise RosterError(f"{where} is no roster record", REMEDY) from None
+    if line_of(signed) != line:
+        raise RosterError(f"{where} is not as it was written", REMEDY)
+    return signed
 
 
 def id_of(record: RosterRecord) -> str:

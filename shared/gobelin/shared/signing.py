@@ -7,6 +7,7 @@ curves alone, so a node has a key of each kind (`keys`).
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -58,19 +59,39 @@ class SigningKey:
         """Signature over `payload`, said for `purpose`."""
         return self._key.sign(_bound(purpose, payload)).hex()
 
+    def sign_text(self, text: str) -> bytes:
+        """Signature (64 bytes) over a text as it is, as C2SP's signed notes want it.
+
+        Raises ValueError on NUL, which is in every payload that `sign` signs and in no text.
+        """
+        return self._key.sign(_text(text))
+
 
 def verify(public: str, purpose: str, payload: bytes, signature: str) -> None:
     """Raise SignatureError unless the holder of `public` signed `payload` for `purpose`."""
     try:
         if not HEX.fullmatch(signature):  # fromhex passes over spaces: one signature, many texts
             raise InvalidSignature
-        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
-        key.verify(bytes.fromhex(signature), _bound(purpose, payload))
+        _public_key(public).verify(bytes.fromhex(signature), _bound(purpose, payload))
     except (ValueError, InvalidSignature):
         raise SignatureError(
             f"this {purpose} is not signed by the key {public[:16]}…",
             "do not use it; ask whoever sent it where it comes from",
         ) from None
+
+
+def verify_text(public: str, text: str, signature: bytes) -> bool:
+    """Whether the holder of `public` signed this text."""
+    try:
+        _public_key(public).verify(signature, _text(text))
+    except (ValueError, InvalidSignature):
+        return False
+    return True
+
+
+@functools.lru_cache(maxsize=4096)  # a ledger names few keys, and each many times
+def _public_key(public: str) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
 
 
 def public_signing_pem(public: str) -> bytes:
@@ -98,3 +119,9 @@ def find_signing_key(pem: bytes, where: str) -> str:
 
 def _bound(purpose: str, payload: bytes) -> bytes:
     return DOMAIN + purpose.encode() + b"\0" + payload
+
+
+def _text(text: str) -> bytes:
+    if "\0" in text:
+        raise ValueError("a text with NUL in it")
+    return text.encode()

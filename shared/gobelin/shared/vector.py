@@ -210,7 +210,7 @@ class ParameterVector:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical bytes."""
-        return hashlib.sha256(self.canonical_bytes).hexdigest()
+        return digest_of_values(self.values)
 
     def at_rest(self, values: Tensor) -> ParameterVector:
         """This vector, held by `values`, which are known to be the same (P,), elsewhere."""
@@ -272,6 +272,11 @@ def bytes_of_tensor(tensor: Tensor) -> memoryview:
     """Canonical little-endian fp32 bytes of a CPU tensor (a view where the machine allows)."""
     flat = tensor.detach().contiguous().reshape(-1).numpy().astype("<f4", copy=False)
     return flat.data.cast("B") if flat.size else memoryview(b"")
+
+
+def digest_of_values(values: Tensor) -> str:
+    """SHA-256 of the canonical bytes of fp32 values."""
+    return hashlib.sha256(bytes_of_tensor(values)).hexdigest()
 
 
 def tensor_of_bytes(data: bytes | bytearray) -> Tensor:

@@ -1,0 +1,65 @@
+"""The publisher: every so many rounds the consensus becomes a signed release."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gobelin.protocols.ledger import ReleaseStatement
+from gobelin.server.home import AggregatorHome
+from gobelin.server.ledger import RoundLedger
+from gobelin.shared.checkpoint import MANIFEST, fill_checkpoint
+from gobelin.shared.files import folder_atomic, read_json, write_atomic, write_json
+from gobelin.shared.ledger import influence_of
+from gobelin.shared.release import ReleaseKey, bom, card, seal_release
+from gobelin.shared.vector import ParameterVector
+
+DAY_S = 86_400
+
+
+class Publisher:
+    """Writes releases, each whole or not at all."""
+
+    def __init__(
+        self,
+        home: AggregatorHome,
+        ledger: RoundLedger,
+        tell: Callable[[str, Mapping[str, Any]], None],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`tell` takes an event for the log; `now` is in seconds since 1970."""
+        self._home = home
+        self._ledger = ledger
+        self._tell = tell
+        self._now = now
+        self._settings = home.settings()
+        self._recipe = home.recipe()
+
+    def release(self, number: int, consensus: ParameterVector, facts: Mapping[str, Any]) -> None:
+        """Publish a sealed round if it is due for release and not published yet."""
+        rounds = self._settings.rounds
+        due = number == rounds.rounds or (number and number % rounds.release_every == 0)
+        folder = self._home.releases / f"release-{number:05d}"
+        if not due or folder.exists():
+            return
+        key, at = ReleaseKey.at(self._home.release_key_file), int(self._now())
+        statement = ReleaseStatement(
+            federation=self._settings.name,
+            round=number,
+            vector_digest=consensus.digest,
+            issued=at,
+            expires=at + rounds.release_days * DAY_S,
+            key=key.public,
+        )
+        entries = [self._ledger.entry(n) for n in range(number + 1)]
+        with folder_atomic(folder) as tmp:
+            fill_checkpoint(tmp, self._recipe, consensus, facts)
+            manifest, entry = read_json(tmp / MANIFEST), entries[number]
+            write_json(tmp / bom.FILE, bom.bom_of(statement, entry.record, entry.rows, manifest))
+            told = card.card_of(statement, entry.record, influence_of(entries), manifest)
+            write_atomic(tmp / card.FILE, told.encode())
+            proof, head = self._ledger.prove(number), self._ledger.head
+            keys = (self._home.signing_key(), key)
+            seal_release(tmp, folder.name, statement, proof, head, keys)
+        self._tell("release", {"round": number, "folder": folder.name})

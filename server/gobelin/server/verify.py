@@ -1,0 +1,169 @@
+"""Verifying from a folder, offline: a release, a receipt, or a whole history."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gobelin.protocols.ledger import Proof
+from gobelin.protocols.messages import MalformedMessageError, Receipt
+from gobelin.server.home import AggregatorHome
+from gobelin.server.replay import replay
+from gobelin.shared.checkpoint import read_checkpoint
+from gobelin.shared.errors import LedgerError, RosterError, StateError, TwoHistoriesError
+from gobelin.shared.federation import federation_digest, parse_certificate, spki_pin
+from gobelin.shared.files import read_json
+from gobelin.shared.ledger import (
+    History,
+    LedgerFolder,
+    SignedHead,
+    Tree,
+    check_proof,
+    entry_of,
+    influence_of,
+    verify_history,
+)
+from gobelin.shared.release import Watch, verify_release
+from gobelin.shared.release.release import FILE as RELEASE
+from gobelin.shared.roster_log import REMEDY
+from gobelin.shared.signing import find_signing_key
+
+KEYS = ("ca.pem", "tls/ca.pem", "../ca.pem", "../tls/ca.pem", "../../ca.pem", "../../tls/ca.pem")
+LEDGER = "ledger"
+BEGIN = b"-----BEGIN CERTIFICATE-----"
+
+
+def verify_path(
+    path: Path, key: Path | None, *, replayed: bool, influence: bool, memory: Path | None
+) -> dict[str, Any]:
+    """Check what lies at a path; returns what it says, with `said`, a line for people.
+
+    Raises the errors of what does not hold; StateError when it is nothing that can be verified.
+    """
+    pem, public, pinned = _key(path, key)
+    if path.is_file():
+        told = verify_receipt(path, public)
+    elif (path / RELEASE).exists():
+        told = _release(path, public, memory)
+    elif (path / LEDGER).is_dir():
+        home = AggregatorHome(path)
+        _check_federation(home, pem, public)
+        told = verify_home(home, public, replayed=replayed, influence=influence)
+    else:
+        raise StateError(
+            f"{path} is no release, no receipt and no ledger",
+            "name a release's folder, a receipt's file, an export or an aggregator's home",
+        )
+    return {**told, "signed_by": public, "key_pinned": pinned}
+
+
+def verify_receipt(path: Path, public: str) -> dict[str, Any]:
+    """A node's receipt with its proof; raises LedgerError or SignatureError."""
+    try:
+        values = read_json(path)
+        receipt = Receipt.of_plain(values["receipt"])
+        proof = Proof.of_plain(values["proof"])
+        head = SignedHead.parse(values["head"].encode())
+    except (KeyError, TypeError, AttributeError, MalformedMessageError, StateError):
+        raise LedgerError(f"{path} is no receipt", "take it from the node's home again") from None
+    head.signed_by(public)
+    record, row = check_proof(proof, head.head.size, head.head.root)
+    told = (receipt.federation, receipt.round, receipt.delta_digest, receipt.weight)
+    if row is None or told != (record.federation, row.asked, row.delta_digest, row.weight):
+        raise LedgerError(f"{path} is not what the ledger says", "keep it as evidence")
+    said = (
+        f"receipt holds: what {row.node} of {row.member} made for round {row.asked} counted in "
+        f"round {row.round} with weight {row.weight:.3g}"
+    )
+    told_row = row.plain()
+    return {**told_row, "kind": "receipt", "said": said, "size": head.head.size}
+
+
+def verify_home(
+    home: AggregatorHome, public: str, *, replayed: bool = False, influence: bool = False
+) -> dict[str, Any]:
+    """The whole history in an aggregator's home or an export, with the rounds that lie there."""
+    history = LedgerFolder(home.ledger).read()
+    verified = verify_history(history, public)
+    sealed = _check_sealed(home, history)
+    releases = sorted(home.releases.glob("release-*")) if home.releases.exists() else []
+    signed = [folder for folder in releases if (folder / RELEASE).exists()]
+    tree = Tree(one.entry.leaf for one in history.entries)
+    for folder in signed:
+        head = verify_release(folder, public).head.head
+        if head.size > len(tree) or head.root != tree.root(head.size):
+            raise TwoHistoriesError(
+                f"two histories: {folder} was released with a head that this ledger has not",
+                "keep both as evidence",
+            )
+    told: dict[str, Any] = {"kind": "history", **verified.facts(), "sealed": len(sealed)}
+    told["releases"] = [folder.name for folder in signed]
+    told["unsigned_releases"] = [folder.name for folder in releases if folder not in signed]
+    said = (
+        f"history holds: {verified.rounds} rounds of {verified.federation}, "
+        f"{verified.contributions} contributions, {verified.cosignatures} cosignatures, "
+        f"{len(signed)} releases"
+    )
+    if replayed:
+        entries = {number: one.entry for number, one in enumerate(history.entries)}
+        rounds = list(replay(home, entries))
+        told["replayed"] = [one.round for one in rounds if not one.sealed]
+        told["not_replayed"] = [one.round for one in rounds if one.sealed]
+        said += f"; {len(told['replayed'])} rounds replayed to the same bits"
+        if masked := len(told["not_replayed"]):
+            said += f"; {masked} cannot be: of masked deltas only the sum is known"
+    if influence:
+        told["influence"] = influence_of(one.entry for one in history.entries)
+    return {**told, "said": said}
+
+
+def _check_federation(home: AggregatorHome, pem: bytes, public: str) -> None:
+    """Raise RosterError unless the roster log begins with the federation that a ca.pem makes.
+
+    A file with a key alone names no federation.
+    """
+    ledger = LedgerFolder(home.ledger)
+    logs, first = ledger.rosters(), ledger.entry(0)
+    if BEGIN not in pem or first is None or not logs or not logs[-1]:
+        return
+    pin = spki_pin(parse_certificate(pem, "the key"))
+    wanted = federation_digest(home.front().name, pin, public, first.entry.record.vector_digest)
+    if logs[-1][0].record.previous != wanted:
+        raise RosterError("the roster log is of another federation than its ca.pem", REMEDY)
+
+
+def _check_sealed(home: AggregatorHome, history: History) -> list[int]:
+    """Rounds whose checkpoints lie there: each is what the ledger has of it, to the byte."""
+    sealed = home.sealed_rounds()
+    for number in sealed:
+        if number >= len(history.entries):
+            raise LedgerError(f"round {number} is sealed and not in the ledger", "ask for both")
+        read_checkpoint(home.round_folder(number))
+        if entry_of(home.manifest(number)) != history.entries[number].entry:
+            raise LedgerError(
+                f"round {number} is sealed with other bytes than the ledger has",
+                "keep both as evidence",
+            )
+    return sealed
+
+
+def _release(path: Path, public: str, memory: Path | None) -> dict[str, Any]:
+    release = verify_release(path, public)
+    if memory is not None:
+        Watch(memory).take(release.statement)
+    of = release.statement
+    said = f"release holds: {of.federation}, round {of.round}, consensus {of.vector_digest[:12]}"
+    return {"kind": "release", "said": said, **release.facts()}
+
+
+def _key(path: Path, key: Path | None) -> tuple[bytes, str, bool]:
+    """The aggregator's ca.pem, its key, and whether they came from elsewhere than `path`."""
+    folder = path if path.is_dir() else path.parent
+    places = [key] if key is not None else [folder / name for name in KEYS]
+    for place in places:
+        try:
+            pem = place.read_bytes()
+        except OSError:
+            continue
+        return pem, find_signing_key(pem, str(place)), key is not None
+    raise StateError(f"no ca.pem for {path}", "name the one you were given: --key ca.pem")
