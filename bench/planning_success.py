@@ -6,9 +6,9 @@ actions; goal-conditioned behaviour cloning with the same encoder on the same fi
 stable-worldmodel's CEMSolver on the same model, cost and horizon, with more candidates a decision
 than ours. Success is being at the goal within the budget of actions.
 
-Planner and horizon are the defaults of `planning_policy`; how long to train was set on seed 100,
-which no figure is of. The length of training is the same for model and cloning, in steps and in
-pictures.
+Planner and horizon are the defaults of `planning_policy`. How long to train was set after runs of
+seed 100, which no figure is of, and is longer than those. It is the same for model and cloning, in
+steps and in pictures.
 
 stable-worldmodel is wanted as `bench.planning_time` says. Writes
 bench/results/planning_success.json.

@@ -32,6 +32,7 @@ from bench.study_tables import (
     sigreg_table,
     split_table,
 )
+from bench.trust_tables import admission_table, enrolment_table, hostile_table
 from bench.world_tables import (
     expectation_table,
     federated_table,
@@ -77,6 +78,9 @@ def main() -> None:
         "planning_time": planning_time_table,
         "expectation": expectation_table,
         "kill_points": kill_points_table,
+        "hostile_corpus": hostile_table,
+        "admission": admission_table,
+        "enrolment_kills": enrolment_table,
         "ledger_verify": ledger_table,
         "ledger_mutations": mutations_table,
         "broadcast_int8": broadcast_table,
