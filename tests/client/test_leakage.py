@@ -14,6 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from gobelin.client.audit_cli import app
+from gobelin.client.home import DataSettings, NodeHome, NodeSettings
 from gobelin.client.leakage import Audit, audit_leakage
 from gobelin.client.leakage.audit import settings_of
 from gobelin.client.leakage.inversion import (
@@ -26,6 +27,7 @@ from gobelin.client.leakage.inversion import (
 from gobelin.client.leakage.membership import COMPANY, Scorer, separate
 from gobelin.client.leakage.subject import open_subject
 from gobelin.client.leakage.update import Planted, Setting, make_update
+from gobelin.protocols.messages import RoundPlan
 from gobelin.shared.data import MemorySource
 from gobelin.shared.data.export import write_idx
 from gobelin.shared.errors import ConfigError, DataError
@@ -33,6 +35,7 @@ from gobelin.shared.model import build_jepa
 from gobelin.shared.objective import OBJECTIVES, Draw
 from gobelin.shared.recipe import Recipe, load_recipe
 from gobelin.shared.seeds import derive_seed, generator_of
+from gobelin.shared.settings import write_settings
 from gobelin.shared.vector import ParameterVector
 
 
@@ -198,6 +201,39 @@ def test_an_audit_repeats_to_the_byte(data: Path) -> None:
 def test_too_few_samples_are_an_error(tmp_path: Path, recipe: Recipe) -> None:
     write_idx(tmp_path / "few", images(recipe, 100, seed=0), torch.zeros(100, dtype=torch.int64))
     assert isinstance(run(tmp_path / "few").exception, DataError)
+
+
+def test_a_node_is_audited_under_its_last_plan(data: Path, tmp_path: Path, recipe: Recipe) -> None:
+    home = NodeHome(tmp_path / "node")
+    home.folder.mkdir()
+    settings = NodeSettings(
+        member="one", node="one-1", aggregator="127.0.0.1:1", data=DataSettings(path=data)
+    )
+    write_settings(home.settings_file, settings)
+    with pytest.raises(ConfigError, match="--recipe"):
+        open_subject(home.folder, None, None, None, None)
+    base = ParameterVector.of(build_jepa(recipe, seed=0))
+    plan = RoundPlan(
+        federation="fed",
+        round=1,
+        rounds=4,
+        recipe=recipe.canonical(),
+        schema_digest=base.schema.digest,
+        base_digest=base.digest,
+        local_steps=2,
+        seed=7,
+        deadline_s=60.0,
+    )
+    home.plan_file.write_bytes(plan.to_bytes())
+    subject = open_subject(home.folder, None, None, None, None)
+    assert subject.recipe == recipe
+    assert subject.node_seed == derive_seed(7, "node", "one-1")
+    assert len(subject.source) == 150
+    with pytest.raises(ConfigError, match="either --home or --data"):
+        open_subject(home.folder, data, None, None, None)
+    home.plan_file.write_bytes(b"{")
+    with pytest.raises(ConfigError, match="holds no round plan"):
+        open_subject(home.folder, None, None, None, None)
 
 
 def test_an_audit_is_of_one_node_and_one_recipe(data: Path) -> None:

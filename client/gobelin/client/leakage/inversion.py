@@ -211,7 +211,7 @@ def _solve(
             best = loss.item(), pixels.detach().clone(), away.item()
         return loss.detach()
 
-    solver.step(closure)
+    solver.step(closure)  # type: ignore[no-untyped-call]
     return best[1].clamp(0, 1), best[2]
 
 

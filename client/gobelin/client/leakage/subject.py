@@ -8,7 +8,7 @@ from typing import Any
 
 from gobelin.client.home import NodeHome
 from gobelin.client.plan import parse_recipe
-from gobelin.protocols.messages import RoundPlan
+from gobelin.protocols.messages import MalformedMessageError, RoundPlan
 from gobelin.shared.checkpoint import read_checkpoint
 from gobelin.shared.data import OnBad, Source
 from gobelin.shared.errors import ConfigError
@@ -48,13 +48,20 @@ def open_subject(
         data, on_bad = settings.data.path, settings.data.on_bad
         modality = modality or settings.data.modality
         if node.plan_file.exists():
-            plan = RoundPlan.from_bytes(node.plan_file.read_bytes())
+            plan = _plan(node.plan_file)
         seed = derive_seed(plan.seed, "node", settings.node) if plan else None
     if data is None or (home is not None and given):
         raise ConfigError("an audit is of one node's data", "name either --home or --data")
     found, base = _model(plan, recipe, checkpoint)
     source = found.modality(modality).open(data, on_bad=on_bad)
     return Subject(found, modality, source, base, seed)
+
+
+def _plan(path: Path) -> RoundPlan:
+    try:
+        return RoundPlan.from_bytes(path.read_bytes())
+    except (MalformedMessageError, OSError) as error:
+        raise ConfigError(f"{path} holds no round plan: {error}", "name --data, --recipe") from None
 
 
 def _model(

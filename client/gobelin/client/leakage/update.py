@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gobelin.client.trainer import LocalSteps, LocalTrainer, learning_rate
+from gobelin.client.inner_optimizer import learning_rate
+from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.shared.codec import compress
 from gobelin.shared.data import BadInput, BatchStream, Source
 from gobelin.shared.recipe import Recipe
