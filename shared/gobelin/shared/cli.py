@@ -17,6 +17,7 @@ SUMMARIES = {
     "aggregator": "Found a federation and run its rounds.",
     "node": "Contribute to a federation from private data.",
     "evaluate": "Measure a checkpoint: probes, labels, shift, health, planning.",
+    "audit": "Attack this node's own updates: inversion, membership, canaries.",
     "simulate": "Run a whole federation on this machine, for studies.",
     "data": "Prepare public data sets for nodes.",
     "sovereign": "Build a region's own model on a consensus release.",
