@@ -148,7 +148,7 @@ def test_an_expired_invite_is_refused_on_both_sides(
     tmp_path: Path, places: Places, member: str
 ) -> None:
     invite = invited(places, member, ttl_s=-60.0)
-    with pytest.raises(InviteError, match="expired 60 s ago"):
+    with pytest.raises(InviteError, match=r"expired \d+ s ago"):
         join(tmp_path / "node", invite)
     assert not (tmp_path / "node" / "node.key").exists()
     later = dataclasses.replace(invite, expires=invite.expires + 3600)  # by a forger
