@@ -16,6 +16,7 @@ from gobelin.protocols.messages import (
     RoundPlan,
 )
 from gobelin.server.admission import Admitted, Announced, Refusal, admit, admit_sealed
+from gobelin.server.contribution_row import row_of
 from gobelin.server.courier import MALFORMED, OVERSIZE, Courier, Parcel, Reply
 from gobelin.server.deltas import GroupedDeltas
 from gobelin.server.dispatch import Dispatch
@@ -395,34 +396,3 @@ class OpenRound:
         seconds = self._rim.clock() - self._state.since
         standing = self._rim.sealer.seal(self._plan, self._state, self._outcome, seconds)
         self._outcome = replace(self._outcome, standing=standing)
-
-
-def row_of(
-    node: str,
-    seat: Seat,
-    made: Contribution,
-    norm: float | None,
-    payload_bytes: int,
-    measured: Mapping[str, float],
-    staleness: int,
-) -> dict[str, Any]:
-    """What is recorded of a contribution; `measured` by the aggregator, `metrics` as it says."""
-    return {
-        "member": seat.member,
-        "node": seat.name,
-        "id": node,
-        "staleness": staleness,  # rounds
-        "plan_digest": made.plan_digest,
-        "base_digest": made.base_digest,
-        "delta_digest": made.delta_digest,
-        "delta_norm": norm,
-        "modality": made.modality,
-        "codec": made.codec,
-        "bytes": payload_bytes,
-        "moments_digest": made.moments_digest,
-        "local_steps": made.local_steps,
-        "samples": made.samples,
-        "seconds": made.seconds,
-        "measured": dict(measured),
-        "metrics": dict(made.metrics),
-    }

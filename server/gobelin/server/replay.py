@@ -18,9 +18,9 @@ from typing import Any
 from gobelin.protocols.messages import MalformedMessageError, RoundPlan
 from gobelin.server.admission import Admitted, Refusal, admit
 from gobelin.server.archive import Archive
+from gobelin.server.contribution_row import row_of
 from gobelin.server.deltas import GroupedDeltas
 from gobelin.server.home import AggregatorHome
-from gobelin.server.open_round import row_of
 from gobelin.server.pooling import pool_modalities
 from gobelin.server.quality import Examiner
 from gobelin.server.round_events import Asked, Seat
