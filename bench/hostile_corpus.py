@@ -110,6 +110,7 @@ class Stage:
         engine = RoundEngine(self.home, self.courier, lambda: 0.0, lambda _: None)
         rim = engine._rim
         object.__setattr__(rim, "tell", lambda event, facts: self.told.append((event, facts)))
+        rim.ledger.mend()
         standing = Standing.of(self.home.latest()[1])
         self.base = standing.base
         self.plans = {number: engine._plan(number, standing) for number in range(1, ROUNDS + 1)}
