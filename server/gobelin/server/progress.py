@@ -205,7 +205,8 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
     round_facts = home.facts(sealed[-1]) if sealed else {}
     members = round_facts.get("members", {})
     told, head = round_facts.get(STEP), _newest_head(home)
-    facts: dict[str, Any] = {
+    waiting = [request.node for request in Desk(home).waiting()]
+    facts = {
         "federation": settings.name,
         "running": is_owned(home.folder),
         "address": format_address(settings.network.host, settings.network.port),
@@ -217,7 +218,7 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
             node.name: {"member": node.member, **_last_sent(last.get(node.name, {}))}
             for node in roster.nodes
         },
-        "waiting": [request.node for request in Desk(home).waiting()],
+        "waiting": waiting,
         "broadcast": told,
         "influence": {
             member: {"round": row.get("influence", 0.0), "total": row["influence_total"]}
@@ -247,8 +248,8 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
         sent = _sent(row) if row else ""
         table.add_row(node.member, node.name, when, sent, *(f"{share:.0%}" for share in shares))
     console.print(table)
-    if facts["waiting"]:
-        names = ", ".join(facts["waiting"])
+    if waiting:
+        names = ", ".join(waiting)
         console.print(f"waiting to be admitted: {names}; see `gobelin aggregator requests`")
     if head:
         by = ", ".join(head["cosigned_by"]) or "nobody yet"
