@@ -9,7 +9,7 @@ RAY := $(VENV)/.installed-simulation
 
 help:
 	@echo "make demo   three members weave one JEPA over Flower/gRPC (about 8 minutes on 2 cores)"
-	@echo "make demo-worldmodel   members who know a part of a world each (about 10 minutes)"
+	@echo "make demo-worldmodel   members who know a part of a world each (about 15 minutes)"
 	@echo "make test   the tests"
 	@echo "make test-simulation   those that need Ray, which it installs (225 MB)"
 	@echo "make lint   formatting, lint, types, import contracts"
