@@ -17,6 +17,14 @@ REMARKS: dict[str, str] = {
         "and is not in this table. Most of these federations were computed on 16 cores of an Intel "
         "Xeon, with torch 2.11."
     ),
+    "exchange": (
+        "The goal is not reached. At first nearly all of a round was waiting and the SuperLink's "
+        "work for each of hundreds of objects; segments now travel in bundles, both sides look for "
+        "mail soon and then seldom, and the spool is written while the reply goes up. What is left "
+        "is one Python process of Flower's, two replies taken one after the other, decoded deltas "
+        "on disk, and the checkpoint, which is sealed before the next base goes out. Only the "
+        "smaller size has been run."
+    ),
     "federated_worldmodel": (
         "The goal is not reached, and the picture in the README says why: most journeys of the "
         "consensus end at the right height, at the same place of the other room. It foresees "
