@@ -29,10 +29,10 @@ def test_invite_join_run_and_what_the_node_sends_counts_until_it_is_revoked(
         data = private_images(tmp_path, "north", 0)
         said = gobelin("node", "join", invite(net, "north"), *at(net, "north"), "--data", data)
         assert "Node 'north' of 'north' has joined 'loopback'" in said
-        for setting in ("port", "service_port"):
-            assert refuses_tls_1_2(AggregatorHome(net.aggregator_home), setting)
         node = net.start_node("north")  # the third command, after pip install and join
         assert net.wait_for("contribution")["round"] == 1
+        for setting in ("port", "service_port"):  # both are open by now
+            assert refuses_tls_1_2(AggregatorHome(net.aggregator_home), setting)
         net.wait_for("round_sealed")
         gobelin("aggregator", "revoke", "north", "--home", net.aggregator_home)
         del net.processes["north"]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gobelin.protocols.messages import Farewell, RoundPlan
+from gobelin.server import rounds as engine
 from gobelin.server.courier import Reply
+from gobelin.server.open_round import OpenRound
 from gobelin.server.rounds import FAREWELL_S
 from gobelin.shared.checkpoint import read_checkpoint
 from gobelin.shared.errors import RoundError
@@ -37,6 +42,27 @@ def test_every_round_is_sealed_and_the_last_is_released(
     release = read_checkpoint(fed.home.releases / "release-00003")
     assert release.vector.digest == fed.digest()
     assert [path.name for path in fed.home.releases.iterdir()] == ["release-00003"]
+
+
+def test_a_round_that_is_over_is_let_go_with_its_vectors(
+    tmp_path: Path, north: Node, south: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[weakref.ref[OpenRound]] = []
+
+    class Watched(OpenRound):
+        def __init__(self, *parts: Any) -> None:
+            assert [one() for one in begun] == [None] * len(begun)
+            super().__init__(*parts)
+            begun.append(weakref.ref(self))
+
+    monkeypatch.setattr(engine, "OpenRound", Watched)
+    gc.collect()
+    gc.disable()  # a cycle would keep base and consensus until the collector comes by
+    try:
+        federation(tmp_path, north, south, rounds=3).run()
+    finally:
+        gc.enable()
+    assert len(begun) == 3
 
 
 def test_releases_come_as_often_as_asked_for_and_at_the_end(

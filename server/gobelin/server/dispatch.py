@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 from gobelin.protocols.messages import Farewell, RoundPlan, Step
@@ -23,57 +23,60 @@ from gobelin.shared.step import CodedStep
 
 
 class Dispatch:
-    """Packs parcels for nodes, from where the federation stands."""
+    """Packs parcels for nodes, from where the federation stands.
+
+    `owners` are always the nodes that are sent something, and who owns each.
+    """
 
     def __init__(
         self,
         home: AggregatorHome,
         standing: Standing,
         envelopes: Envelopes,
-        member_of: Callable[[str], str],
         ledger: RoundLedger,
         tell: Callable[[str, Mapping[str, Any]], None],
     ) -> None:
-        """`member_of` says who owns a node, `tell` takes an event for the log."""
+        """`tell` takes an event for the log."""
         self._home = home
         self._envelopes = envelopes
-        self._member_of = member_of
         self._standing = standing
         self._ledger = ledger
         self._tell = tell
         self._sizes: dict[int, int] | None = None
 
     def offers(
-        self, plan: RoundPlan, nodes: Iterable[str], baseless: Container[str]
+        self, plan: RoundPlan, owners: Mapping[str, str], baseless: Container[str]
     ) -> Iterator[Parcel]:
-        """The plan for each of `nodes`; those that are `baseless` get the whole base.
+        """The plan for each node; those that are `baseless` get the whole base.
 
         Nodes that are sent the same follow one another, so that one base or way is in memory.
         """
         alike: dict[tuple[int, ...] | None, list[str]] = defaultdict(list)
-        for node in nodes:
+        for node in owners:
             alike[None if node in baseless else self._way(plan, node)].append(node)
         for way, group in alike.items():
             enclosure = self._enclose(way)
             for node in group:
-                yield self._parcel(node, plan, enclosure)
+                yield self._parcel(node, owners[node], plan, enclosure)
 
-    def recalls(self, plan: RoundPlan, nodes: Iterable[str]) -> Iterator[Parcel]:
-        """A sealed round's plan for each of `nodes`, alone: for what they have finished for it."""
-        for node in nodes:
-            yield self._parcel(node, plan, None)
+    def recalls(self, plan: RoundPlan, owners: Mapping[str, str]) -> Iterator[Parcel]:
+        """A sealed round's plan for each node, alone: for what it has finished for it."""
+        for node, member in owners.items():
+            yield self._parcel(node, member, plan, None)
 
-    def farewells(self, farewell: Farewell, nodes: Iterable[str]) -> Iterator[Parcel]:
-        """The farewell for each of `nodes`, with their last receipts."""
-        for node in nodes:
-            receipts, member = self._record(node).receipts, self._member_of(node)
+    def farewells(self, farewell: Farewell, owners: Mapping[str, str]) -> Iterator[Parcel]:
+        """The farewell for each node, with its last receipts."""
+        for node, member in owners.items():
+            receipts = self._record(node).receipts
             envelope = self._envelopes.of_farewell(farewell, member, node, receipts)
             shown = self._ledger.show(node, receipts)
             yield Parcel(node, farewell, None, receipts, envelope, ledger=shown)
 
-    def _parcel(self, node: str, plan: RoundPlan, enclosure: Enclosure | None) -> Parcel:
+    def _parcel(
+        self, node: str, member: str, plan: RoundPlan, enclosure: Enclosure | None
+    ) -> Parcel:
         """A plan for one node, signed for it alone; with an offer, a view of the ledger."""
-        receipts, member = self._record(node).receipts, self._member_of(node)
+        receipts = self._record(node).receipts
         envelope = self._envelopes.of_plan(plan, member, node, receipts, alone=enclosure is None)
         shown = None if enclosure is None else self._ledger.show(node, receipts)
         return Parcel(node, plan, enclosure, receipts, envelope, self._limit(plan), shown)

@@ -110,9 +110,7 @@ class OpenRound:
         self._plans = {**{number: of.plan for number, of in past.items()}, plan.round: plan}
         self._numbers = {of.digest: number for number, of in self._plans.items()}
         self._standing = standing
-        self._dispatch = Dispatch(
-            rim.home, standing, rim.envelopes, self._member, rim.ledger, rim.tell
-        )
+        self._dispatch = Dispatch(rim.home, standing, rim.envelopes, rim.ledger, rim.tell)
         self._state = Round(
             plan.round,
             plan.digest,
@@ -251,8 +249,8 @@ class OpenRound:
         except MalformedMessageError:
             return self._plan.round
 
-    def _member(self, node: str) -> str:
-        return self._state.seats[node].member
+    def _owners(self, nodes: Iterable[str]) -> dict[str, str]:
+        return {node: self._state.seats[node].member for node in nodes}
 
     def _hold(self, asked: Asked, admitted: Admitted | Announced) -> None:
         if isinstance(admitted, Announced):
@@ -306,7 +304,7 @@ class OpenRound:
                 self._send(nodes)
             case Recall(number, nodes):
                 if number in self._plans:  # else the settings allow less lateness than they did
-                    recalls = self._dispatch.recalls(self._plans[number], nodes)
+                    recalls = self._dispatch.recalls(self._plans[number], self._owners(nodes))
                     self._rim.courier.send(recalls)
             case Aggregate(asked):
                 if self._plan.sealed:
@@ -331,7 +329,7 @@ class OpenRound:
                 sent[self._state.seats[parcel.node].name] = parcel.enclosure.facts()
             return parcel
 
-        offers = self._dispatch.offers(self._plan, nodes, self._state.baseless)
+        offers = self._dispatch.offers(self._plan, self._owners(nodes), self._state.baseless)
         self._rim.courier.send(map(note, offers))
         self._rim.tell("offered", {"round": self._plan.round, "nodes": sent})
 
@@ -340,7 +338,7 @@ class OpenRound:
         rows = [self._state.counted[one] for one in asked]
         fresh = {one.node for one in asked if one.round == self._plan.round}
         moments = {node: self._moments[node] for node in fresh if node in self._moments}
-        owners = {node: seat.member for node, seat in self._state.seats.items()}
+        owners = self._owners(self._state.seats)
         told = {
             one.node: row["modality"]
             for one, row in zip(asked, rows, strict=True)

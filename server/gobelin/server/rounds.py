@@ -99,6 +99,7 @@ class RoundEngine:
             terms = terms_of(self._settings, standing.scores)
             opened = OpenRound(rim, plan, terms, standing, self._past(plan), offered)
             standing, offered = opened.run(), opened.offered
+            del opened  # with the base before; else it is held until the next round has begun
         rim.journal.clear()  # a kill may have come between
         digest = standing.base.digest
         self._tell("finished", {"round": rounds.rounds, "vector_digest": digest})
@@ -138,15 +139,9 @@ class RoundEngine:
         rim = self._rim
         known = rim.home.roster().by_id()
         waiting = {s.id for s in rim.courier.nodes() if s.online and s.id in known}
-        dispatch = Dispatch(
-            rim.home,
-            standing,
-            rim.envelopes,
-            lambda node: known[node].member,
-            rim.ledger,
-            self._tell,
-        )
-        rim.courier.send(dispatch.farewells(farewell, sorted(waiting)))
+        dispatch = Dispatch(rim.home, standing, rim.envelopes, rim.ledger, self._tell)
+        owners = {node: known[node].member for node in sorted(waiting)}
+        rim.courier.send(dispatch.farewells(farewell, owners))
         give_up = rim.clock() + FAREWELL_S
         while waiting and rim.clock() < give_up:
             for reply in rim.courier.replies():
