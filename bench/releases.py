@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,7 @@ MEMBERS = ("archive", "museum", "school")
 ALPHA, MINIMUM = 0.3, 1_000  # of the members' shares; images of the smallest
 ROUNDS, LOCAL_STEPS = 16, 25
 RELEASES = {8: "round-08", 12: "round-12", 16: "round-16"}
+NAMES = (*RELEASES.values(), "solo", "refounded")
 OUTSIDE, PUBLIC = 20_000, 2_000  # images of no member, and those of them that are public
 REGIONS = ("plain", "turned", "negative")
 
@@ -69,16 +70,19 @@ class Labelled:
     test: MemorySource
 
 
-def federation(seed: int, folder: Path | None = None) -> dict[str, Checkpoint]:
-    """All checkpoints of a seed by name; those that are not there are trained first."""
+def federation(
+    seed: int, folder: Path | None = None, names: Sequence[str] = NAMES
+) -> dict[str, Checkpoint]:
+    """The checkpoints of a seed by name; those that are not there are trained first."""
     place = (folder or _folder()) / f"seed-{seed}"
-    if not all((place / name / MANIFEST).exists() for name in RELEASES.values()):
+    missing = {name for name in names if not (place / name / MANIFEST).exists()}
+    if missing & set(RELEASES.values()):
         _federate(place, seed, derive_seed(seed, "federation"), RELEASES)
-    if not (place / "solo" / MANIFEST).exists():
+    if "solo" in missing:
         _alone(place / "solo", seed)
-    if not (place / "refounded" / MANIFEST).exists():
+    if "refounded" in missing:
         _federate(place, seed, derive_seed(seed, "refounded"), {ROUNDS: "refounded"})
-    return {path.name: read_checkpoint(path) for path in sorted(place.iterdir())}
+    return {name: read_checkpoint(place / name) for name in names}
 
 
 def region(name: str, seed: int) -> Labelled:
@@ -169,9 +173,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=f"else ${KEEP}, else .cache/releases")
     options = parser.parse_args()
     one_thread()
-    for seed in options.seeds:
-        found = federation(seed, options.folder)
-        print(f"seed {seed}: {', '.join(found)}", flush=True)
+    for names in ((*RELEASES.values(),), ("solo",), ("refounded",)):  # what most studies need first
+        for seed in options.seeds:
+            federation(seed, options.folder, names)
+            print(f"seed {seed}: {', '.join(names)}", flush=True)
 
 
 if __name__ == "__main__":
