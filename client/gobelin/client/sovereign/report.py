@@ -38,7 +38,7 @@ SOVEREIGN = "sovereign"
 TITLES = {
     SOVEREIGN: "sovereign model",
     "consensus": "consensus + probe",
-    "scratch": "same build from random weights",
+    "scratch": "same build, from scratch",
     "solo": "solo model + probe",
 }
 
@@ -313,7 +313,8 @@ def _curve(
                 again = (rebuild(role, task.few(each, n)) for n in range(settings.rebuilds))
                 values = [task.measure(model).figures["accuracy"] for model in again]
                 points.append(_point(role, each, values, settings))
-    return points
+    order = list(contenders)
+    return sorted(points, key=lambda point: (order.index(point.role), point.shots))
 
 
 def _point(
