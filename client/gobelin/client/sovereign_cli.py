@@ -8,12 +8,17 @@ from typing import Annotated
 
 import typer
 
+from gobelin.client.sovereign_evaluate_cli import evaluate
+
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
 @app.callback()
 def sovereign() -> None:
     """Build a region's own model on a consensus release. Nothing flows back."""
+
+
+app.command()(evaluate)
 
 
 @app.command()

@@ -67,7 +67,7 @@ def page_of(report: Report) -> str:
         headings=HEADINGS,
         meanings=MEANINGS,
         tiles=_tiles(report),
-        charts={name: drawn(svg) for name, svg in charts.items()},
+        charts={name: drawn(svg or "") for name, svg in charts.items()},
         reliability=[(title, drawn(svg)) for title, svg in reliability],
         recalls=_recalls(report),
         percent=f"{100 * report.settings.confidence:g}",

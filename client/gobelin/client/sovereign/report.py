@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from gobelin.shared.evaluation.shift import KNOWN, Shift
 from gobelin.shared.settings import Positive, Settings
 
 FORMAT = "gobelin.evaluation.v1"
+PATHS = {"general", "solo"}  # settings that say where things lie on this machine
 SOVEREIGN = "sovereign"
 TITLES = {
     SOVEREIGN: "sovereign model",
@@ -47,8 +49,13 @@ Rebuild = Callable[[str, Indices], Contender]
 
 
 class EvaluationSettings(Settings):
-    """The table `[evaluation]`."""
+    """The table `[evaluation]`: whom the build is compared with, on what, and how closely."""
 
+    general: tuple[Path, ...] = ()  # the consensus's own benchmarks: labelled samples, or episodes
+    solo: Path | None = None  # checkpoint of a model that the region trained alone
+    scratch: bool = True  # compare with the same build from random weights
+    anomalous: tuple[str, ...] = ()  # classes to be found: the task is then anomaly detection
+    horizon: Positive = 10  # steps a world model is asked to foresee
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = CONFIDENCE  # of two-sided intervals
     resamples: Annotated[int, Field(ge=100)] = RESAMPLES
     samples: Positive = 10_000  # test samples at most
@@ -179,7 +186,7 @@ class Report:
             "general": [kept.plain() for kept in self.general],
             "few_shot": [point.plain() for point in self.curve],
             "gate": [each.facts() for each in self.gate],
-            "settings": self.settings.model_dump(mode="json"),
+            "settings": self.settings.model_dump(mode="json", exclude=PATHS),
             "facts": dict(self.facts),
             "notes": list(self.notes),
         }

@@ -91,7 +91,7 @@ def reliability_svg(found: Found) -> str:
 
 def charts_of(report: Report) -> dict[str, Any]:
     """All that the report has data for, by name: an SVG, or for reliability one a contender."""
-    charts: dict[str, Any] = {"reliability": []}
+    charts: dict[str, Any] = {"gains": None, "curve": None, "shift": None, "reliability": []}
     if report.gains:
         charts["gains"] = gains_svg(report.gains, "points")
     if report.curve:

@@ -20,6 +20,7 @@ from gobelin.shared.planning import Planner
 
 HORIZON = 10
 EPISODES = 400  # at most, of each kind
+ALL = slice(None)
 CHUNK = 64  # episodes encoded at once
 
 
@@ -29,7 +30,8 @@ class Foreseeing:
 
     The states it foresees are read out of its latents by ridge regression on the episodes of `fit`:
     the recorded `states`, else the observations where those are vectors. Pictures without states
-    leave the model's own latents, and a model that sees little can then foresee all of it.
+    leave the model's own latents, and a model that sees little can then foresee all of it. Where
+    `fit` and `test` are one source, every other episode is for the one.
     """
 
     name: str
@@ -47,10 +49,11 @@ class Foreseeing:
         Raises ConfigError for what is no world model, DataError where no episode is long enough.
         """
         model = WorldModel(contender.encoder)
-        z, truth, actions = self._seen(model, self.test)
+        halves = self.fit is self.test
+        z, truth, actions = self._seen(model, self.test, slice(1, None, 2) if halves else ALL)
         readout = None
         if truth is not None:
-            known, states, _ = self._seen(model, self.fit)
+            known, states, _ = self._seen(model, self.fit, slice(0, None, 2) if halves else ALL)
             assert states is not None
             readout = fit_readout(known, states)
         with torch.no_grad():
@@ -74,12 +77,12 @@ class Foreseeing:
         return Measured({"foresight": skill}, facts=facts)
 
     def _seen(
-        self, model: WorldModel, source: EpisodeSource
+        self, model: WorldModel, source: EpisodeSource, which: slice
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Latents (E, H + 1, P), what is to be foreseen (E, H + 1, S), and actions (E, H, A), of
         the first steps of every episode that has so many: overlapping windows would be no
         independent units."""
-        long = [i for i, e in enumerate(source.episodes) if e.steps >= self.horizon]
+        long = [i for i, e in enumerate(source.episodes) if e.steps >= self.horizon][which]
         if not long:
             what = f"no episode of {self.name} has {self.horizon} steps"
             raise DataError(what, "give longer episodes, or ask for a shorter horizon")
