@@ -144,7 +144,7 @@ def task_of(model: SovereignModel, region: Region, settings: EvaluationSettings)
         odd = _numbers(region.test, settings.anomalous)
         return Anomaly(region.name, region.train, region.test, odd, **common)
     require_labels(region.test)
-    train, test = (_named(each, model.class_names) for each in (region.train, region.test))
+    train, test = (under_names(each, model.class_names) for each in (region.train, region.test))
     classes = model.head.classes if model.head is not None else count_classes(train)
     return Classification(region.name, train, test, classes, **common)
 
@@ -152,9 +152,9 @@ def task_of(model: SovereignModel, region: Region, settings: EvaluationSettings)
 def general_of(model: SovereignModel, path: Path, settings: EvaluationSettings) -> Benchmark:
     """One benchmark of the consensus: a part of its samples fits probes, the rest tests them."""
     if _is_world(model.recipe, model.modality):
-        source = open_episodes(WorldModel(model.encoder), path)
-        return _foreseeing(path.name, source, source, settings, model.device)
-    source = model.recipe.modality(model.modality).open(path)
+        episodes = open_episodes(WorldModel(model.encoder), path)
+        return _foreseeing(path.name, episodes, episodes, settings, model.device)
+    source: Source[Any] = model.recipe.modality(model.modality).open(path)
     kept, held = hold_out(np.arange(len(source)), HELD, settings.seed)
     return Classification(
         path.name,
@@ -228,7 +228,7 @@ def _numbers(source: Source[Any], names: Sequence[str]) -> tuple[int, ...]:
     return tuple(known.index(name) for name in names)
 
 
-def _named(source: Source[Any], names: tuple[str, ...]) -> Source[Any]:
+def under_names(source: Source[Any], names: tuple[str, ...]) -> Source[Any]:
     """The source under a model's labels; raises DataError on classes the model has not."""
     own = source.class_names
     if not names or own is None or own == names[: len(own)]:

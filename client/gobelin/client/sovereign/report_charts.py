@@ -23,11 +23,12 @@ def colour_of(role: str, others: Sequence[str] = ()) -> str:
 def gains_svg(gains: Mapping[str, Interval], unit: str) -> str:
     """What the sovereign model is ahead of each other, with the intervals."""
     figure, axes = ink_figure(WIDTH, 0.9 + 0.45 * len(gains))
-    for row, (role, gain) in enumerate(reversed(gains.items())):
+    rows = list(gains.items())[::-1]  # from below
+    for row, (role, gain) in enumerate(rows):
         axes.plot([gain.low, gain.high], [row, row], color=colour_of(role), lw=3, alpha=0.6)
         axes.plot([gain.value], [row], "o", color=colour_of(role), ms=7)
     axes.axvline(0, color=INK, lw=1)
-    names = [f"over {TITLES.get(role, role)}" for role in reversed(gains)]
+    names = [f"over {TITLES.get(role, role)}" for role, _ in rows]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.spines["left"].set_visible(False)

@@ -121,9 +121,14 @@ class Planning:
     def measure(self, contender: Contender) -> Measured:
         """Percent of the journeys that arrive; raises ConfigError for what is no world model."""
         model = WorldModel(contender.encoder)
-        options = {"horizon": self.horizon, "seed": self.seed}
         policy = planning_policy(
-            model, self.world, self.task, self.planner, device=self.device, **options
+            model,
+            self.world,
+            self.task,
+            self.planner,
+            horizon=self.horizon,
+            seed=self.seed,
+            device=self.device,
         )
         outcome = drive(self.world, self.task, policy)
         return Measured(
