@@ -33,3 +33,7 @@ class LiveConsole:
         """Print one line."""
         if not self._as_json:
             self._console.print(line, markup=False, soft_wrap=True)
+
+    def show(self, line: str) -> None:
+        """Change the live line."""
+        self._live.update(line)

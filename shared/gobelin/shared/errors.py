@@ -264,6 +264,12 @@ class StaleError(TwoHistoriesError):
     code = "two_histories.stale"
 
 
+class FetchError(GobelinError):
+    """A release cannot be fetched: not what was announced, too large, or no room for it."""
+
+    code, exit_code = "fetch", 63
+
+
 class UnreachableError(GobelinError):
     """The aggregator does not answer."""
 
