@@ -56,3 +56,8 @@ def probe(
         f"{head.train_images:,} labels, seed {seed}"
     )
     print(f"saved to {out}")
+
+
+from gobelin.client import export_cli  # noqa: E402  its command is part of this group
+
+export_cli.add_to(app)
