@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from gobelin.client.sovereign.package import SovereignModel
 from gobelin.shared.errors import ExportError
+from gobelin.shared.modality.series import Series
 from gobelin.shared.modality.trajectory import Trajectory
 from gobelin.shared.model.predictor import Predictor
 from gobelin.shared.seeds import generator_of
 
-SAMPLES, LATENTS, ACTIONS, STEPS = "samples", "latents", "actions", "steps"
+SAMPLES, LATENTS, ACTIONS = "samples", "latents", "actions"
 FEATURES, PROBABILITIES, NEXT = "features", "probabilities", "next_latents"
 
 Made = Callable[[int, int], tuple[Tensor, ...]]
@@ -29,7 +30,6 @@ class Graph:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     made_up: Made  # inputs, of a batch size and a seed
-    steps: int = 0  # most of the second dimension, where that varies; else 0
 
     @torch.inference_mode()
     def run(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -68,12 +68,19 @@ class Inference(nn.Module):
         return (FEATURES, *head, *[LATENTS] * self.world)
 
     def made_up(self, count: int, seed: int) -> tuple[Tensor, ...]:
-        """Raw samples out of nothing."""
-        return (self._modality.made_up(count, generator_of(seed, "made-up samples")),)
+        """Raw samples out of nothing; of series, every second value of a half of them missing."""
+        random = generator_of(seed, "made-up samples")
+        samples: Tensor = self._modality.made_up(count, random)
+        if isinstance(self._modality, Series) and self._modality.recipe.missing:
+            samples[count // 2 :, 1::2] = torch.nan
+        return (samples,)
 
 
 class Foreseeing(nn.Module):
-    """Latents (B, T, P) and raw actions (B, T, A) → next latents (B, T, P), T ≤ history."""
+    """Latents (B, T, P) and raw actions (B, T, A) → next latents (B, T, P), T being the history.
+
+    Step t sees what came up to t: who has fewer steps puts zeros behind them, and reads as many.
+    """
 
     def __init__(self, modality: Trajectory, predictor: Predictor) -> None:
         super().__init__()
@@ -100,12 +107,8 @@ def graphs_of(model: SovereignModel) -> list[Graph]:
     if not isinstance(encoder.modality, Trajectory) or not isinstance(encoder.predictor, Predictor):
         return [main]
     foreseeing = Foreseeing(encoder.modality, encoder.predictor).eval()
-    history = encoder.predictor.history
     names = ((LATENTS, ACTIONS), (NEXT,))
-    return [
-        main,
-        Graph("predictor", foreseeing, *names, foreseeing.made_up, history if history > 1 else 0),
-    ]
+    return [main, Graph("predictor", foreseeing, *names, foreseeing.made_up)]
 
 
 def largest_difference(

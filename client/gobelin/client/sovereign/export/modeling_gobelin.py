@@ -103,7 +103,7 @@ class SovereignModel:
 
         Each step is foreseen from as many observations before it as the model looks back on.
         """
-        z = self.latents(observations.flatten(0, 1)).unflatten(0, observations.shape[:2])
+        z = self.latents(observations.flatten(0, 1)).view(*observations.shape[:2], -1)
         errors = []
         for t in range(actions.shape[1]):
             first = max(0, t + 1 - self._predictor()["history"])
@@ -235,8 +235,8 @@ class SovereignModel:
             return self._linear("head.linear", (tokens * present[..., None]).sum(dim=1) / count)
         own, query = "head.reader.", self.weights["head.reader.query"]
         x = (tokens - self.weights[own + "mean"]) / self.weights[own + "scale"]
-        key = self._linear(own + "key", x).unflatten(2, (len(query), -1))
-        value = self._linear(own + "value", x).unflatten(2, (len(query), -1))
+        key = self._linear(own + "key", x).view(*x.shape[:2], len(query), -1)
+        value = self._linear(own + "value", x).view(*x.shape[:2], len(query), -1)
         scores = torch.einsum("nthd,hd->nth", key, query) * key.shape[-1] ** -0.5
         gathered = torch.einsum("nth,nthd->nhd", scores.softmax(dim=1), value)
         return self._linear(own + "classify", gathered.flatten(1))
@@ -250,7 +250,7 @@ class SovereignModel:
         causal: bool = False,
     ) -> Tensor:
         mixed = self._linear(own + "query_key_value", x)
-        query, key, value = mixed.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = mixed.view(*x.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
         mask = None if present is None else present[:, None, None, :]
         attended = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=causal

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,6 @@ import torch
 from torch import Tensor
 
 from gobelin.client.sovereign.export.inference import (
-    STEPS,
     Graph,
     graphs_of,
     largest_difference,
@@ -23,6 +23,7 @@ from gobelin.client.sovereign.export.inference import (
 from gobelin.client.sovereign.package import SovereignModel
 from gobelin.shared.errors import ConfigError, ExportError
 
+INT64 = 7  # onnx.TensorProto.INT64
 OPSET = 20  # the first with Gelu; every runtime of the last years has it
 MOST = 1e-4  # absolute difference of any output from the model's own
 EXAMPLES = 3  # samples the graph is traced with: neither 1 nor what else a size may be
@@ -51,7 +52,8 @@ def _write(graph: Graph, folder: Path) -> dict[str, Any]:
                 opset_version=OPSET,
                 input_names=list(graph.inputs),
                 output_names=list(graph.outputs),
-                dynamic_shapes=_shapes(graph),
+                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},) * len(graph.inputs),
+                custom_translation_table=_nanmedian(),
                 verbose=False,
             )
         assert made is not None
@@ -91,13 +93,30 @@ def run_session(session: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(found) for found in session.run(None, fed))
 
 
-def _shapes(graph: Graph) -> tuple[dict[int, Any], ...]:
-    """Which dimensions of each input vary."""
-    batch = torch.export.Dim("batch")
-    each: dict[int, Any] = {0: batch}
-    if graph.steps:
-        each[1] = torch.export.Dim(STEPS, max=graph.steps)
-    return (each,) * len(graph.inputs)
+def _nanmedian() -> dict[Any, Any]:
+    """What torch's exporter does not know: the median of values that are not NaN, along an axis.
+
+    Sorted with NaN behind all others, the lower one in the middle of those that are none.
+    """
+    from onnxscript import opset20 as op
+
+    def nanmedian(x: Any, dim: int, keepdim: bool = False) -> tuple[Any, Any]:
+        axis = op.Constant(value_ints=[dim])
+        missing = op.IsNaN(x)
+        infinite, nan = op.Constant(value_float=math.inf), op.Constant(value_float=math.nan)
+        size = op.Gather(op.Shape(x), axis)
+        values, places = op.TopK(op.Where(missing, infinite, x), size, axis=dim, largest=0)
+        one, two = op.Constant(value_int=1), op.Constant(value_int=2)
+        count = op.ReduceSum(op.Cast(op.Not(missing), to=INT64), axis, keepdims=1)
+        middle = op.Div(op.Max(op.Sub(count, one), op.Sub(one, one)), two)
+        empty = op.Equal(count, op.Sub(one, one))
+        found = op.Where(empty, nan, op.GatherElements(values, middle, axis=dim))
+        where = op.GatherElements(places, middle, axis=dim)
+        if keepdim:
+            return found, where
+        return op.Squeeze(found, axis), op.Squeeze(where, axis)
+
+    return {torch.ops.aten.nanmedian.dim: nanmedian}
 
 
 def _require_libraries() -> None:
