@@ -105,6 +105,8 @@ class NodeHome:
         self.egress_file = folder / "egress.jsonl"  # the egress ledger
         self.heads = folder / "heads"  # of the ledger, as believed and cosigned
         self.receipts = folder / "receipts"  # with their proofs, for ever
+        self.releases = folder / "releases"  # that were fetched and hold
+        self.fetching = folder / "fetching"  # of releases, what has come so far
         self.newest_file = folder / "newest.json"  # the newest release that was accepted
         self.uplink_file = folder / "uplink.json"  # how fast contributions have left so far
 

@@ -282,6 +282,18 @@ class UnverifiedError(BuildError):
     code, exit_code = "build.unverified", 62
 
 
+class FetchError(GobelinError):
+    """A release cannot be fetched: not what was announced, too large, or no room for it."""
+
+    code, exit_code = "fetch", 63
+
+
+class ExportError(GobelinError):
+    """A sovereign model cannot be exported: it does not compute there what it computes here."""
+
+    code, exit_code = "export", 64
+
+
 class UnreachableError(GobelinError):
     """The aggregator does not answer."""
 
