@@ -25,6 +25,7 @@ from gobelin.shared.files import PRIVATE, write_atomic
 
 GENESIS = "0" * 64  # the hash before the first record
 LEAVING, LEFT, SESSION = "leaving", "left", "session"
+CONTRIBUTION = "contribution"  # a purpose
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Departure:
     code: str = ""  # of an answer that is an error
     cosigned: int = 0  # rounds of the ledger's head whose cosignature goes with it; 0 without one
     cosignature_bytes: int = 0
+    privacy: Mapping[str, Any] | None = None  # the `Spend` behind it, where it was private
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,10 @@ class EgressLedger:
 
     def leaving(self, departure: Departure) -> int:
         """Record what is about to leave; returns the record's number."""
-        return self._append({"kind": LEAVING, **asdict(departure)})
+        facts = asdict(departure)
+        if departure.privacy is None:
+            del facts["privacy"]
+        return self._append({"kind": LEAVING, **facts})
 
     def left(self, number: int, wire_bytes: int, requests: Mapping[str, int]) -> None:
         """Record what left on the wire of a departure; 0 bytes where the other side had it."""
@@ -142,7 +147,7 @@ def total(records: list[dict[str, Any]]) -> Totals:
     made = [
         row
         for row in records
-        if row["kind"] == LEAVING and row["purpose"] == "contribution" and row["number"] in gone
+        if row["kind"] == LEAVING and row["purpose"] == CONTRIBUTION and row["number"] in gone
     ]
     return Totals(
         records=len(records),
