@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gobelin.client.egress_ledger import LEAVING, LEFT, EgressLedger, total, when
+from gobelin.client.egress_ledger import CALL, LEAVING, LEFT, EgressLedger, total, when
 from gobelin.client.home import NodeHome
 from gobelin.client.plan import parse_recipe
 from gobelin.client.privacy.budget import BARE, Spent, prospect_of
@@ -31,6 +31,9 @@ def print_egress(home: NodeHome, as_json: bool) -> None:
     for row in records:
         if row["kind"] == LEAVING:
             print(f"{when(row)}  {describe(row)}, {_on_wire(wire.get(row['number']))}")
+        elif row["kind"] == CALL:
+            size = f"{row['wire_bytes']:,} bytes"
+            print(f"{when(row)}  call of our service: {row['method']}, {size}")
     print(
         f"{totals.departures} contributions of {totals.payload_bytes:,} bytes left; "
         f"{totals.wire_bytes:,} bytes in {totals.requests:,} requests, sessions included"
