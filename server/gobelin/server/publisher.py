@@ -13,6 +13,7 @@ from gobelin.shared.checkpoint import MANIFEST, fill_checkpoint
 from gobelin.shared.files import folder_atomic, read_json, write_atomic, write_json
 from gobelin.shared.ledger import influence_of
 from gobelin.shared.release import ReleaseKey, bom, card, seal_release
+from gobelin.shared.release.evidence import add_evidence
 from gobelin.shared.vector import ParameterVector
 
 DAY_S = 86_400
@@ -59,6 +60,7 @@ class Publisher:
             write_json(tmp / bom.FILE, bom.bom_of(statement, entry.record, entry.rows, manifest))
             told = card.card_of(statement, entry.record, influence_of(entries), manifest)
             write_atomic(tmp / card.FILE, told.encode())
+            add_evidence(tmp, self._home.evidence)
             proof, head = self._ledger.prove(number), self._ledger.head
             keys = (self._home.signing_key(), key)
             seal_release(tmp, folder.name, statement, proof, head, keys)
