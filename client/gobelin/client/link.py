@@ -104,7 +104,8 @@ def train(message: Message, context: Context) -> Message:
         contributor, plan = _contributor(home), offer.plan
         envelope = contributor.envelopes.open_plan(plan, offer.envelope, offer.receipts)
         ledger = NodeLedger(NodeHome(Path(home)))
-        ledger.hear(plan.federation, read_ledger(message.content), offer.receipts, plan)
+        view = read_ledger(message.content)
+        ledger.hear(plan.federation, view, offer.receipts, plan, envelope.issued)
         contributor.hear(plan.federation, plan.round, offer.receipts)
         spooled = contributor.prepare(plan, offer.segments, offer.moments, offer.steps, envelope)
         if not context.node_config.get(HELD_KEY):
@@ -164,9 +165,10 @@ def hear_farewell(message: Message, context: Context) -> Message:
         contributor = _contributor(home)
         farewell, receipts = read_farewell(message.content), read_receipts(message.content)
         signed = read_envelope(message.content)
-        contributor.envelopes.open_farewell(farewell, signed, receipts)
+        envelope = contributor.envelopes.open_farewell(farewell, signed, receipts)
         ledger = NodeLedger(NodeHome(Path(home)))
-        ledger.hear(farewell.federation, read_ledger(message.content), receipts, None)
+        view = read_ledger(message.content)
+        ledger.hear(farewell.federation, view, receipts, None, envelope.issued)
         contributor.hear(farewell.federation, farewell.rounds + 1, receipts)
         content = cosigned(content, ledger.cosignature())
     except (EnvelopeError, ContributionError) as error:  # anybody may say goodbye
