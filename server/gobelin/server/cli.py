@@ -235,6 +235,27 @@ def take_over(
 
 
 @app.command()
+def evidence(
+    file: Annotated[Path, typer.Argument(help="What `gobelin audit leakage --out` wrote.")],
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Publish what was measured of a node's updates with every release to come; replaces the last.
+
+    Whoever measured it answers for it.
+    """
+    from gobelin.server.home import AggregatorHome
+    from gobelin.shared.files import write_json
+    from gobelin.shared.release.evidence import read_evidence
+
+    place = AggregatorHome(home)
+    place.require()
+    name, facts = read_evidence(file, place.recipe().digest)
+    place.evidence.mkdir(exist_ok=True)
+    write_json(place.evidence / name, facts)
+    print(f"{name} goes with every release from now on; {place.evidence / name} can be removed.")
+
+
+@app.command()
 def status(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
     """Show where the federation stands."""
     from gobelin.server.home import AggregatorHome

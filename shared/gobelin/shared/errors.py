@@ -240,6 +240,12 @@ class PeersError(GobelinError):
     code, exit_code = "peers", 51
 
 
+class PrivacyError(GobelinError):
+    """Training cannot be differentially private as it is set, or its budget is spent."""
+
+    code, exit_code = "privacy", 52
+
+
 class LedgerError(GobelinError):
     """A ledger, a receipt or a release does not hold what it says."""
 
