@@ -15,8 +15,8 @@ import pytest
 
 from gobelin.shared.cli import fail, main
 from gobelin.shared.errors import (
-    ConfigError,
     BuildError,
+    ConfigError,
     ContributionError,
     EnvelopeError,
     GobelinError,
