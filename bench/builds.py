@@ -1,11 +1,11 @@
-"""Sovereign builds for studies: of one region, one start and a number of labels, and what they cost.
+"""Sovereign builds for studies: of one region, one start, a number of labels; and their price.
 
 The release is a study's consensus (`bench.releases`), taken unverified. The region's 6,000 images
-are labelled as far as `shots` a class go; nothing is fitted on its 5,000 test images. *General* is the
-consensus's own benchmark: a linear probe on tokens, fitted on the 2,000 public images and asked about
+are labelled as far as `shots` a class go; nothing is fitted on its 5,000 test images. *General* is
+the consensus's own benchmark: a linear probe on tokens, fitted on 2,000 public images and asked of
 5,000 others, as the members' images are.
 
-`fewshot`, `lora` and `forgetting` share these builds: with $GOBELIN_BENCH_JOBS set, each is made once.
+`fewshot`, `lora` and `forgetting` share these builds: $GOBELIN_BENCH_JOBS keeps what each found.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ class Job:
     shots: int
     start: str = "consensus"
     head: str = "auto"
+    steps: int = 300  # of fine-tuning, at most
     pretrain: int = 0  # steps on the region's unlabelled images before
+    rehearse: bool = False  # the public images, in pre-training
+    anchor: float = 0.0  # of pre-training
     general: bool = False  # whether the consensus's own benchmark is asked afterwards
     region: str = REGION
 
@@ -55,12 +58,14 @@ def run_job(job: Job) -> dict[str, float]:
     """Build, and measure on the region's test images."""
     begun = start_of(job.seed, job.start)
     mine = region(job.region, job.seed)
-    given = Given(few(mine.labelled, job.shots, job.seed), mine.test, mine.labelled)
+    older = _benchmark(job.seed).labelled if job.rehearse else None
+    given = Given(few(mine.labelled, job.shots, job.seed), mine.test, mine.labelled, older)
     wanted: dict[str, Any] = {"release": "-", "data": "-", "out": "-", "unverified": True}
     wanted |= {"method": job.method, "seed": job.seed, "head": {"kind": job.head}}
     wanted["compute"] = {"device": "cpu"}
+    wanted["tuning"] = {"steps": job.steps}
     if job.pretrain:
-        wanted["pretrain"] = {"steps": job.pretrain}
+        wanted["pretrain"] = {"steps": job.pretrain, "anchor": job.anchor}
     settings = BuildSettings.model_validate(wanted)
     model = make_model(begun, given, settings)
     found = model.lineage.evaluation
@@ -112,7 +117,7 @@ def sizes(seed: int, rank: int, alpha: float) -> tuple[int, int]:
     The head, which both train, is in neither.
     """
     begun = start_of(seed, "consensus")
-    targets = targets_of(begun.vector.schema, "image", trunk=True, predictor=False)
+    targets = targets_of(begun.recipe, "image")
     moved = [s for s in begun.vector.schema.tensors if s.role in ("tokenizers", "trunk")]
     return Lora(begun.vector, targets, rank, alpha).size, sum(s.numel for s in moved)
 
