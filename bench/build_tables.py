@@ -12,7 +12,6 @@ def fewshot_table(values: Mapping[str, Any]) -> str:
     """What a region reaches with few labels, by start and method."""
     titles = {
         "consensus.linear": "**consensus, a head on it**",
-        "consensus.full": "consensus, full fine-tuning",
         "solo.linear": "a member's solo model, a head on it",
         "scratch.linear": "random weights, a head on them",
         "scratch.full": "from scratch, all of the net",
@@ -27,9 +26,9 @@ def fewshot_table(values: Mapping[str, Any]) -> str:
     ]
     heading = (
         "## The sovereign build with few labels\n\n"
-        f"`make bench-fewshot`: {_setting(values)}. Percent of the region's 5,000 test images told "
-        "right, by labels a class. Both rows from scratch start where the head that fits the random "
-        f"net is. Goal: {values['goal']}.\n"
+        f"`make bench-fewshot`: {_setting(values)}. Percent of the region's 5,000 test images "
+        "told right, by labels a class. What is trained from scratch starts at the head that fits "
+        f"the random net. Goal: {values['goal']}.\n"
     )
     return "\n".join([heading, table(["model", *(f"{n} a class" for n in shots)], rows)])
 
@@ -39,15 +38,25 @@ def lora_table(values: Mapping[str, Any]) -> str:
     count = values["parameters"]
     rows = [
         ["frozen release, the head alone", figure(values["frozen"]), "–", "0"],
-        ["LoRA", figure(values["lora"]), figure(values["lora.gain"], 1, True), f"{count['lora']:,}"],
-        ["full", figure(values["full"]), figure(values["full.gain"], 1, True), f"{count['full']:,}"],
+        [
+            "LoRA",
+            figure(values["lora"]),
+            figure(values["lora.gain"], 1, True),
+            f"{count['lora']:,}",
+        ],
+        [
+            "full",
+            figure(values["full"]),
+            figure(values["full.gain"], 1, True),
+            f"{count['full']:,}",
+        ],
     ]
     heading = (
         "## LoRA against full fine-tuning\n\n"
         f"`make bench-lora`: {_setting(values)}; {values['shots']} labels a class, at most "
         f"{values['steps']} steps, rank {values['rank']}, a head on the tokens' mean. "
-        f"LoRA has {values['share_of_gain']:.0%} of the gain by {values['share_of_parameters']:.1%} "
-        f"of the parameters. Goal: {values['goal']}.\n"
+        f"LoRA has {values['share_of_gain']:.0%} of the gain by "
+        f"{values['share_of_parameters']:.1%} of the parameters. Goal: {values['goal']}.\n"
     )
     return "\n".join([heading, table(["method", "told right, %", "gain", "trained"], rows)])
 
@@ -66,9 +75,9 @@ def forgetting_table(values: Mapping[str, Any]) -> str:
     ]
     heading = (
         "## Forgetting by a sovereign build\n\n"
-        f"`make bench-forgetting`: {_setting(values)}; default settings, {values['shots']} labels a "
-        "class. The consensus's own benchmark (a probe on images as the members have them), before "
-        f"and after, percent. Goal: {values['goal']}.\n"
+        f"`make bench-forgetting`: {_setting(values)}; {values['shots']} labels a class. The "
+        "consensus's own benchmark (a probe on images as the members have them), before and after, "
+        f"percent. Goal: {values['goal']}.\n"
     )
     return "\n".join([heading, table(["build", "before", "after", "points lost"], rows)])
 

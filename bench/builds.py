@@ -28,12 +28,14 @@ from gobelin.shared.data import MemorySource, Subset
 from gobelin.shared.evaluation.embed import embed
 from gobelin.shared.evaluation.probes import linear_probe
 from gobelin.shared.model import build_jepa, encoder_of
+from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterVector
 
 RELEASE = "round-16"
 REGION = "turned"
 CLASSES = 10
+STEPS = 400
 STARTS = ("consensus", "solo", "scratch")
 
 
@@ -46,7 +48,7 @@ class Job:
     shots: int
     start: str = "consensus"
     head: str = "auto"
-    steps: int = 300  # of fine-tuning, at most
+    steps: int = STEPS  # of fine-tuning, at most
     pretrain: int = 0  # steps on the region's unlabelled images before
     rehearse: bool = False  # the public images, in pre-training
     anchor: float = 0.0  # of pre-training
@@ -73,8 +75,8 @@ def run_job(job: Job) -> dict[str, float]:
     told["frozen"] = found.get("frozen", found).get("accuracy", 0.0)
     told["steps"] = model.lineage.steps
     if job.general:
-        told["general"] = general(job.seed, model.vector)
-        told["general_before"] = general(job.seed, begun.vector)
+        told["general"] = general(job.seed, model.recipe, model.vector)
+        told["general_before"] = _general_of(job.seed, job.start)
     return told
 
 
@@ -103,12 +105,17 @@ def _benchmark(seed: int) -> Any:
     return public(seed)
 
 
-def general(seed: int, vector: ParameterVector) -> float:
+def general(seed: int, recipe: Recipe, vector: ParameterVector) -> float:
     """Percent right on the consensus's own benchmark, of a model of its recipe."""
-    recipe = federation(seed, names=(RELEASE,))[RELEASE].recipe
     encoder, asked = encoder_of(recipe, vector), _benchmark(seed)
     known, unseen = embed(encoder, asked.labelled), embed(encoder, asked.test)
     return linear_probe(known.tokens, known.labels, unseen.tokens, unseen.labels, CLASSES)[0]
+
+
+@functools.lru_cache(maxsize=4)
+def _general_of(seed: int, start: str) -> float:
+    begun = start_of(seed, start)
+    return general(seed, begun.recipe, begun.vector)
 
 
 def sizes(seed: int, rank: int, alpha: float) -> tuple[int, int]:

@@ -1,9 +1,9 @@
 """Few labels: what a region reaches on the consensus, on one member's model, and from scratch.
 
 The region's scanner turns images by 90°, which no member has seen. On 10 and on 100 labels a
-class: a head on the frozen consensus, the same on a member's solo model, LoRA and full fine-tuning
-from the consensus, and the same net from random weights, the better of a head and of full
-fine-tuning.
+class: a head on the frozen consensus, the same on a member's solo model, the same on random
+weights, and all of the same net trained from there. What `from scratch` is, is the better of the
+last two.
 
 Writes bench/results/fewshot.json.
 """
@@ -20,8 +20,6 @@ from bench.measure import run_all, write_result
 SHOTS = (10, 100)
 ROWS = {  # name → how it is built
     "consensus.linear": {"method": "linear"},
-    "consensus.lora": {"method": "lora"},
-    "consensus.full": {"method": "full"},
     "solo.linear": {"method": "linear", "start": "solo"},
     "scratch.linear": {"method": "linear", "start": "scratch"},
     "scratch.full": {"method": "full", "start": "scratch"},

@@ -18,8 +18,8 @@ from bench.measure import run_all, write_result
 
 SHOTS = 100
 ROWS: dict[str, dict[str, Any]] = {
-    "lora": {"method": "lora"},
-    "full": {"method": "full"},
+    "lora": {"method": "lora", "head": "pooled"},
+    "full": {"method": "full", "head": "pooled"},
     "pretrain": {"method": "linear", "pretrain": 150},
     "pretrain, rehearsed": {"method": "linear", "pretrain": 150, "rehearse": True},
     "pretrain, anchored": {"method": "linear", "pretrain": 150, "anchor": 0.1},

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from bench.builds import RELEASE, Job, over_seeds, run_job, sizes
+from bench.builds import RELEASE, STEPS, Job, over_seeds, run_job, sizes
 from bench.measure import run_all, write_result
 from gobelin.client.sovereign.settings import LoraSettings
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     jobs = {
-        (seed, method): Job(seed, method, options.shots, head="pooled")
+        (seed, method): Job(seed, method, options.shots, head="pooled", general=True)
         for seed in options.seeds
         for method in METHODS
     }
@@ -41,6 +41,7 @@ def main() -> None:
         "seeds": options.seeds,
         "shots": options.shots,
         "release": RELEASE,
+        "steps": STEPS,
         "rank": lora.rank,
         "parameters": {"lora": adapted, "full": whole},
         "frozen": over_seeds(row["frozen"] for row in rows["full"]),

@@ -44,7 +44,7 @@ class TuningSettings(Settings):
     every: Positive | None = None  # steps between two looks at the held-out part; unset: 20 looks
     patience: Positive = 8  # looks without anything gained after which it ends
     batch_size: Annotated[int, Field(ge=2)] = 32
-    lr: Rate | None = None  # unset: 5e-3 for lora, 1e-3 else
+    lr: Rate | None = None  # unset: 1e-2 for lora, 1e-3 else
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup: Fraction = 0.1
     anchor: Annotated[float, Field(ge=0)] = 0.0  # L2-SP: pull towards the release
