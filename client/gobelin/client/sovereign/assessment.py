@@ -276,5 +276,6 @@ def with_report(
     model: SovereignModel, report: Report, files: Mapping[str, bytes]
 ) -> SovereignModel:
     """The model with its report, to be written and signed."""
-    lineage = model.lineage.model_copy(update={"evaluation": report.summary()})
+    told = {**model.lineage.evaluation, "report": report.summary()}
+    lineage = model.lineage.model_copy(update={"evaluation": told})
     return replace(model, lineage=lineage, files={**model.files, **files})
