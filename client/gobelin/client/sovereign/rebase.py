@@ -19,6 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from gobelin.client.home import MachineSettings
 from gobelin.client.sovereign.again import settings_of
 from gobelin.client.sovereign.build import Given, Watch, make_model
 from gobelin.client.sovereign.consensus import Consensus
@@ -54,7 +55,7 @@ Mask = Literal["auto", "none", "movement", "gradient"]
 class RebaseSettings(Settings):
     """How a build is carried over."""
 
-    mask: Mask = "auto"  # of the delta; auto: the best of all by the loss on held-out samples
+    mask: Mask = "none"  # of the delta; auto: the best of all by the loss on held-out samples
     samples: Positive = 500  # that the frame and the gradient are found on, at most
     recovery: Literal["auto", "never", "always"] = "auto"  # auto: where the floor is not held
     floor: Annotated[float, Field(ge=0)] = 1.0  # points of held-out accuracy that may be lost
@@ -152,8 +153,9 @@ class Rebaser:
 
     def fresh(self) -> Stage:
         """The same build from the new release: what a rebase is to be compared with."""
-        if self.given is None:
-            raise RebaseError("nothing to build anew of", "give the region's --data")
+        if self.given is None or "method" not in self.old.build:
+            what = f"nothing to build anew: the package was made by {self.old.lineage.method}"
+            raise RebaseError(what, "give the region's --data, and a package that was built")
         start = self.clock()
         model = make_model(self.onto, self.given, self._build)
         seconds = self.clock() - start  # of the build alone, not of looking at it
@@ -176,7 +178,10 @@ class Rebaser:
 
     @cached_property
     def _build(self) -> BuildSettings:
-        return settings_of(self.old, Path("-"), self.old.device)
+        if "method" in self.old.build:
+            return settings_of(self.old, Path("-"), self.old.device)
+        nowhere, compute = Path("-"), MachineSettings(device=self.old.device)
+        return BuildSettings(release=nowhere, data=nowhere, out=nowhere, compute=compute)
 
     def _masks(self) -> dict[str, Tensor | None]:
         """Every mask that is to be tried, by name."""
