@@ -106,6 +106,7 @@ def read_tables(config: Path | None, given: dict[str, object]) -> tuple[Evaluati
     """
     from gobelin.client.sovereign.gate import Floors
     from gobelin.client.sovereign.report import EvaluationSettings
+    from gobelin.client.sovereign.settings import of_evaluation
     from gobelin.shared.errors import ConfigError
     from gobelin.shared.settings import check_settings, read_toml
 
@@ -115,6 +116,7 @@ def read_tables(config: Path | None, given: dict[str, object]) -> tuple[Evaluati
     if not isinstance(own, dict) or not isinstance(floors, dict):
         raise ConfigError(f"{config}: evaluation and gate are tables", "write [evaluation]")
     where = "evaluation" if config is None else f"{config}, [evaluation]"
+    own = own if config is None else of_evaluation(own, config.parent)
     settings = check_settings(EvaluationSettings, {**own, **given}, where)
     return settings, check_settings(Floors, floors, f"{config}, [gate]")
 

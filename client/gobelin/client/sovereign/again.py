@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gobelin.client.sovereign.assessment import Again
-from gobelin.client.sovereign.build import Given, make_model
 from gobelin.client.sovereign.consensus import Consensus
 from gobelin.client.sovereign.package import SovereignModel
 from gobelin.client.sovereign.settings import BuildSettings
@@ -20,12 +19,17 @@ from gobelin.shared.seeds import derive_seed
 from gobelin.shared.settings import check_settings
 from gobelin.shared.vector import ParameterVector
 
+if TYPE_CHECKING:
+    from gobelin.client.sovereign.build import Given
+
 
 def repeater(consensus: Consensus, given: Given, settings: BuildSettings) -> Again:
     """Builds as `settings` say, never on the test set, and writes nothing.
 
     With few labels the rest of the data stay what they were to pre-train on: only labels are few.
     """
+    from gobelin.client.sovereign.build import make_model  # late: a build reports by this module
+
     seed = derive_seed(settings.seed, "from scratch")
     starts = {
         "sovereign": consensus,

@@ -51,6 +51,7 @@ Rebuild = Callable[[str, Indices], Contender]
 class EvaluationSettings(Settings):
     """The table `[evaluation]`: whom the build is compared with, on what, and how closely."""
 
+    report: bool = True  # false: sign without having measured
     general: tuple[Path, ...] = ()  # the consensus's own benchmarks: labelled samples, or episodes
     solo: Path | None = None  # checkpoint of a model that the region trained alone
     scratch: bool = True  # compare with the same build from random weights
@@ -66,6 +67,10 @@ class EvaluationSettings(Settings):
     severities: tuple[Annotated[int, Field(ge=1, le=max(SEVERITIES))], ...] = (1, 3, 5)
     shifted_samples: Annotated[int, Field(ge=0)] = 500  # that are corrupted in every way; 0: none
     seed: int = 0
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON, without where things lie on this machine."""
+        return self.model_dump(mode="json", exclude=PATHS)
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,7 @@ class Report:
             "general": [kept.plain() for kept in self.general],
             "few_shot": [point.plain() for point in self.curve],
             "gate": [each.facts() for each in self.gate],
-            "settings": self.settings.model_dump(mode="json", exclude=PATHS),
+            "settings": self.settings.plain(),
             "facts": dict(self.facts),
             "notes": list(self.notes),
         }
@@ -232,6 +237,7 @@ def evaluate_build(
     gains = {
         role: difference(first, measured[role].figures[headline], **options) for role in roles[1:]
     }
+    whole = {role: measured[role].figures[headline] for role in roles}
     names = task.test.class_names if isinstance(task, Classification) else None
     return Report(
         name=task.name,
@@ -240,7 +246,7 @@ def evaluate_build(
         found=tuple(found),
         gains=gains,
         general=tuple(_kept(each, contenders, options) for each in general),
-        curve=tuple(_curve(task, contenders, rebuild, settings)),
+        curve=tuple(_curve(task, contenders, whole, rebuild, settings)),
         settings=settings,
         facts=dict(facts or {}),
         notes=tuple(notes),
@@ -301,6 +307,7 @@ def _kept(
 def _curve(
     task: Benchmark,
     contenders: Mapping[str, Contender],
+    measured: Mapping[str, Statistic],  # their accuracies, as they are
     rebuild: Rebuild | None,
     settings: EvaluationSettings,
 ) -> list[Point]:
@@ -316,10 +323,14 @@ def _curve(
             points += [_point(role, each, found[each], settings) for each in shots]
     if rebuild is not None and settings.rebuilds:
         for role in (SOVEREIGN, "scratch"):
-            for each in shots if role in contenders else ():
+            if role not in contenders:
+                continue
+            # A build holds labels out, one of a class at least; with all of them it was made.
+            for each in (n for n in shots if 2 <= n < int(counts.max())):
                 again = (rebuild(role, task.few(each, n)) for n in range(settings.rebuilds))
                 values = [task.measure(model).figures["accuracy"] for model in again]
                 points.append(_point(role, each, values, settings))
+            points.append(_point(role, int(counts.max()), [measured[role]], settings))
     order = list(contenders)
     return sorted(points, key=lambda point: (order.index(point.role), point.shots))
 
