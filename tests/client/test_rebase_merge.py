@@ -35,7 +35,7 @@ from gobelin.shared.vector import ParameterVector
 from tests.client.sovereign_task import NAMES, squares
 
 RECIPE = load_recipe("toy")
-GATE = "[evaluation]\nresamples = 100\nshots = []\nshifted_samples = 0\n"
+BARE = "[evaluation]\nresamples = 100\nshots = []\nshifted_samples = 0\n"
 
 
 def consensus(number: int) -> Consensus:
@@ -78,6 +78,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_checkpoint(folder / "releases" / f"r{number}", RECIPE, release.vector, facts)
     for name, seed in (("east", 0), ("west", 3)):
         write_package(folder / name, built(name, seed), SigningKey.generate())
+    (folder / "bare.toml").write_text(BARE)
     for name, seed, count in (("data", 0, 120), ("test", 9, 60)):
         source = squares(count, seed)
         assert source.labels is not None
@@ -112,7 +113,7 @@ def merge(world: Path, out: Path, *more: object) -> Any:
 def test_a_build_goes_over_to_the_next_release_by_one_command(world: Path, tmp_path: Path) -> None:
     old = load(world / "east")
     before = sorted(path.read_bytes() for path in (world / "east").iterdir() if path.is_file())
-    data = ("--data", world / "data", "--recovery", "never")
+    data = ("--data", world / "data", "--config", world / "bare.toml", "--recovery", "never")
     told = rebase(world, tmp_path / "model", *data)
     model = load(tmp_path / "model")
     assert torch.allclose(
@@ -132,24 +133,33 @@ def test_a_build_goes_over_to_the_next_release_by_one_command(world: Path, tmp_p
 
 
 def test_a_rebase_is_reported_beside_the_build_and_a_fresh_one(world: Path, tmp_path: Path) -> None:
-    (tmp_path / "gate.toml").write_text(GATE)
-    data = ("--data", world / "data", "--test", world / "test", "--config", tmp_path / "gate.toml")
+    data = ("--data", world / "data", "--test", world / "test", "--config", world / "bare.toml")
     told = rebase(world, tmp_path / "model", *data, "--compare-fresh", "--recovery", "always")
     assert [s["name"] for s in told["stages"]] == ["before", "rebased", "recovered", "fresh"]
     assert told["stages"][2]["steps"] == 1  # a twentieth of eight, and one at least
     report = json.loads((tmp_path / "model" / "evaluation.json").read_text())
     roles = [each["role"] for each in report["found"]]
     assert roles == ["sovereign", "consensus", "before the rebase", "built anew"]
-    assert load(tmp_path / "model").lineage.evaluation["figures"]
+    assert load(tmp_path / "model").lineage.evaluation["report"]["figures"]
 
 
 def test_a_broken_gate_asks_for_recovery_and_then_refuses(world: Path, tmp_path: Path) -> None:
-    (tmp_path / "gate.toml").write_text(f"{GATE}[gate]\nmin_accuracy = 101\n")
+    (tmp_path / "gate.toml").write_text(f"{BARE}[gate]\nmin_accuracy = 101\n")
     data = ("--data", world / "data", "--test", world / "test", "--config", tmp_path / "gate.toml")
     with pytest.raises(GobelinError, match="not signed") as told:
         rebase(world, tmp_path / "model", *data)
     assert told.value.exit_code == 66
     assert not (tmp_path / "model").exists()
+    assert (tmp_path / "model.refused" / "evaluation.json").exists()
+
+
+def test_a_package_brings_its_own_gate(world: Path, tmp_path: Path) -> None:
+    old = load(world / "east")
+    strict = {**old.build, "gate": {**old.build["gate"], "min_accuracy": 101}}
+    write_package(tmp_path / "strict", replace(old, build=strict, files={}), SigningKey.generate())
+    with pytest.raises(GobelinError, match="nothing of it was measured"):
+        run("rebase", tmp_path / "strict", "--onto", world / "releases" / "r2", "--out",
+            tmp_path / "model", "--unverified", "--home", tmp_path)  # fmt: skip
 
 
 def test_without_data_the_published_frame_aligns(world: Path) -> None:
@@ -182,6 +192,16 @@ def test_masks_are_chosen_by_held_out_loss(world: Path) -> None:
     against = ((old.vector - OLD.vector).values * (NEW.vector - OLD.vector).values) < 0
     assert against.any()
     assert not moved[against].any()
+
+
+def test_adapters_stay_with_a_delta_that_stays_as_it_was(world: Path) -> None:
+    files = {"adapter/adapter_config.json": b"{}", "README.md": b"# old"}
+    old = replace(load(world / "east"), files=files)
+    given = Given(squares(120, 0))
+    whole = Rebaser(old, OLD.vector, NEW, given).carry().model
+    assert set(whole.files) == {"adapter/adapter_config.json"}
+    masked = Rebaser(old, OLD.vector, NEW, given, RebaseSettings(mask="movement")).carry().model
+    assert not masked.files
 
 
 def test_recovery_is_asked_for_below_the_floor_alone(world: Path) -> None:
@@ -240,8 +260,7 @@ def test_a_merge_does_not_depend_on_the_order_of_its_builds(world: Path) -> None
 
 
 def test_a_merge_is_reported_beside_its_builds(world: Path, tmp_path: Path) -> None:
-    (tmp_path / "gate.toml").write_text(GATE)
-    data = ("--data", world / "data", "--test", world / "test", "--config", tmp_path / "gate.toml")
+    data = ("--data", world / "data", "--test", world / "test", "--config", world / "bare.toml")
     merge(world, tmp_path / "model", *data)
     report = json.loads((tmp_path / "model" / "evaluation.json").read_text())
     assert [f["role"] for f in report["found"]] == ["sovereign", "consensus", "east", "west"]

@@ -14,7 +14,7 @@ from gobelin.client.build_cli import DEFAULT_HOME, Home
 if TYPE_CHECKING:
     from gobelin.client.sovereign.build import Given
     from gobelin.client.sovereign.consensus import Consensus
-    from gobelin.client.sovereign.gate import Floors
+    from gobelin.client.sovereign.gate import Floors, Judgement
     from gobelin.client.sovereign.package import SovereignModel
     from gobelin.client.sovereign.rebase import Rebased, Rebaser, Stage
     from gobelin.client.sovereign.report import EvaluationSettings, Report
@@ -52,7 +52,8 @@ def rebase(
         bool, typer.Option("--compare-fresh", help="Build anew as well, and compare.")
     ] = False,
     config: Annotated[
-        Path | None, typer.Option(help="BUILD.toml, for its tables [evaluation] and [gate].")
+        Path | None,
+        typer.Option(help="BUILD.toml, for [evaluation] and [gate]; else the package's own gate."),
     ] = None,
     key: Annotated[
         Path | None, typer.Option(help="The federation's ca.pem; else the one in --home.")
@@ -70,6 +71,7 @@ def rebase(
     """
     # Late, so that --help need not wait for torch.
     from gobelin.client.sovereign.consensus import take_release
+    from gobelin.client.sovereign.gate import Floors
     from gobelin.client.sovereign.lineage import region_key
     from gobelin.client.sovereign.package import load, require_free, write_package
     from gobelin.client.sovereign.rebase import Rebaser, RebaseSettings, find_release
@@ -80,8 +82,10 @@ def rebase(
     require_free(out)
     told = {"mask": mask, "recovery": recovery, "floor": floor, "share": share}
     settings = check_settings(RebaseSettings, told, "the options")
-    tables = read_tables(config, {})
     old = load(package, device=device)
+    tables = read_tables(config, {})
+    if config is None and "gate" in old.build:
+        tables = tables[0], check_settings(Floors, old.build["gate"], "the package's own gate")
     consensus = take_release(onto, home=home, key=key, unverified=unverified)
     digest = old.lineage.release.vector_digest
     if digest == consensus.vector.digest:
@@ -90,7 +94,7 @@ def rebase(
     given, published = _opened(old, data, test), _published(onto, old)
     work = Rebaser(old, before, consensus, given, settings, published)
     fresh = work.fresh() if compare_fresh else None
-    found, report = _carried(work, consensus, tables, (data, test), fresh)
+    found, report = _carried(work, consensus, tables, (data, test), fresh, out)
     model = _described(found, report, fresh)
     written = write_package(out, model, region_key(home))
     _print(written, found, fresh, report, as_json)
@@ -121,20 +125,34 @@ def _carried(
     tables: tuple[EvaluationSettings, Floors],
     paths: tuple[Path | None, Path | None],
     fresh: Stage | None,
+    out: Path,
 ) -> tuple[Rebased, Report | None]:
-    """Carried over, recovered where a floor asks for it, and the report; raises GateError."""
-    from gobelin.client.sovereign.gate import broken, require_kept
+    """Carried over, recovered where a floor asks for it, and the report.
+
+    Raises GateError where a floor is broken all the same, the report kept beside `out`.
+    """
+    from gobelin.client.sovereign.gate import broken, judge, require_kept
+    from gobelin.client.sovereign.page import write_report
+    from gobelin.client.sovereign.reporting import refused_at
+
+    settings, floors = tables
+
+    def look(found: Rebased) -> tuple[Report | None, list[Judgement]]:
+        report = _report(work, found, consensus, settings, paths, fresh)
+        judgements = judge(report.figures if report else {}, floors)
+        return report and report.judged(judgements), judgements
 
     found, wanted = work.carry(), work.settings.recovery
     if wanted == "always" or (wanted == "auto" and work.needs_recovery(found)):
         found = work.recover(found)
-    report = _report(work, found, consensus, tables, paths, fresh)
-    recovered = found.stage("recovered") is not None
-    if report is not None and broken(list(report.gate)) and wanted == "auto" and not recovered:
+    report, judgements = look(found)
+    trainable = wanted == "auto" and found.stage("recovered") is None and work.task is not None
+    if broken(judgements) and trainable:
         found = work.recover(found)
-        report = _report(work, found, consensus, tables, paths, fresh)
-    if report is not None:
-        require_kept(list(report.gate), "the figures above")
+        report, judgements = look(found)
+    if report is not None and broken(judgements):
+        write_report(refused_at(out), report)
+    require_kept(judgements, str(refused_at(out)) if report else "--data: nothing was measured")
     return found, report
 
 
@@ -142,22 +160,25 @@ def _report(
     work: Rebaser,
     found: Rebased,
     consensus: Consensus,
-    tables: tuple[EvaluationSettings, Floors],
+    settings: EvaluationSettings,
     paths: tuple[Path | None, Path | None],
     fresh: Stage | None,
 ) -> Report | None:
     """On the test samples: the rebased model, what it was before, and a fresh build."""
-    from gobelin.client.sovereign.assessment import assess, open_region
-    from gobelin.client.sovereign.gate import judge
+    from gobelin.client.sovereign.assessment import Region, assess, open_region
+    from gobelin.client.sovereign.reporting import HELD
 
-    (settings, floors), (data, test) = tables, paths
-    if data is None or test is None:
+    (data, test), task = paths, work.task
+    if task is not None:
+        region = Region(test.name if test else "held out", task.train, task.test)
+    elif data is not None and test is not None:
+        region = open_region(found.model, test.name, data, test)
+    else:
         return None
-    region = open_region(found.model, test.name, data, test)
     also = {"before the rebase": work.old}
     also |= {"built anew": fresh.model} if fresh is not None else {}
     report = assess(found.model, consensus, region, settings, also=also)
-    return report.judged(judge(report.figures, floors))
+    return report if test else replace(report, notes=(HELD, *report.notes))
 
 
 def _described(found: Rebased, report: Report | None, fresh: Stage | None) -> SovereignModel:

@@ -25,6 +25,7 @@ from gobelin.client.sovereign.build import Given, Watch, make_model
 from gobelin.client.sovereign.consensus import Consensus
 from gobelin.client.sovereign.labels import Task, open_task
 from gobelin.client.sovereign.lineage import Lineage, Parent
+from gobelin.client.sovereign.lora import FOLDER as ADAPTER
 from gobelin.client.sovereign.moves import Mover
 from gobelin.client.sovereign.package import SovereignModel
 from gobelin.client.sovereign.rebasing import (
@@ -223,6 +224,9 @@ class Rebaser:
         if self.old.head is not None:
             head = self.old.head if frame is None else align_head(self.old.head, frame)
             model = replace(model, head=head, class_names=self.old.class_names)
+        if mask is None:  # the same update of low rank, now of this release
+            files = {n: f for n, f in self.old.files.items() if n.startswith(f"{ADAPTER}/")}
+            model = replace(model, files=files)
         aligned = frame is not None
         return self._stage("rebased", model, start, mask=name, kept=moved.kept, aligned=aligned)
 
