@@ -16,6 +16,7 @@ from bench.measure import RESULTS
 from bench.modality_tables import languages_table, sensors_table
 from bench.premium_images import MEMBERS as LETTERS
 from bench.premium_images import SCENARIOS
+from bench.rebase_tables import merging_table, rebase_table, transplant_table
 from bench.remarks import REMARKS
 from bench.speed_tables import (
     aggregation_table,
@@ -84,6 +85,9 @@ def main() -> None:
         "planning_success": planning_success_table,
         "planning_time": planning_time_table,
         "expectation": expectation_table,
+        "rebase": rebase_table,
+        "head_transplant": transplant_table,
+        "merging": merging_table,
         "kill_points": kill_points_table,
         "hostile_corpus": hostile_table,
         "admission": admission_table,
