@@ -294,6 +294,12 @@ class ExportError(GobelinError):
     code, exit_code = "export", 64
 
 
+class CrowdError(GobelinError):
+    """Too many ask at a time."""
+
+    code, exit_code = "crowd", 65
+
+
 class UnreachableError(GobelinError):
     """The aggregator does not answer."""
 
