@@ -17,11 +17,6 @@ class Form(StrEnum):
     HF = "hf"
 
 
-def add_to(app: typer.Typer) -> None:
-    """Put the command into the sovereign group."""
-    app.command()(export)
-
-
 def export(
     package: Annotated[Path, typer.Argument(help="A sovereign model's folder.")],
     to: Annotated[Form, typer.Option(help="onnx, or a folder as Hugging Face's hub has them.")],

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from gobelin.client.crew import Leader
-from gobelin.client.home import ComputeSettings, NodeSettings
+from gobelin.client.home import MachineSettings, NodeSettings
 from gobelin.client.trainer import LocalTrainer
 from gobelin.shared.data import BatchStream
 from gobelin.shared.errors import ConfigError
@@ -33,7 +33,7 @@ def build_trainer(settings: NodeSettings, recipe: Recipe, seed: int) -> LocalTra
     return Leader(*common, modality=data.modality, seed=seed)
 
 
-def pick_device(compute: ComputeSettings) -> str:
+def pick_device(compute: MachineSettings) -> str:
     """The torch device of the settings; raises ConfigError when this machine lacks it."""
     wanted = compute.device
     if wanted == "auto":
@@ -48,7 +48,7 @@ def pick_device(compute: ComputeSettings) -> str:
     return wanted
 
 
-def pick_precision(compute: ComputeSettings, device: str) -> Literal["fp32", "bf16"]:
+def pick_precision(compute: MachineSettings, device: str) -> Literal["fp32", "bf16"]:
     """bf16 where asked for, or by itself on a GPU that has it."""
     if compute.precision != "auto":
         return compute.precision

@@ -42,6 +42,7 @@ def fit_head(
     classes: int,
     *,
     iterations: int = ITERATIONS,
+    weights: Tensor | None = None,  # (K,), of each class in the loss
 ) -> LinearHead:
     """Multinomial logistic regression by full-batch L-BFGS: deterministic, from zero weights.
 
@@ -72,7 +73,8 @@ def fit_head(
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = F.cross_entropy(F.linear(x, weight, bias), labels) + l2 * weight.square().sum() / 2
+        value = F.cross_entropy(F.linear(x, weight, bias), labels, weights)
+        value = value + l2 * weight.square().sum() / 2
         value.backward()  # type: ignore[no-untyped-call]
         return value
 

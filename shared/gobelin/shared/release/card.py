@@ -9,6 +9,7 @@ from typing import Any
 from gobelin.protocols.ledger import ReleaseStatement, RoundRecord
 
 FILE = "model_card.md"
+TRANSPLANT = "transplant.json"  # beside it, where it was measured
 
 
 def card_of(
@@ -16,9 +17,10 @@ def card_of(
     record: RoundRecord,
     influence: Mapping[str, Mapping[str, Any]],
     manifest: Mapping[str, Any],
+    transplant: Mapping[str, Any] | None = None,
 ) -> str:
     """Markdown. `influence` is the ledger's up to this round (`influence_of`), `manifest` the
-    release's checkpoint's."""
+    release's checkpoint's; `transplant` what heads of the last release were found to lose."""
     recipe, facts = manifest["recipe"], manifest["facts"]
     day = datetime.datetime.fromtimestamp(statement.issued, datetime.UTC).date()
     until = datetime.datetime.fromtimestamp(statement.expires, datetime.UTC).date()
@@ -45,6 +47,10 @@ def card_of(
         "",
         "Influence is how far a member's contributions moved the model, as a share of all; "
         "it is read from the ledger, and no member reports its own.",
+        "",
+        "## What was built on the release before",
+        "",
+        *_transplanted(transplant),
         "",
         "## How contributions became one",
         "",
@@ -77,6 +83,28 @@ def card_of(
 def _row(name: str, of: Mapping[str, Any], number: int) -> str:
     now = of["rounds"].get(str(number), {}).get("influence", 0.0)
     return f"| {name} | {of['counted']} | {of['share']:.1%} | {now:.1%} |"
+
+
+def _transplanted(found: Mapping[str, Any] | None) -> list[str]:
+    if found is None:
+        return [
+            "How heads of an earlier release do on this one was not measured: there is none, or "
+            "the federation names no public labelled samples (`releases.probe`)."
+        ]
+    return [
+        f"A linear head fitted on the release of round {found['from_round']} and used on this one "
+        f"untouched loses {found['points_lost']:.1f} points on {found['test_samples']:,} public "
+        f"samples ({found['modality']}):",
+        "",
+        "| head | accuracy |",
+        "|---|---|",
+        f"| of round {found['from_round']}, on its own release | {found['before']:.1f} % |",
+        f"| the same on this release, untouched | {found['untouched']:.1f} % |",
+        f"| the same, its latent frame aligned | {found['aligned']:.1f} % |",
+        f"| fitted anew on this release | {found['fresh']:.1f} % |",
+        "",
+        f"The latent frame turned by {found['rotation']:.1f}° in between.",
+    ]
 
 
 def _plain(table: Mapping[str, Any]) -> str:
