@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from gobelin.shared.options import AsJson, Device
+
 app = typer.Typer(add_completion=False)
 
 
@@ -24,8 +26,8 @@ def serve(
     key: Annotated[
         str | None, typer.Option(help="Public key of the region that must have signed the package.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    device: Device = "cpu",
+    as_json: AsJson = False,
 ) -> None:
     """Answer /embed, /classify and /surprise until stopped, on loopback unless told otherwise."""
     from gobelin.client.sovereign.package import load

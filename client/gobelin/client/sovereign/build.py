@@ -25,6 +25,7 @@ from gobelin.client.sovereign.lora import Lora
 from gobelin.client.sovereign.moves import Mover
 from gobelin.client.sovereign.package import SovereignModel, require_free, write_package
 from gobelin.client.sovereign.pretrain import STEPS, pretrain
+from gobelin.client.sovereign.reporting import reported
 from gobelin.client.sovereign.settings import TUNED, BuildSettings, Method, Moves
 from gobelin.client.sovereign.stage import Progress, Standing
 from gobelin.client.sovereign.statement import state_data
@@ -37,6 +38,7 @@ from gobelin.shared.vector import ParameterVector
 
 Watch = Callable[[Progress], None]
 
+JUDGING = ("evaluation", "gate")  # tables that change nothing of the model
 MANY = 500  # labels from which the whole model is worth moving
 
 
@@ -81,7 +83,8 @@ class _Made:
 def build(settings: BuildSettings, home: Path, watch: Watch | None = None) -> SovereignModel:
     """Build what the settings say and write it to `settings.out`, signed by the home's key.
 
-    Killed, it goes on where it was when it is called again. Raises GobelinErrors of what it is
+    Killed, it goes on where it was when it is called again. Raises GateError where a floor of the
+    settings is broken, with the report kept beside `out`, and GobelinErrors of what it is
     given, before any training where that can be; then nothing is written and an older model in
     `out` stays as it was.
     """
@@ -106,7 +109,7 @@ def build(settings: BuildSettings, home: Path, watch: Watch | None = None) -> So
     plan = _plan(settings, consensus, given)
     with unfinished_at(settings.out, plan) as unfinished:
         model = make_model(consensus, given, settings, unfinished, watch)
-        return write_package(settings.out, model, key)
+        return write_package(settings.out, reported(model, consensus, given, settings), key)
 
 
 def make_model(
@@ -205,7 +208,7 @@ def _plan(settings: BuildSettings, consensus: Consensus, given: Given) -> dict[s
     stated = {name: said.digest for name, said in given.statements.items()}
     test = None if given.test is None else state_data("test", given.test).digest
     return {
-        "settings": settings.plain(),
+        "settings": {k: v for k, v in settings.plain().items() if k not in JUDGING},
         "release": consensus.vector.digest,
         "recipe": consensus.recipe.digest,
         "data": stated | {"test": test},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gobelin.client.sovereign.package import SovereignModel
@@ -67,9 +68,22 @@ def _figures(model: SovereignModel) -> list[str]:
     if "accuracy" in found:
         on = f"{found['samples']:,} {found['on']} samples"
         line = f"* Told right: {found['accuracy']:.1f} % of {on}, {found['balanced']:.1f} % as a "
-        return [line + "mean over classes."]
+        return [line + "mean over classes.", *_compared(found)]
     stage = found.get("pretrain")
     if stage:
         before, after = stage["loss_before"], stage["loss"]
         return [f"* Loss on held-out samples: {before:.4g} before, {after:.4g} after."]
-    return ["Nobody has measured it."]
+    return _compared(found) or ["Nobody has measured it."]
+
+
+def _compared(found: Mapping[str, Any]) -> list[str]:
+    """The figures of the report, with their intervals."""
+    report = found.get("report")
+    if not report:
+        return []
+    within = f"{100 * report['confidence']:g} %"
+    lines = []
+    for name, figure in report["figures"].items():
+        value, low, high = (f"{figure[key]:.4g}" for key in ("value", "low", "high"))
+        lines.append(f"* {name.replace('_', ' ')}: {value} ({within}: {low} to {high}).")
+    return [*lines, "* All of it, with charts: `report.html`, `evaluation.json`."]

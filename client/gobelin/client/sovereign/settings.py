@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from gobelin.client.home import MachineSettings
+from gobelin.client.sovereign.gate import Floors
 from gobelin.client.sovereign.lineage import LICENCE
+from gobelin.client.sovereign.report import EvaluationSettings
 from gobelin.shared.settings import Fraction, Positive, Settings
 
 EXAMPLE = "example.toml"
@@ -93,6 +95,8 @@ class BuildSettings(Settings):
     tuning: TuningSettings = TuningSettings()
     pretrain: PretrainSettings = PretrainSettings()
     lora: LoraSettings = LoraSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    gate: Floors = Floors()
     compute: MachineSettings = MachineSettings()
 
     @model_validator(mode="after")
@@ -107,6 +111,7 @@ class BuildSettings(Settings):
         told = self.model_dump(mode="json", exclude=set(PATHS))
         for name in ("data", "rehearsal"):
             told["pretrain"][name] = bool(told["pretrain"][name])
+        told["evaluation"] = self.evaluation.plain()
         return told
 
 
@@ -125,4 +130,16 @@ def at_folder(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     values = placed(values, PATHS)
     if isinstance(values.get("pretrain"), dict):
         values["pretrain"] = placed(values["pretrain"], ("data", "rehearsal"))
+    if isinstance(values.get("evaluation"), dict):
+        values["evaluation"] = of_evaluation(values["evaluation"], folder)
     return values
+
+
+def of_evaluation(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A table [evaluation], its relative paths as seen from a folder."""
+    placed = dict(table)
+    if isinstance(table.get("solo"), str):
+        placed["solo"] = str(folder / table["solo"])
+    if isinstance(table.get("general"), list):
+        placed["general"] = [str(folder / str(path)) for path in table["general"]]
+    return placed

@@ -130,12 +130,17 @@ def few_shot_draws(
     require_labelled(train_x, train_y, classes)
     found = []
     for draw in range(draws):
-        generator = generator_of(seed, "few shots", draw)
-        order = torch.randperm(len(train_y), generator=generator).to(train_y.device)
-        shuffled = train_y[order]
-        chosen = torch.cat([order[shuffled == label][:shots] for label in range(classes)])
+        chosen = few_of(train_y, classes, shots, draw, seed)
         found.append(probe(train_x[chosen], train_y[chosen], test_x, test_y, classes)[0])
     return found
+
+
+def few_of(labels: Tensor, classes: int, shots: int, draw: int, seed: int = 0) -> Tensor:
+    """Where one draw of `shots` labels a class lies among labels (N,); a class may have fewer."""
+    generator = generator_of(seed, "few shots", draw)
+    order = torch.randperm(len(labels), generator=generator).to(labels.device)
+    shuffled = labels[order]
+    return torch.cat([order[shuffled == label][:shots] for label in range(classes)])
 
 
 def knn(
