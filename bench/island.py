@@ -51,10 +51,9 @@ class Island:
 
     folder: Path
 
-    @property
-    def release(self) -> Path:
-        """Where the release lies that was fetched."""
-        return self.folder / "home" / "releases" / "release-00004"
+    def release(self, number: int) -> str:
+        """Where the release of a round lies once it is fetched."""
+        return str(self.folder / "home" / "releases" / f"release-{number:05d}")
 
     def found(self) -> None:
         """Make what was there before the network went."""
@@ -68,23 +67,29 @@ class Island:
     def commands(self) -> list[tuple[str, list[str]]]:
         """Each command with its arguments, in an order in which each finds what it needs."""
         at = {name: str(self.folder / name) for name in ("stick", "home", "labelled", "test")}
-        model, home = str(self.folder / "model"), ["--home", at["home"]]
-        release, out = str(self.release), ["--out", model]
+        home, fetched = ["--home", at["home"]], ["--from", at["stick"], "--home", at["home"]]
+        old, new = self.release(2), self.release(4)
+        model, other = str(self.folder / "model"), str(self.folder / "other")
         given = ["--data", at["labelled"], "--test", at["test"]]
-        report = ["--out", str(self.folder / "report"), "--release", release]
+        linear = ["--release", old, *given, *home, "--method", "linear"]
         forms = ["hf", *["onnx"] * (importlib.util.find_spec("onnxscript") is not None)]
+
+        def out(name: str) -> list[str]:
+            return ["--out", str(self.folder / name)]
+
         return [
-            ("release list", ["--from", at["stick"], *home]),
-            ("release get", ["--from", at["stick"], *home]),
+            ("release list", fetched),
+            ("release get", ["2", *fetched]),
+            ("release get", fetched),
             ("release verify", home),
-            ("verify", [release, "--key", str(self.folder / "home" / "ca.pem")]),
+            ("verify", [new, "--key", str(self.folder / "home" / "ca.pem")]),
             ("sovereign example", []),
-            ("sovereign build", ["--release", release, *given, *out, *home, "--method", "linear"]),
-            ("sovereign evaluate", [model, *given, *report, *home]),
-            *(
-                ("sovereign export", [model, "--to", to, "--out", str(self.folder / to)])
-                for to in forms
-            ),
+            ("sovereign build", [*linear, *out("model")]),
+            ("sovereign build", [*linear, *out("other"), "--set", "labels.budget=40"]),
+            ("sovereign evaluate", [model, *given, *out("report"), "--release", old, *home]),
+            ("sovereign rebase", [model, "--onto", new, "--from", old, *home, *out("rebased")]),
+            ("sovereign merge", [model, other, "--release", old, *home, *out("merged")]),
+            *(("sovereign export", [model, "--to", to, *out(to)]) for to in forms),
             ("serve", [model, "--json"]),
         ]
 
