@@ -18,6 +18,7 @@ from bench.premium_images import MEMBERS as LETTERS
 from bench.premium_images import SCENARIOS
 from bench.rebase_tables import merging_table, rebase_table, transplant_table
 from bench.remarks import REMARKS
+from bench.ship_tables import island_table, onnx_table
 from bench.speed_tables import (
     aggregation_table,
     exchange_table,
@@ -92,6 +93,8 @@ def main() -> None:
         "hostile_corpus": hostile_table,
         "admission": admission_table,
         "enrolment_kills": enrolment_table,
+        "onnx": onnx_table,
+        "island": island_table,
         "ledger_verify": ledger_table,
         "ledger_mutations": mutations_table,
         "broadcast_int8": broadcast_table,
