@@ -99,6 +99,7 @@ class NodeHome:
         self.public_key_file = folder / "node.pub"  # both public keys, for the roster
         self.certificate_file = folder / "node.pem"  # of a node that has joined by an invite
         self.enrolment_file = folder / "enrolment.json"  # whom it joined, and by which invite
+        self.roster_file = folder / "roster.jsonl"  # its roster log, as last seen and verified
         self.invite_file = folder / "invite.key"  # the invite's secret; bound to this node's keys
         self.exit = folder / "exit"  # what it was given when it left
         self.secret_file = folder / "node.secret"  # of what random streams nobody else may know
