@@ -32,6 +32,9 @@ class DataSettings(Settings):
     path: Path
     modality: str | None = None  # of the recipe's; need not be said where it has only one
     on_bad: Literal["refuse", "skip"] = "refuse"  # a sample that cannot be read
+    # What order and augmentation derive from: the plan alone, or this node's secret, too. Homes of
+    # before there was a choice say nothing, and keep to what they had.
+    order: Literal["plan", "private"] = "plan"
     cache_mb: Annotated[int, Field(gt=0)] = 256  # decoded samples kept in memory, at most
 
 
