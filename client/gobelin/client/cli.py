@@ -119,6 +119,8 @@ def run(
             progress.say(f"node {settings.node!r} of member {settings.member!r}: starting")
             sweep(home)
             progress.say(str(settings.egress))
+            if settings.privacy is not None:
+                progress.say(str(settings.privacy))
             from gobelin.client.link import serve
 
             with kept_up(place, progress.say):

@@ -77,6 +77,13 @@ class PrivacySettings(Settings):
     clip_norm: Annotated[float, Field(gt=0)] = 1.0  # C: the most one sample's gradient may be long
     batch_size: Annotated[int, Field(ge=32)] | None = None  # expected; unset: the recipe's
 
+    def __str__(self) -> str:
+        """For an operator: what that means for what leaves."""
+        return (
+            f"trained with differential privacy (noise {self.noise_multiplier:g}, clip norm "
+            f"{self.clip_norm:g}): no training figures leave, and no moments"
+        )
+
 
 class NodeSettings(Settings):
     """`node.toml`."""
