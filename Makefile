@@ -40,7 +40,7 @@ demo-worldmodel: $(STAMP)
 	$(BIN)/python -m examples.demo_worldmodel
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope
 
 test-simulation: $(RAY)
 	$(BIN)/python -m pytest tests/simulation

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 from gobelin.client.contributor import Contributor
 from gobelin.client.evaluate_cli import app as evaluate_app
 from gobelin.client.home import NodeHome, NodeSettings, found_node
-from gobelin.client.sovereign import load_head, predict
+from gobelin.client.sovereign import load
 from gobelin.client.sovereign_cli import app as sovereign_app
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.protocols.messages import RoundPlan
-from gobelin.shared.checkpoint import read_checkpoint, write_checkpoint
+from gobelin.shared.checkpoint import write_checkpoint
 from gobelin.shared.data import BatchStream
 from gobelin.shared.errors import ConfigError
 from gobelin.shared.fragments import fragment_of_round
@@ -136,12 +136,15 @@ def test_a_release_is_evaluated_and_built_on_by_modality(
     assert "several modalities: image, robot" in str(failed.exception)
     done = CliRunner().invoke(evaluate_app, [*evaluate, "--modality", "image"])
     assert json.loads(done.stdout)["model"]
-    probe = ["probe", "--release", str(tmp_path / "release"), "--data", str(data)]
-    probe += ["--test", str(test), "--out", str(tmp_path / "head"), "--json"]
-    failed = CliRunner().invoke(sovereign_app, probe)
+    build = ["build", "--release", str(tmp_path / "release"), "--data", str(data), "--unverified"]
+    build += ["--test", str(test), "--out", str(tmp_path / "ours"), "--home", str(tmp_path)]
+    failed = CliRunner().invoke(sovereign_app, build)
     assert isinstance(failed.exception, ConfigError)
-    done = CliRunner().invoke(sovereign_app, [*probe, "--modality", "image"])
-    assert json.loads(done.stdout)["modality"] == "image"
-    head = load_head(tmp_path / "head")
+    settings = tmp_path / "build.toml"
+    settings.write_text('modality = "image"')
+    done = CliRunner().invoke(sovereign_app, [*build, "--json", str(settings)])
+    assert json.loads(done.stdout)["task"] == "classification"
+    model = load(tmp_path / "ours")
+    assert model.modality == "image"
     images = recipe.modality("image").open(test).read(torch.arange(5).numpy())
-    assert predict(head, read_checkpoint(tmp_path / "release"), images).shape == (5, 2)
+    assert model.predict(images).shape == (5, 2)

@@ -222,9 +222,8 @@ class Federation:
     """A founded home with its roster, and engines that run on it."""
 
     def __init__(self, folder: Path, world: World, roster: Iterable[Node], **rounds: Any) -> None:
-        parts = {"outer": SGD} | {
-            name: rounds.pop(name) for name in ("outer", "aggregation", "policy") if name in rounds
-        }
+        tables = ("outer", "aggregation", "policy", "releases")
+        parts = {"outer": SGD} | {name: rounds.pop(name) for name in tables if name in rounds}
         values = {
             "rounds": 2,
             "local_steps": 3,

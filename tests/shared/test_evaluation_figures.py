@@ -12,7 +12,8 @@ import torch
 from gobelin.shared.data import BadInput, MemorySource, Trajectories
 from gobelin.shared.errors import ConfigError, DataError
 from gobelin.shared.evaluation.health_report import report_health, spectrum
-from gobelin.shared.evaluation.planning_score import score, two_room_task, wilson
+from gobelin.shared.evaluation.intervals import wilson
+from gobelin.shared.evaluation.planning_score import score, two_room_task
 from gobelin.shared.evaluation.plots import Line, bars, lines, require_format, spectra
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import load_recipe

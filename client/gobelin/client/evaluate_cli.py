@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gobelin.shared.console import print_table
+
 if TYPE_CHECKING:
     from gobelin.client.judged import Judged
     from gobelin.shared.evaluation.sample_efficiency import CurvePoint
@@ -211,7 +213,7 @@ def shift(
          f"{sum(raw.corrupted[name].values()) / len(by):.1f}"]
         for name, by in model.corrupted.items()
     ]  # fmt: skip
-    _table(["corruption", *map(str, levels), "mean", "raw samples"], rows)
+    print_table(["corruption", *map(str, levels), "mean", "raw samples"], rows)
     print(
         f"clean {model.clean:.1f} %, corrupted {model.mean:.1f} %: {model.kept:.0f} % is kept "
         f"(raw samples {raw.clean:.1f} %, {raw.mean:.1f} %, {raw.kept:.0f} %); "
@@ -246,7 +248,9 @@ def health(
         _print(judged, seed, facts)
     else:
         shown = {key: value for key, value in facts.items() if key != "alarm" and value is not None}
-        _table(["figure", "value"], [[key.replace("_", " "), _text(v)] for key, v in shown.items()])
+        print_table(
+            ["figure", "value"], [[key.replace("_", " "), _text(v)] for key, v in shown.items()]
+        )
     if report.alarm is not None:
         what = f"the model has collapsed ({report.alarm.kind.value}): {report.alarm.found}"
         raise CollapsedError(what, "go back to a sound release")
@@ -299,7 +303,7 @@ def planning(
          *(_text(one[key]) for key in ("steps", "length"))]
         for name, one in facts.items()
     ]  # fmt: skip
-    _table(["policy", "success %", "95 %", "steps", "way"], rows)
+    print_table(["policy", "success %", "95 %", "steps", "way"], rows)
     print(
         f"{episodes} episodes of {budget} steps at most, seed {seed}; steps and way of those there"
     )
@@ -324,7 +328,7 @@ def _show_curves(
         for name, points in by.items()
         for p in points
     ]
-    _table(["features", "probe", "labels a class", "labels", "accuracy %"], rows)
+    print_table(["features", "probe", "labels a class", "labels", "accuracy %"], rows)
 
 
 def _print(judged: Judged, seed: int, facts: dict[str, Any]) -> None:
@@ -346,17 +350,3 @@ def _text(value: float | str | None) -> str:
     if value is None:
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _table(heads: list[str], rows: list[list[str]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for column, head in enumerate(heads):
-        table.add_column(head, justify="right" if column else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)

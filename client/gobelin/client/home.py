@@ -38,13 +38,18 @@ class DataSettings(Settings):
     cache_mb: Annotated[int, Field(gt=0)] = 256  # decoded samples kept in memory, at most
 
 
-class ComputeSettings(Settings):
-    """What the node trains on."""
+class MachineSettings(Settings):
+    """What is trained on."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps …
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it
     compile: bool = False
     threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as the machine offers
+
+
+class ComputeSettings(MachineSettings):
+    """What the node trains on, and how long."""
+
     # Fewer local steps where all of a round's take longer, or longer than the plan's deadline
     # allows. Unset, every step is taken, whatever it takes.
     seconds_per_round: Annotated[float, Field(gt=0)] | None = None
@@ -123,6 +128,8 @@ class NodeHome:
         self.egress_file = folder / "egress.jsonl"  # the egress ledger
         self.heads = folder / "heads"  # of the ledger, as believed and cosigned
         self.receipts = folder / "receipts"  # with their proofs, for ever
+        self.releases = folder / "releases"  # that were fetched and hold
+        self.fetching = folder / "fetching"  # of releases, what has come so far
         self.newest_file = folder / "newest.json"  # the newest release that was accepted
         self.uplink_file = folder / "uplink.json"  # how fast contributions have left so far
 

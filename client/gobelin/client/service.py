@@ -15,7 +15,7 @@ import socket
 import ssl
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,6 +32,7 @@ from gobelin.shared.errors import (
     ClockError,
     ConfigError,
     EnrolmentError,
+    FetchError,
     InviteError,
     UnreachableError,
     WrongCAError,
@@ -133,6 +134,19 @@ class Connection:
         except grpc.RpcError as error:
             raise self._explained(error) from None
 
+    def stream(self, method: str, request: Any, timeout_s: float) -> Iterator[Any]:
+        """The answers of one call, as they come; raises as `ask` does, also where it breaks off.
+
+        Whoever stops listening ends the call.
+        """
+        call = getattr(self._stub, method)(request, timeout=timeout_s)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise self._explained(error) from None
+        finally:
+            call.cancel()
+
     def _explained(self, error: grpc.RpcError) -> Exception:
         code, told = error.code(), str(error.details() or "")[:200]
         match code:
@@ -144,6 +158,8 @@ class Connection:
                 return EnrolmentError(f"{self._address} was asked too often: {told}", "wait")
             case grpc.StatusCode.INVALID_ARGUMENT:
                 return EnrolmentError(f"{self._address}: {told}", "update gobelin")
+            case grpc.StatusCode.NOT_FOUND:
+                return FetchError(f"{self._address}: {told}", "see `gobelin release list`")
             case grpc.StatusCode.UNIMPLEMENTED:
                 return EnrolmentError(f"{self._address} knows no such request", "update gobelin")
         return UnreachableError(

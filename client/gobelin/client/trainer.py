@@ -14,13 +14,13 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from gobelin.client.deterministic import deterministic
 from gobelin.client.inner_optimizer import MOMENTS, adamw, learning_rate
 from gobelin.client.reading import Batches, ahead, later
 from gobelin.shared.data import Batch
@@ -28,12 +28,13 @@ from gobelin.shared.errors import ConfigError, DataError, GobelinError, NamesErr
 from gobelin.shared.health import Health, effective_rank, measure_health
 from gobelin.shared.model import build_jepa
 from gobelin.shared.model.projector import BatchNorm
-from gobelin.shared.objective import Draw, Moments, Offset
+from gobelin.shared.objective import Draw, Moments, Objective, ObjectiveRecipe, Offset
 from gobelin.shared.objective.ranks import Ranks
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed, generator_of
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
+ADDED = "objective"  # what it trains is named so in a trainer's state
 RANK_EVERY = 20  # steps between two measurements of the effective rank
 MOMENTS_SAMPLES = 512  # that a node's moments are taken of, at least
 HEALTH_SAMPLES = 256  # that the closing health check looks at
@@ -145,7 +146,11 @@ class LocalTrainer:
         compile: bool = False,
         clock: Callable[[], float] = time.perf_counter,
         modality: str | None = None,
+        objective: Objective[ObjectiveRecipe] | None = None,
+        trains: Callable[[str], bool] = lambda name: True,
     ) -> None:
+        """`objective` is minimised instead of the recipe's; of the model's parameters only those
+        whose names `trains` are moved."""
         self.recipe = recipe
         self._clock = clock
         self.batches = batches
@@ -162,9 +167,13 @@ class LocalTrainer:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.schema = ParameterSchema.of(self.model)
         self.encoder = self.model.encoder(modality)
-        self.objective = recipe.objective_of(modality)
+        self.objective = objective or recipe.objective_of(modality)
         own = {id(parameter) for parameter in self.encoder.parameters()}
-        self._trained = {n: p for n, p in self.model.named_parameters() if id(p) in own}
+        names = {n: p for n, p in self.model.named_parameters() if id(p) in own}
+        for name, parameter in names.items():
+            parameter.requires_grad_(trains(name))
+        self._added = {f"{ADDED}.{n}": p for n, p in self.objective.added().items()}
+        self._trained = {n: p for n, p in names.items() if trains(n)} | self._added
         self.optimizer = adamw(list(self._trained.values()), recipe.inner)
         self.ranks = Ranks.here()
         for module in self.model.modules():
@@ -190,7 +199,7 @@ class LocalTrainer:
         before = self.state()
         base.load_into(self.model)
         try:
-            with _deterministic():
+            with deterministic():
                 return self._train(local, on_step)
         except BaseException:
             self.load_state(before)
@@ -206,7 +215,7 @@ class LocalTrainer:
         base.load_into(self.model)
         self.model.train()
         projections, samples = [], 0
-        with _deterministic():
+        with deterministic():
             for step in local.range:
                 if samples >= MOMENTS_SAMPLES:
                     break
@@ -219,8 +228,13 @@ class LocalTrainer:
         return Moments.of(torch.cat(projections))
 
     def state(self) -> dict[str, Tensor]:
-        """The inner optimizer's state by flat names, on the CPU: a copy, ready for safetensors."""
+        """The inner optimizer's state by flat names, on the CPU: a copy, ready for safetensors.
+
+        And what the objective trains that is no part of the model.
+        """
         tensors = {"step": torch.zeros(())}
+        for name, parameter in self._added.items():
+            tensors[name] = parameter.detach().to("cpu", copy=True)
         for name, parameter in self._trained.items():
             kept = self.optimizer.state[parameter]
             tensors["step"] = kept["step"].to("cpu", copy=True)
@@ -235,6 +249,7 @@ class LocalTrainer:
         remedy = "use the state of the same recipe, or start the inner optimizer anew"
         parameters = self._trained
         expected = {f"{m}.{name}": p.shape for m in MOMENTS for name, p in parameters.items()}
+        expected |= {name: added.shape for name, added in self._added.items()}
         expected["step"] = torch.Size()
         if set(state) != set(expected):
             odd = ", ".join(sorted(set(state) ^ set(expected))[:3])
@@ -243,6 +258,8 @@ class LocalTrainer:
             if state[name].shape != shape:
                 found = tuple(state[name].shape)
                 raise ShapeError(f"{name} is {found}, the model needs {tuple(shape)}", remedy)
+        for name, added in self._added.items():
+            added.data.copy_(state[name])
         for name, parameter in parameters.items():
             kept = self.optimizer.state[parameter]
             kept["step"].copy_(state["step"])
@@ -334,7 +351,8 @@ class LocalTrainer:
                 break
             batch = self._on_device(self.batches(step))
             with self._autocast():
-                features.append(self.encoder.features(self.encoder.prepare(batch)).float())
+                prepared = self.encoder.prepare(self.objective.samples(batch))
+                features.append(self.encoder.features(prepared).float())
                 projections.append(self.model.projector(features[-1]).float())
             samples += len(batch)
         seed = derive_seed(local.seed, "health", local.first_step)
@@ -347,7 +365,7 @@ class LocalTrainer:
 
         Raises DataError unless it is the modality's, B ≥ 2, and ConfigError unless ranks divide it.
         """
-        self.encoder.modality.check(batch)
+        self.encoder.modality.check(self.objective.samples(batch))
         if len(batch) < self.fewest:
             raise DataError("a batch of one sample has no batch statistics", "use larger batches")
         if ranks is not None:
@@ -367,25 +385,3 @@ class LocalTrainer:
         return torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         )
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """Ask PyTorch for deterministic kernels where it has them, for the time of a block.
-
-    And for convolutions whose fp32 is fp32, as in products of matrices: by default cuDNN's are
-    TF32, with a mantissa of 10 bits.
-    """
-    before = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    memory: Any = torch.utils.deterministic
-    fill, rounded = memory.fill_uninitialized_memory, torch.backends.cudnn.allow_tf32
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    memory.fill_uninitialized_memory = False  # a debugging aid that costs a pass over memory
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)
-        memory.fill_uninitialized_memory = fill
-        torch.backends.cudnn.allow_tf32 = rounded

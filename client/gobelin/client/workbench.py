@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from gobelin.client.crew import Leader
-from gobelin.client.home import ComputeSettings, NodeSettings, PrivacySettings
+from gobelin.client.home import MachineSettings, NodeSettings, PrivacySettings
 from gobelin.client.privacy.noise import Secret
 from gobelin.client.privacy.training import PrivateTrainer
 from gobelin.client.trainer import LocalTrainer
@@ -63,7 +63,7 @@ def build_private_trainer(
     )  # fmt: skip
 
 
-def pick_device(compute: ComputeSettings) -> str:
+def pick_device(compute: MachineSettings) -> str:
     """The torch device of the settings; raises ConfigError when this machine lacks it."""
     wanted = compute.device
     if wanted == "auto":
@@ -78,7 +78,7 @@ def pick_device(compute: ComputeSettings) -> str:
     return wanted
 
 
-def pick_precision(compute: ComputeSettings, device: str) -> Literal["fp32", "bf16"]:
+def pick_precision(compute: MachineSettings, device: str) -> Literal["fp32", "bf16"]:
     """bf16 where asked for, or by itself on a GPU that has it."""
     if compute.precision != "auto":
         return compute.precision

@@ -70,6 +70,10 @@ def init(
     weights: Annotated[
         str, typer.Option(help="equal, or evidence: by what contributions are worth on the probe.")
     ] = "equal",
+    release_probe: Annotated[
+        Path | None,
+        typer.Option(help="Public labelled samples: what heads of one release lose on the next."),
+    ] = None,
     sealed: Annotated[
         bool, typer.Option(help="Deltas leave nodes masked: only their sum is ever known.")
     ] = False,
@@ -117,6 +121,7 @@ def init(
             "probe": probe and str(probe.resolve()),
             **({"collapse_gate": False} if sealed else {}),
         },
+        releases={"probe": release_probe and str(release_probe.resolve())},
     )
     founded = found(home, charter, service_port)
     if as_json:

@@ -13,6 +13,7 @@ from gobelin.server.home import AggregatorHome, FederationSettings
 from gobelin.server.places import Places
 from gobelin.server.roster import NodeEntry, require_name
 from gobelin.server.sealed_policy import require_places, require_sealable
+from gobelin.server.transplants import open_labelled
 from gobelin.shared.address import format_address, parse_address
 from gobelin.shared.checkpoint import write_checkpoint
 from gobelin.shared.data import kind_of
@@ -39,6 +40,7 @@ class Charter:
     outer: Mapping[str, Any] = field(default_factory=dict)
     aggregation: Mapping[str, Any] = field(default_factory=dict)
     policy: Mapping[str, Any] = field(default_factory=dict)
+    releases: Mapping[str, Any] = field(default_factory=dict)
 
 
 def found(folder: Path, charter: Charter, service_port: int = 0) -> dict[str, Any]:
@@ -64,6 +66,8 @@ def found(folder: Path, charter: Charter, service_port: int = 0) -> dict[str, An
     require_sealable(settings, recipe)
     if settings.policy.probe is not None:
         kind_of(settings.policy.probe)  # refuses what holds no images
+    if settings.releases.probe is not None:
+        open_labelled(settings.releases, recipe)  # refuses what no head can be fitted on
     vector = ParameterVector.of(build_jepa(recipe, charter.seed))
     fragments_of(vector.schema, settings.outer.fragments)  # refuses more than the model has parts
     with folder_atomic(folder) as tmp:
@@ -140,5 +144,6 @@ def _settings(charter: Charter, host: str, port: int, service: int) -> Federatio
         "outer": dict(charter.outer),
         "aggregation": dict(charter.aggregation),
         "policy": dict(charter.policy),
+        "releases": dict(charter.releases),
     }
     return check_settings(FederationSettings, values, where="the options")

@@ -109,6 +109,14 @@ class RoundSettings(Settings):
         return self
 
 
+class ReleaseSettings(Settings):
+    """What is measured of a release when it is published."""
+
+    probe: Path | None = None  # public labelled samples: what heads of the last release are worth
+    modality: str | None = None  # of the probe, where the recipe has several
+    probe_samples: Positive = 2000  # of them at most, half to fit heads on and half to test them
+
+
 class FederationSettings(Settings):
     """`federation.toml`."""
 
@@ -119,12 +127,15 @@ class FederationSettings(Settings):
     outer: OuterSettings = OuterSettings()
     aggregation: AggregationSettings = AggregationSettings()
     policy: PolicySettings = PolicySettings()
+    releases: ReleaseSettings = ReleaseSettings()
 
     def require_fit(self, recipe: Recipe) -> None:
-        """Raise ConfigError on a probe where members have several modalities.
+        """Raise ConfigError on a probe of no modality, or of one where members have several.
 
         Scores on samples of one say nothing of what members of another have trained.
         """
+        if self.releases.probe is not None:
+            recipe.pick(self.releases.modality)
         if self.policy.probe is not None and len(recipe.modalities) > 1:
             names = ", ".join(sorted(recipe.modalities))
             raise ConfigError(

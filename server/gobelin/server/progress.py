@@ -94,7 +94,11 @@ def describe(event: dict[str, Any], rounds: int) -> str:
     if kind == "cosignature_refused":
         return f"warning: {event['node']} sent a cosignature that is none: {event['found']}"
     if kind == "release":
-        return f"{number}: released {event['folder']}"
+        lost = event.get("head_points_lost")
+        heads = "" if lost is None else f", on which heads of the last lose {lost:.1f} points"
+        return f"{number}: released {event['folder']}{heads}"
+    if kind == "transplant_unknown":
+        return f"warning: what heads lose on this release was not measured: {event['why']}"
     if kind == "damaged":
         return f"damaged: {event['what']}; nodes are sent the whole base instead"
     if kind == "waiting":

@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gobelin.shared.errors import CheckpointError, VectorError
+from gobelin.shared.errors import CheckpointError, DtypeError, VectorError
 from gobelin.shared.files import MANIFEST as MANIFEST
+from gobelin.shared.files import file_digest as file_digest
 from gobelin.shared.files import folder_atomic, json_bytes, write_json
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.vector import ParameterSchema, ParameterVector
@@ -95,10 +96,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             if Path(name).name != name or file_digest(folder / name) != digest:
                 raise CheckpointError(f"{folder / name} does not match its manifest", REMEDY)
         recipe = Recipe.model_validate(manifest["recipe"])
-        tensors = load_file(folder / MODEL)
-        schema = ParameterSchema.of_shapes({k: tuple(t.shape) for k, t in tensors.items()})
-        vector = ParameterVector(schema, _mapped(folder / MODEL, schema))
-        found = (recipe.digest, schema.digest, vector.digest, schema.size)
+        vector = vector_at(folder / MODEL)
+        found = (recipe.digest, vector.schema.digest, vector.digest, vector.schema.size)
         if found != tuple(manifest[k] for k in ("recipe_digest", *_OF_VECTOR)):
             raise CheckpointError(f"{folder}: a digest is not the manifest's", REMEDY)
         return Checkpoint(recipe, vector, dict(manifest["facts"]), _extra(folder, files))
@@ -112,6 +111,18 @@ def at_rest(
     """What `write_checkpoint` has just written there, as it lies in the files, not read again."""
     values = _mapped(folder / MODEL, vector.schema)
     return vector.at_rest(values), _extra(folder, [f"{name}.safetensors" for name in extra])
+
+
+def vector_at(file: Path) -> ParameterVector:
+    """The parameter vector in a safetensors file, mapped.
+
+    Raises OSError, SafetensorError or VectorError on what is none.
+    """
+    tensors = load_file(file)
+    schema = ParameterSchema.of_shapes({k: tuple(t.shape) for k, t in tensors.items()})
+    if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
+        raise DtypeError(f"{file.name} holds tensors that are not float32")
+    return ParameterVector(schema, _mapped(file, schema))
 
 
 def _mapped(file: Path, schema: ParameterSchema) -> Tensor:
@@ -158,9 +169,3 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _digest_of(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json_bytes(manifest)).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

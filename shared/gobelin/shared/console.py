@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 
 class LiveConsole:
@@ -33,3 +37,17 @@ class LiveConsole:
         """Print one line."""
         if not self._as_json:
             self._console.print(line, markup=False, soft_wrap=True)
+
+    def show(self, line: str) -> None:
+        """Change the live line."""
+        self._live.update(line)
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under heads; all but the first column to the right."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for column, head in enumerate(heads):
+        table.add_column(head, justify="right" if column else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)

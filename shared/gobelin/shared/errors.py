@@ -270,6 +270,36 @@ class StaleError(TwoHistoriesError):
     code = "two_histories.stale"
 
 
+class BuildError(GobelinError):
+    """A sovereign build cannot be made of what it was given, or cannot go on."""
+
+    code, exit_code = "build", 60
+
+
+class LabelsError(BuildError):
+    """Labels that no head can be built on: out of range, of one class, of too many."""
+
+    code, exit_code = "build.labels", 61
+
+
+class UnverifiedError(BuildError):
+    """Nobody says whose a release is, and nobody said to take it all the same."""
+
+    code, exit_code = "build.unverified", 62
+
+
+class FetchError(GobelinError):
+    """A release cannot be fetched: not what was announced, too large, or no room for it."""
+
+    code, exit_code = "fetch", 63
+
+
+class ExportError(GobelinError):
+    """A sovereign model cannot be exported: it does not compute there what it computes here."""
+
+    code, exit_code = "export", 64
+
+
 class UnreachableError(GobelinError):
     """The aggregator does not answer."""
 

@@ -32,22 +32,30 @@ TABLE = "plugged_table"  # type of an error in a table whose keys a plug-in deci
 
 def read_settings(kind: type[S], path: Path) -> S:
     """Read the TOML file at `path` as `kind`; raises ConfigError naming file, key and remedy."""
+    return check_settings(kind, read_toml(path), str(path))
+
+
+def parse_settings(kind: type[S], text: str, where: str) -> S:
+    """Parse TOML `text` as `kind`; `where` names it in errors."""
+    return check_settings(kind, _loads(text, where), where)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values in the TOML file at `path`, unchecked; raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist", "create it with the matching `init`") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
-    return parse_settings(kind, text, where=str(path))
+    return _loads(text, str(path))
 
 
-def parse_settings(kind: type[S], text: str, where: str) -> S:
-    """Parse TOML `text` as `kind`; `where` names it in errors."""
+def _loads(text: str, where: str) -> dict[str, Any]:
     try:
-        values = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where} is not valid TOML: {error}", "mend that line") from None
-    return check_settings(kind, values, where)
 
 
 def check_settings(kind: type[S], values: Mapping[str, Any], where: str) -> S:

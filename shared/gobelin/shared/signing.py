@@ -46,6 +46,13 @@ class SigningKey:
             raise ConfigError(f"{path} holds no readable signing key", "restore it from a backup")
         return cls(key)
 
+    @classmethod
+    def at(cls, path: Path) -> SigningKey:
+        """The key in a file, made there now if there is none; raises ConfigError on another."""
+        if not path.exists():
+            cls.generate().write(path)
+        return cls.load(path)
+
     def write(self, path: Path) -> None:
         """Write the key to `path`, readable by its owner alone."""
         pem = self._key.private_bytes(

@@ -13,7 +13,7 @@ from gobelin.shared.data.memory import MemorySource
 from gobelin.shared.data.source import Source, kind_of, open_source
 from gobelin.shared.data.stream import BatchStream
 from gobelin.shared.data.subset import Subset
-from gobelin.shared.data.trajectories import Batch, Trajectories
+from gobelin.shared.data.trajectories import Batch, Labelled, Trajectories
 
 __all__ = [
     "BadInput",
@@ -21,6 +21,7 @@ __all__ = [
     "BatchStream",
     "Format",
     "ImageFormat",
+    "Labelled",
     "MemorySource",
     "OnBad",
     "SeriesFormat",

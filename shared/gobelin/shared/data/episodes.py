@@ -20,7 +20,7 @@ from gobelin.shared.data.windows import starts_of
 from gobelin.shared.errors import ConfigError, DataError
 
 HDF5 = frozenset((".h5", ".hdf5"))
-OBSERVATIONS, ACTIONS, LENGTHS = "observations", "actions", "lengths"
+OBSERVATIONS, ACTIONS, LENGTHS, STATES = "observations", "actions", "lengths", "states"
 OPEN = 16  # files at a time
 CHECKED = 2**16  # rows looked at together
 BLOCK = 64  # neighbouring windows of HDF5 files, which read by chunks
@@ -34,13 +34,15 @@ class Group:
 
     Stacked: observations (E, T + 1, ...), actions (E, T, A). In a row: (rows, ...) and (rows, A)
     with `lengths` (E,), the actions of each episode. One episode: (T + 1, ...) and (T, A).
-    There may be as many observations as actions; the last action then leads nowhere.
+    There may be as many observations as actions; the last action then leads nowhere. `states`,
+    where they were recorded, lie as the observations do: for evaluation alone.
     """
 
     name: str
     observations: Any
     actions: Any
     lengths: npt.NDArray[Any] | None
+    states: Any = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,16 @@ class EpisodeSource:
             torch.from_numpy(np.array(done, dtype=np.float32))[None],
         )
 
+    def states(self, number: int, start: int, steps: int) -> npt.NDArray[np.float64] | None:
+        """The world's states (T + 1, S) in so many steps of one episode; None if not recorded."""
+        episode = self._episodes[number]
+        held = self._groups(episode.file)[episode.group].states
+        if held is None:
+            return None
+        first = episode.observation + start
+        found = _rows(held, episode.stacked, first, first + steps + 1).astype(np.float64)
+        return found.reshape(len(found), -1)
+
     def _part(
         self, episode: Episode, start: int, steps: int
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -207,7 +219,12 @@ def _flaw(group: Group, form: TrajectoryFormat) -> str:
         whole = group.lengths.ndim == 1 and group.lengths.dtype.kind in "iu"
         fits = whole and int(group.lengths.sum()) == len(done) and (group.lengths >= 0).all()
         fits = fits and len(seen) - len(done) in (0, len(group.lengths))
-    return "" if fits else "a set of episodes whose observations and actions do not match"
+    if not fits:
+        return "a set of episodes whose observations and actions do not match"
+    known = group.states
+    if known is not None and tuple(known.shape[:before]) != tuple(seen.shape[:before]):
+        return "a set of episodes whose observations and states do not match"
+    return ""
 
 
 def _episodes(where: str, file: int, place: int, group: Group) -> list[Episode]:
@@ -265,7 +282,7 @@ def _read_npz(file: Path, memory: int, load: bool) -> list[Group]:
     seen, done = (arrays[name] for name in (OBSERVATIONS, ACTIONS))
     if load:
         seen, done = np.array(seen), np.array(done)
-    return [Group("", seen, done, arrays.get(LENGTHS))]
+    return [Group("", seen, done, arrays.get(LENGTHS), arrays.get(STATES))]
 
 
 def _read_hdf5(file: Path, memory: int, load: bool) -> list[Group]:
@@ -276,9 +293,11 @@ def _read_hdf5(file: Path, memory: int, load: bool) -> list[Group]:
         if isinstance(item, h5py.Group) and OBSERVATIONS in item and ACTIONS in item:
             seen, done = item[OBSERVATIONS], item[ACTIONS]
             lengths = np.asarray(item[LENGTHS]) if LENGTHS in item else None
+            states = item.get(STATES)
             if load:
                 seen, done = seen[()], done[()]
-            groups.append(Group(name, seen, done, lengths))
+                states = None if states is None else states[()]
+            groups.append(Group(name, seen, done, lengths, states))
 
     try:
         opened = h5py.File(file, "r", rdcc_nbytes=max(2**20, memory // 2))

@@ -38,4 +38,30 @@ class Trajectories:
         return Trajectories(self.observations.pin_memory(), self.actions.pin_memory())
 
 
-Batch: TypeAlias = Tensor | Trajectories  # raw samples, as a source reads them
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """A batch of B raw samples and what they are: int64 labels (B,)."""
+
+    samples: Tensor | Trajectories
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: slice) -> Labelled:
+        return Labelled(self.samples[rows], self.labels[rows])
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Labelled:
+        """The same on another device."""
+        return Labelled(
+            self.samples.to(device, non_blocking=non_blocking),
+            self.labels.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> Labelled:
+        """The same in page-locked memory, from which an accelerator copies without waiting."""
+        return Labelled(self.samples.pin_memory(), self.labels.pin_memory())
+
+
+# Raw samples as a source reads them; what is trained on labels has these beside them.
+Batch: TypeAlias = Tensor | Trajectories | Labelled

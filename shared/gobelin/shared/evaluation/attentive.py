@@ -72,6 +72,7 @@ def fit_attentive(
     heads: int = HEADS,
     steps: int = STEPS,
     seed: int = 0,
+    weights: Tensor | None = None,  # (K,), of each class in the loss
 ) -> AttentiveHead:
     """A head fitted by AdamW with a cosine to zero, on batches drawn without replacement.
 
@@ -93,7 +94,7 @@ def fit_attentive(
             if not len(order):
                 order = torch.randperm(len(tokens), generator=random)
             chosen, order = order[:BATCH].to(tokens.device), order[BATCH:]
-            loss = F.cross_entropy(head(tokens[chosen]), labels[chosen])
+            loss = F.cross_entropy(head(tokens[chosen]), labels[chosen], weights)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -44,7 +44,7 @@ class Cloud:
 
 def curves_svg(metric: str, curves: Sequence[Curve]) -> str:
     """A line chart as an SVG element."""
-    figure, axes = _figure(6.4, 3.2)
+    figure, axes = ink_figure(6.4, 3.2)
     for i, curve in enumerate(curves):
         values = np.asarray(curve.values, dtype=float)
         colour = COLOURS[i % len(COLOURS)]
@@ -54,12 +54,12 @@ def curves_svg(metric: str, curves: Sequence[Curve]) -> str:
     axes.set_ylabel(metric)
     axes.grid(alpha=0.2, color=INK)
     axes.legend(frameon=False, labelcolor=INK, fontsize=8)
-    return _svg(figure, metric)
+    return svg_of(figure, metric)
 
 
 def cloud_png(cloud: Cloud) -> str:
     """A point cloud coloured by class, as a data URI."""
-    figure, axes = _figure(5.2, 4.4)
+    figure, axes = ink_figure(5.2, 4.4)
     chosen = torch.linspace(0, len(cloud.labels) - 1, min(CLOUD_POINTS, len(cloud.labels))).long()
     plane = principal_plane(cloud.features)[chosen].cpu().numpy()
     labels = cloud.labels[chosen].cpu().numpy()
@@ -109,7 +109,7 @@ def new_figure(width: float, height: float, panels: int = 1) -> tuple[Any, Any]:
     return figure, row
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def ink_figure(width: float, height: float) -> tuple[Any, Any]:
     """An empty figure in the ink of a page."""
     figure, (axes,) = new_figure(width, height)
     axes.set_facecolor("none")
@@ -121,7 +121,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _svg(figure: Any, salt: str) -> str:
+def svg_of(figure: Any, salt: str) -> str:
     """The figure as an SVG element: the same bytes each time, ids of its own, the page's ink."""
     import matplotlib as mpl
 

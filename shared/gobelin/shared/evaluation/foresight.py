@@ -31,13 +31,13 @@ def foresight(
 ) -> Foresight:
     """Judge a model (on `device`) on the whole world; the same episodes for every model."""
     fit, _ = _latents(model, world, derive_seed(seed, "fit"), device)
-    readout = _readout(*fit)
+    readout = fit_readout(*fit)
     (frames, positions), actions = _latents(model, world, derive_seed(seed, "test"), device)
     imagined = model.rollout(frames[:, 0].to(device), actions[:, None].to(device))[:, 0, -1].cpu()
 
     def off(z: Tensor, truth: Tensor) -> float:
         # Nothing is outside of the world, so a readout that extrapolates wildly gains no weight.
-        return float(((_biased(z) @ readout).clamp(0, 1) - truth).norm(dim=-1).mean())
+        return float(((with_ones(z) @ readout).clamp(0, 1) - truth).norm(dim=-1).mean())
 
     return Foresight(
         imagined=off(imagined, positions[:, -1]),
@@ -60,14 +60,14 @@ def _latents(
     return (z, positions), torch.from_numpy(episodes.actions)
 
 
-def _readout(z: Tensor, positions: Tensor) -> Tensor:
-    """Ridge regression (P + 1, 2) from latents to positions, fp64."""
-    known, truth = _biased(z).flatten(0, -2), positions.flatten(0, -2).double()
+def fit_readout(z: Tensor, states: Tensor) -> Tensor:
+    """Ridge regression (P + 1, S) from latents (..., P) to states (..., S), fp64."""
+    known, truth = with_ones(z).flatten(0, -2), states.flatten(0, -2).double()
     ridge = RIDGE * torch.eye(known.shape[1], dtype=torch.float64)
     solved: Tensor = torch.linalg.solve(known.T @ known + ridge, known.T @ truth)
     return solved
 
 
-def _biased(z: Tensor) -> Tensor:
+def with_ones(z: Tensor) -> Tensor:
     """z (..., P) in fp64 with a last column of ones."""
     return torch.cat([z.double(), z.new_ones(*z.shape[:-1], 1).double()], dim=-1)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from gobelin.shared.errors import ConfigError
 from gobelin.shared.evaluation.charts import Cloud, Curve, cloud_png, curves_svg
 from gobelin.shared.evaluation.results import MEMBER_HEADINGS, Results, columns_of, member_cells
 from gobelin.shared.files import write_atomic
 
-TEMPLATE = "report.html.j2"
+TEMPLATE = "gobelin.shared.evaluation:report.html.j2"
 
 
 def write_report(
@@ -28,30 +29,58 @@ def write_report(
     `facts` are shown as they are (consensus, digests, seeds, seconds). Raises ConfigError when
     the `report` extra is not installed.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-        from markupsafe import Markup
-    except ImportError:
-        raise ConfigError(
-            "the HTML report needs jinja2, which is not installed", "pip install 'gobelin[report]'"
-        ) from None
     metrics = dict.fromkeys(curve.metric for curve in curves)
-    source = resources.files("gobelin.shared.evaluation").joinpath(TEMPLATE).read_text("utf-8")
-    template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(source)
-    page = template.render(
+    page = render(
+        TEMPLATE,
         title=title,
         results=results,
         columns=columns_of(results.rows),
         member_headings=MEMBER_HEADINGS,
         member_cells=member_cells,
-        # Markup is safe here: matplotlib has escaped the names in its SVG.
         charts=[
-            (metric, Markup(curves_svg(metric, [c for c in curves if c.metric == metric])))  # noqa: S704
+            (metric, drawn(curves_svg(metric, [c for c in curves if c.metric == metric])))
             for metric in metrics
         ],
         clouds=[(cloud.title, cloud_png(cloud)) for cloud in embeddings],
         facts=dict(facts or {}),
     )
     write_atomic(path, page.encode())
+
+
+def drawn(svg: str) -> Any:
+    """A chart as a page takes it as it is: matplotlib has escaped the names in its SVG."""
+    return _jinja2()[1](svg)
+
+
+def render(template: str, /, **values: Any) -> str:
+    """A page of a template `package:file`; it may include others, such as the house's style.
+
+    Raises ConfigError when the `report` extra is not installed.
+    """
+    jinja2, _ = _jinja2()
+
+    def read(name: str) -> str:
+        package, _, file = name.partition(":")
+        return resources.files(package).joinpath(file).read_text("utf-8")
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(read),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page: str = environment.get_template(template).render(**values)
+    return page
+
+
+def _jinja2() -> tuple[Any, Any]:
+    """jinja2, and what marks text that is safe; raises ConfigError."""
+    try:
+        import jinja2
+        from markupsafe import Markup
+    except ImportError:
+        raise ConfigError(
+            "the HTML report needs jinja2, which is not installed", "pip install 'gobelin[report]'"
+        ) from None
+    return jinja2, Markup

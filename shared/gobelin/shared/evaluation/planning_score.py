@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gobelin.shared.evaluation.intervals import wilson
 from gobelin.shared.evaluation.planning import (
     Floats,
     Outcome,
@@ -24,7 +24,6 @@ from gobelin.shared.planning import Planner
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.worlds import TwoRoom
 
-Z = 1.959963984540054  # of a two-sided interval of 95 %
 LEAST_DISTANCE = 0.3  # from start to goal, in the world's unit
 
 
@@ -105,12 +104,3 @@ def score(world: TwoRoom, task: Task, policy: Policy) -> Score:
     ways = np.stack([*seen, outcome.last])  # (steps + 1, E, 2); who has arrived stays
     length = np.linalg.norm(np.diff(ways, axis=0), axis=2).sum(axis=0)
     return Score(outcome, length, float(np.mean(seconds)) if seconds else 0.0)
-
-
-def wilson(successes: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share, as shares (Wilson, JASA 22, 1927)."""
-    share, z2 = successes / count, Z * Z
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = Z * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
-    low = 0.0 if successes == 0 else middle - half  # exactly, where rounding would miss it
-    return low, 1.0 if successes == count else middle + half

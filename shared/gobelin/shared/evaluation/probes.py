@@ -42,6 +42,7 @@ def fit_head(
     classes: int,
     *,
     iterations: int = ITERATIONS,
+    weights: Tensor | None = None,  # (K,), of each class in the loss
 ) -> LinearHead:
     """Multinomial logistic regression by full-batch L-BFGS: deterministic, from zero weights.
 
@@ -72,7 +73,8 @@ def fit_head(
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = F.cross_entropy(F.linear(x, weight, bias), labels) + l2 * weight.square().sum() / 2
+        value = F.cross_entropy(F.linear(x, weight, bias), labels, weights)
+        value = value + l2 * weight.square().sum() / 2
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
@@ -128,12 +130,17 @@ def few_shot_draws(
     require_labelled(train_x, train_y, classes)
     found = []
     for draw in range(draws):
-        generator = generator_of(seed, "few shots", draw)
-        order = torch.randperm(len(train_y), generator=generator).to(train_y.device)
-        shuffled = train_y[order]
-        chosen = torch.cat([order[shuffled == label][:shots] for label in range(classes)])
+        chosen = few_of(train_y, classes, shots, draw, seed)
         found.append(probe(train_x[chosen], train_y[chosen], test_x, test_y, classes)[0])
     return found
+
+
+def few_of(labels: Tensor, classes: int, shots: int, draw: int, seed: int = 0) -> Tensor:
+    """Where one draw of `shots` labels a class lies among labels (N,); a class may have fewer."""
+    generator = generator_of(seed, "few shots", draw)
+    order = torch.randperm(len(labels), generator=generator).to(labels.device)
+    shuffled = labels[order]
+    return torch.cat([order[shuffled == label][:shots] for label in range(classes)])
 
 
 def knn(

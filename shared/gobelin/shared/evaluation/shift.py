@@ -31,13 +31,14 @@ from gobelin.shared.errors import ConfigError
 from gobelin.shared.evaluation.corrupted_sequences import SERIES, TEXT, corrupt_series, corrupt_text
 from gobelin.shared.evaluation.corruptions import PICTURES, SEVERITIES, corrupt_pictures
 from gobelin.shared.evaluation.embed import draw
-from gobelin.shared.evaluation.probes import accuracy, linear_probe, require_labelled
+from gobelin.shared.evaluation.probes import fit_head, require_labelled
 from gobelin.shared.modality import AnyModality
 from gobelin.shared.seeds import generator_of
 
 SAMPLES = 2000  # of the test data that are corrupted, in every way
 
 Corrupt = Callable[[Tensor, str, int, torch.Generator], Tensor]
+Right = Callable[[Source], Tensor]  # labelled samples → which of them are told right (N,)
 Featurise = Callable[[Source, npt.NDArray[np.int64] | None], tuple[Tensor, Tensor]]
 
 KNOWN: dict[type[Format], tuple[Sequence[str], Corrupt]] = {
@@ -132,21 +133,63 @@ def shift(
     Raises ConfigError on a modality without corruptions or one that is not known, DataError as
     probes do.
     """
+    known_corruptions(modality, corruptions)
+    _checked(severities)
+    fitted = featurise(train, draw(train, label_budget, seed, "probe labels"))
+    head = fit_head(*fitted, classes)
+
+    def right(source: Source) -> Tensor:
+        x, y = featurise(source, None)
+        require_labelled(x, y, classes)
+        return head.predict(x) == y
+
+    return shift_of(
+        right,
+        modality,
+        test,
+        corruptions=corruptions,
+        severities=severities,
+        samples=samples,
+        seed=seed,
+    )
+
+
+def shift_of(
+    right: Right,
+    modality: AnyModality,
+    test: Source,
+    *,
+    corruptions: Sequence[str] = (),
+    severities: Sequence[int] = SEVERITIES,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> Shift:
+    """What is left of any classifier, such as one tuned as a whole, under the same corruptions.
+
+    Raises as `shift` does.
+    """
     names, corrupt = known_corruptions(modality, corruptions)
+    severities = _checked(severities)
+    part = Subset(test, draw(test, samples, seed, "corrupted samples"))
+
+    def accuracy_of(source: Source) -> float:
+        return 100 * float(right(source).double().mean())
+
+    found = {
+        name: {
+            severity: accuracy_of(Corrupted(part, corrupt, name, severity, seed))
+            for severity in severities
+        }
+        for name in names
+    }
+    return Shift(accuracy_of(part), found, len(part))
+
+
+def _checked(severities: Sequence[int]) -> list[int]:
     bad = [s for s in severities if s not in SEVERITIES]
     if bad or not severities:
         raise ConfigError(f"severities {list(severities)}", "give some of 1, 2, 3, 4, 5")
-    fitted = featurise(train, draw(train, label_budget, seed, "probe labels"))
-    part = Subset(test, draw(test, samples, seed, "corrupted samples"))
-    clean, head = linear_probe(*fitted, *featurise(part, None), classes)
-    found: dict[str, dict[int, float]] = {}
-    for name in names:
-        found[name] = {}
-        for severity in sorted(set(severities)):
-            x, y = featurise(Corrupted(part, corrupt, name, severity, seed), None)
-            require_labelled(x, y, classes)
-            found[name][severity] = accuracy(head.predict(x), y)
-    return Shift(clean, found, len(part))
+    return sorted(set(severities))
 
 
 def known_corruptions(

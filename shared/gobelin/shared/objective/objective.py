@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -84,6 +85,14 @@ class Objective(ABC, Generic[R]):
     def predictor(self, recipe: Recipe, modality: AnyModality) -> nn.Module | None:
         """What it trains beside tokenizer, trunk and projector, if anything."""
         return None
+
+    def added(self) -> Mapping[str, nn.Parameter]:
+        """By name, what it trains that is no part of the model and stays with the trainer."""
+        return {}
+
+    def samples(self, batch: Batch) -> Batch:
+        """The raw samples of a batch, where it holds more than those."""
+        return batch
 
     def begin(self, encoder: Encoder) -> None:
         """Local steps are about to start from this model."""

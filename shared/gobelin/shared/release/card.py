@@ -16,9 +16,10 @@ def card_of(
     record: RoundRecord,
     influence: Mapping[str, Mapping[str, Any]],
     manifest: Mapping[str, Any],
+    transplant: Mapping[str, Any] | None = None,
 ) -> str:
     """Markdown. `influence` is the ledger's up to this round (`influence_of`), `manifest` the
-    release's checkpoint's."""
+    release's checkpoint's; `transplant` what heads of the last release were found to lose."""
     recipe, facts = manifest["recipe"], manifest["facts"]
     day = datetime.datetime.fromtimestamp(statement.issued, datetime.UTC).date()
     until = datetime.datetime.fromtimestamp(statement.expires, datetime.UTC).date()
@@ -45,6 +46,10 @@ def card_of(
         "",
         "Influence is how far a member's contributions moved the model, as a share of all; "
         "it is read from the ledger, and no member reports its own.",
+        "",
+        "## What was built on the release before",
+        "",
+        *_transplanted(transplant),
         "",
         "## How contributions became one",
         "",
@@ -77,6 +82,29 @@ def card_of(
 def _row(name: str, of: Mapping[str, Any], number: int) -> str:
     now = of["rounds"].get(str(number), {}).get("influence", 0.0)
     return f"| {name} | {of['counted']} | {of['share']:.1%} | {now:.1%} |"
+
+
+def _transplanted(found: Mapping[str, Any] | None) -> list[str]:
+    if found is None:
+        return [
+            "How heads of an earlier release do on this one was not measured: there is none, or "
+            "the federation names no public labelled samples (`releases.probe`)."
+        ]
+    before = found["from_round"]
+    return [
+        f"A linear head fitted on the release of round {before} and used on this one, through the "
+        f"frame published here, loses {found['points_lost']:.1f} points on "
+        f"{found['test_samples']:,} public samples ({found['modality']}):",
+        "",
+        "| head | accuracy |",
+        "|---|---|",
+        f"| of round {before}, on its own release | {found['before']:.1f} % |",
+        f"| the same on this release, through `frame.safetensors` | {found['framed']:.1f} % |",
+        f"| the same on this release's tokens as they are | {found['untouched']:.1f} % |",
+        f"| fitted anew on this release | {found['fresh']:.1f} % |",
+        "",
+        f"The latent frame turned by {found['rotation']:.1f}° in between.",
+    ]
 
 
 def _plain(table: Mapping[str, Any]) -> str:

@@ -1,0 +1,67 @@
+"""The same build again: from random weights, or on a few of its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gobelin.client.sovereign.assessment import Again
+from gobelin.client.sovereign.consensus import Consensus
+from gobelin.client.sovereign.package import SovereignModel
+from gobelin.client.sovereign.settings import BuildSettings
+from gobelin.shared.data import Subset
+from gobelin.shared.errors import ConfigError
+from gobelin.shared.evaluation.intervals import Indices
+from gobelin.shared.model import build_jepa
+from gobelin.shared.seeds import derive_seed
+from gobelin.shared.settings import check_settings
+from gobelin.shared.vector import ParameterVector
+
+if TYPE_CHECKING:
+    from gobelin.client.sovereign.build import Given
+
+
+def repeater(consensus: Consensus, given: Given, settings: BuildSettings) -> Again:
+    """Builds as `settings` say, never on the test set, and writes nothing.
+
+    With few labels the rest of the data stay what they were to pre-train on: only labels are few.
+    """
+    from gobelin.client.sovereign.build import make_model  # late: a build reports by this module
+
+    seed = derive_seed(settings.seed, "from scratch")
+    starts = {
+        "sovereign": consensus,
+        "scratch": replace(
+            consensus, vector=ParameterVector.of(build_jepa(consensus.recipe, seed))
+        ),
+    }
+    pretrains = settings.pretrain.steps is not None
+
+    def again(role: str, chosen: Indices | None) -> SovereignModel:
+        some = replace(given, test=None)
+        if chosen is not None:
+            whole = given.unlabelled or (given.data if pretrains else None)
+            some = replace(some, data=Subset(given.data, chosen), unlabelled=whole)
+        return make_model(starts[role], some, settings)
+
+    return again
+
+
+def settings_of(model: SovereignModel, data: Path, device: str) -> BuildSettings:
+    """What a package says it was built by, on data at another place.
+
+    Raises ConfigError for a model that was not built, or on further data that are not here.
+    """
+    told: dict[str, Any] = {**model.build}
+    pretrain: Mapping[str, Any] = told.get("pretrain", {})
+    if "method" not in told:
+        what = f"this model was made by {model.lineage.method!r}, not built"
+        raise ConfigError(what, "leave out --again")
+    if pretrain.get("data") or pretrain.get("rehearsal"):
+        what = "this model was pre-trained on further data, which its package has not"
+        raise ConfigError(what, "leave out --again")
+    told["pretrain"] = {k: v for k, v in pretrain.items() if k not in ("data", "rehearsal")}
+    told |= {"release": "-", "data": str(data), "out": "-", "compute": {"device": device}}
+    return check_settings(BuildSettings, told, "the package's build settings")

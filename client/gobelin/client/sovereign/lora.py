@@ -1,0 +1,196 @@
+"""LoRA (arXiv:2106.09685): weights move by low-rank updates alone, W = W₀ + (α / r) · B A.
+
+The model computes with W itself, and a gradient that reaches W is passed on to A and B, by the
+chain rule, as soon as it is there. So whatever way a module uses its weights is adapted, planning's
+own kernels included, and the vector holds the merged model at any time. On disk adapters have the
+format of the `peft` library, which loads them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from gobelin.client.sovereign.wrapped import Wrapped, named_in_vector
+from gobelin.shared.errors import CheckpointError, SchemaMismatchError
+from gobelin.shared.files import json_bytes
+from gobelin.shared.model import Encoder
+from gobelin.shared.objective import Objective, ObjectiveRecipe
+from gobelin.shared.seeds import generator_of
+from gobelin.shared.vector import ParameterSchema, ParameterVector
+
+FOLDER = "adapter"
+WEIGHTS = f"{FOLDER}/adapter_model.safetensors"
+CONFIG = f"{FOLDER}/adapter_config.json"
+PREFIX = "base_model.model."  # of every name, in peft's files
+REMEDY = "build the adapter again, or use another copy of it"
+
+
+class Lora:
+    """Adapters of a model's weight matrices: A (r, in) and B (out, r) each, B zero at first."""
+
+    def __init__(
+        self,
+        base: ParameterVector,
+        targets: list[str],
+        rank: int,
+        alpha: float,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        """`targets` are names of matrices of the vector; see `targets_of`."""
+        self.rank, self.alpha, self.targets = rank, alpha, targets
+        self._base = {name: base.tensors()[name].to(device) for name in targets}
+        self.a: dict[str, nn.Parameter] = {}
+        self.b: dict[str, nn.Parameter] = {}
+        for name in targets:
+            out, inputs = self._base[name].shape
+            random = generator_of(seed, "lora", name)
+            bound = inputs**-0.5  # what peft draws from: Kaiming's with a = √5
+            drawn = torch.rand(rank, inputs, generator=random) * 2 * bound - bound
+            self.a[name] = nn.Parameter(drawn.to(device))
+            self.b[name] = nn.Parameter(torch.zeros(out, rank, device=device))
+
+    @property
+    def scale(self) -> float:
+        """α / r."""
+        return self.alpha / self.rank
+
+    @property
+    def size(self) -> int:
+        """Scalars that are trained."""
+        return sum(p.numel() for p in (*self.a.values(), *self.b.values()))
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """A and B of every target, by peft's names without its prefix."""
+        pairs = {}
+        for name in self.targets:
+            module = name.removesuffix(".weight")
+            pairs[f"{module}.lora_A.weight"] = self.a[name]
+            pairs[f"{module}.lora_B.weight"] = self.b[name]
+        return pairs
+
+    @torch.no_grad()
+    def weight(self, name: str) -> Tensor:
+        """W (out, in) of a target, with its update."""
+        return torch.addmm(self._base[name], self.b[name], self.a[name], alpha=self.scale)
+
+    def merged(self, base: ParameterVector) -> ParameterVector:
+        """The base with every update in it."""
+        tensors = base.tensors() | {name: self.weight(name).cpu() for name in self.targets}
+        return ParameterVector.of_tensors(base.schema, tensors)
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take weights by the names of `parameters`; raises CheckpointError on others."""
+        own = self.parameters()
+        if {n: t.shape for n, t in tensors.items()} != {n: p.shape for n, p in own.items()}:
+            raise CheckpointError("the adapter's weights are not those its config names", REMEDY)
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+
+    def files(self) -> dict[str, bytes]:
+        """A package's adapter, in peft's format, by path."""
+        modules = [name.removesuffix(".weight") for name in self.targets]
+        config = {
+            "peft_type": "LORA",
+            "task_type": None,
+            "base_model_name_or_path": None,
+            "inference_mode": True,
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "fan_in_fan_out": False,
+            "target_modules": modules,
+        }
+        tensors = {PREFIX + n: p.detach().cpu().contiguous() for n, p in self.parameters().items()}
+        return {WEIGHTS: save(tensors), CONFIG: json_bytes(config)}
+
+
+class LowRank(Wrapped):
+    """An objective whose gradient moves adapters, and the model only through them."""
+
+    def __init__(self, inner: Objective[ObjectiveRecipe], lora: Lora, modality: str) -> None:
+        super().__init__(inner)
+        self.lora, self._modality = lora, modality
+        self._handles: list[Any] = []
+        self._weights: dict[str, nn.Parameter] = {}
+
+    def added(self) -> dict[str, nn.Parameter]:
+        """The adapters, beside what the inner objective trains."""
+        return {**self.inner.added(), **{f"lora.{n}": p for n, p in self.lora.parameters().items()}}
+
+    def begin(self, encoder: Encoder) -> None:
+        """From now on gradients that reach the targets go to the adapters."""
+        for handle in self._handles:
+            handle.remove()
+        named = named_in_vector(encoder, self._modality)
+        self._weights = {name: named[name] for name in self.lora.targets}
+        self._handles = []
+        for name, weight in self._weights.items():
+            weight.requires_grad_(True)
+            hook: Any = weight.register_post_accumulate_grad_hook
+            self._handles.append(hook(partial(self._pass_on, name)))
+        super().begin(encoder)
+
+    @torch.no_grad()
+    def stepped(self, encoder: Encoder) -> None:
+        """The adapters have moved: so does what the model computes with."""
+        for name, weight in self._weights.items():
+            weight.copy_(self.lora.weight(name))
+        super().stepped(encoder)
+
+    @torch.no_grad()
+    def _pass_on(self, name: str, weight: nn.Parameter) -> None:
+        """dL/dA = (α / r) Bᵀ G, dL/dB = (α / r) G Aᵀ, of a weight's gradient G."""
+        gradient = weight.grad
+        assert gradient is not None
+        a, b = self.lora.a[name], self.lora.b[name]
+        a.grad = self.lora.scale * (b.T @ gradient)
+        b.grad = self.lora.scale * (gradient @ a.T)
+        weight.grad = None
+
+
+def targets_of(schema: ParameterSchema, modality: str, trunk: bool, predictor: bool) -> list[str]:
+    """Names of the weight matrices of the trunk's blocks, and of the modality's predictor."""
+    places = ("trunk.blocks.",) * trunk + (f"predictors.{modality}.",) * predictor
+    return [
+        spec.name
+        for spec in schema.tensors
+        if spec.name.startswith(places) and spec.name.endswith(".weight") and len(spec.shape) == 2
+    ]
+
+
+def read_adapter(folder: Path, base: ParameterVector) -> Lora:
+    """The adapter in a package's folder, for a base of its schema.
+
+    Raises CheckpointError where it is none, SchemaMismatchError where the base has no such weights.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+        tensors = load_file(folder / WEIGHTS)
+        targets = sorted(f"{module}.weight" for module in config["target_modules"])
+        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        kind = type(error).__name__
+        raise CheckpointError(f"{folder} holds no adapter ({kind})", REMEDY) from None
+    shapes = {spec.name: spec.shape for spec in base.schema.tensors}
+    for name in targets:
+        a = tensors.get(f"{PREFIX}{name.removesuffix('.weight')}.lora_A.weight")
+        b = tensors.get(f"{PREFIX}{name.removesuffix('.weight')}.lora_B.weight")
+        found = None if a is None or b is None else (len(b), a.shape[1])
+        if found is None or found != shapes.get(name):
+            what = f"the adapter moves {name} {found}, the release has {shapes.get(name)}"
+            raise SchemaMismatchError(what, "use it with releases of its own recipe")
+    lora = Lora(base, targets, rank, alpha)
+    lora.load({name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()})
+    return lora

@@ -1,0 +1,113 @@
+"""Fine-tuning on labels: from the head that fits the frozen model, so that nothing is undone first.
+
+LP-FT, arXiv:2202.10054: a head that knows nothing yet pulls good features apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gobelin.client.sovereign.head import Head
+from gobelin.client.sovereign.labels import LabelledStream, Task
+from gobelin.client.sovereign.lora import Lora
+from gobelin.client.sovereign.moves import Mover
+from gobelin.client.sovereign.settings import Moves, TuningSettings
+from gobelin.client.sovereign.stage import Plan, Progress, Standing, added_under, train_stage
+from gobelin.client.sovereign.supervised import Supervised, logits_of
+from gobelin.client.sovereign.unfinished import Unfinished
+from gobelin.shared.data import Source
+from gobelin.shared.evaluation.probes import accuracy
+from gobelin.shared.model import Encoder
+from gobelin.shared.recipe import InnerRecipe
+from gobelin.shared.seeds import derive_seed
+from gobelin.shared.vector import ParameterVector
+
+STAGE = "tune"
+EPOCHS, FEWEST, MOST = 20, 100, 2_000  # steps where none are said
+RATES = {"lora": 1e-3}
+RATE = 3e-4  # of all others
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What fine-tuning came to: the best model and its head, merged adapters and the run."""
+
+    vector: ParameterVector
+    head: Head
+    lora: Lora | None
+    standing: Standing
+
+
+def tune(
+    mover: Mover,
+    start: ParameterVector,
+    task: Task,
+    head: Head,
+    moves: Moves,
+    unfinished: Unfinished | None = None,
+    watch: Callable[[Progress], None] | None = None,
+) -> Tuned:
+    """Move `start` and a head that fits it, on the task's labels."""
+    settings, labels, seed = mover.settings.tuning, mover.settings.labels, mover.settings.seed
+    balanced = labels.balance == "sampling"
+    weights = task.weights(labels.balance)
+    objective = Supervised(
+        mover.recipe.objective_of(mover.settings.modality).recipe, head, weights, settings.augment
+    )
+    stream = LabelledStream(
+        task.train, settings.batch_size, derive_seed(seed, "tuning batches"), balanced
+    )
+    trainer, lora = mover.trainer(
+        moves, objective, stream.batch, _inner(settings, moves), start, settings.anchor
+    )
+    steps = settings.steps or steps_for(len(task.train), settings.batch_size)
+    plan = Plan(STAGE, steps, settings.every, settings.patience, seed)
+
+    def look(encoder: Encoder) -> float:
+        logits, truth = logits_of(encoder, head, task.held, mover.device)
+        even = task.weights("none" if labels.balance == "none" else "loss")
+        return float(torch.nn.functional.cross_entropy(logits, truth, even))
+
+    standing = train_stage(trainer, start, plan, look, unfinished, watch)
+    best = added_under(standing, "head.", mover.device)
+    head.load_state_dict(best | dict(head.named_buffers()))
+    if lora is not None:
+        lora.load(added_under(standing, "lora.", mover.device))
+    return Tuned(standing.best, head.eval().requires_grad_(False), lora, standing)
+
+
+def steps_for(labels: int, batch_size: int) -> int:
+    """Steps for so many labels, where none are said: EPOCHS over them, within bounds."""
+    return max(FEWEST, min(MOST, EPOCHS * labels // batch_size))
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a model with a head does, in percent."""
+
+    accuracy: float
+    balanced: float  # the mean over classes of the share told right
+    samples: int
+
+
+def score(encoder: Encoder, head: Head, source: Source[Any], device: str) -> Score:
+    """The score on all samples of a labelled source."""
+    logits, truth = logits_of(encoder, head, source, device)
+    predicted = logits.argmax(dim=1)
+    recalls = [accuracy(predicted[truth == k], truth[truth == k]) for k in torch.unique(truth)]
+    return Score(accuracy(predicted, truth), sum(recalls) / len(recalls), len(truth))
+
+
+def _inner(settings: TuningSettings, moves: Moves) -> InnerRecipe:
+    lr = settings.lr or RATES.get(moves, RATE)
+    return InnerRecipe(
+        batch_size=settings.batch_size,
+        lr=lr,
+        final_lr=lr / 100,
+        weight_decay=settings.weight_decay,
+        warmup=settings.warmup,
+    )
