@@ -16,6 +16,7 @@ import grpc
 import pytest
 from typer.testing import CliRunner
 
+from gobelin.client.egress_ledger import EgressLedger
 from gobelin.client.home import NodeHome
 from gobelin.client.membership import Membership
 from gobelin.client.release_cli import app
@@ -66,6 +67,10 @@ def test_a_node_lists_gets_and_verifies_what_the_aggregator_has(
         assert (home.releases / NAME / path.name).read_bytes() == path.read_bytes()
     assert json.loads(run(home, "get", "--json").stdout)["fetched"] == 0
     assert run(home, "verify").exit_code == 0
+    calls = [row for row in EgressLedger(home.egress_file).records() if row["kind"] == "call"]
+    asked = [row["requests"] for row in calls]  # streams, too
+    assert {"Releases": 1} in asked
+    assert asked.count({"ReleaseFile": 1}) == len(list((home.releases / NAME).iterdir()))
 
 
 def test_a_stream_goes_on_from_an_offset(home: NodeHome, places: Places) -> None:
