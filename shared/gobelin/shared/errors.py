@@ -279,13 +279,13 @@ class BuildError(GobelinError):
 class LabelsError(BuildError):
     """Labels that no head can be built on: out of range, of one class, of too many."""
 
-    code, exit_code = "build.labels", 61
+    code = "build.labels"
 
 
 class UnverifiedError(BuildError):
     """Nobody says whose a release is, and nobody said to take it all the same."""
 
-    code, exit_code = "build.unverified", 62
+    code = "build.unverified"
 
 
 class FetchError(GobelinError):
