@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.attack_tables import byzantine_table
 from bench.build_tables import fewshot_table, forgetting_table, lora_table
-from bench.leakage_tables import inversion_table, leakage_table
+from bench.leakage_tables import inversion_table, leakage_table, privacy_table
 from bench.ledger_tables import ledger_table, mutations_table
 from bench.markdown import PROBES, figure, table
 from bench.measure import RESULTS
@@ -82,6 +82,7 @@ def main() -> None:
         "sealed_round": sealed_table,
         "inversion": inversion_table,
         "leakage_curve": leakage_table,
+        "dp": privacy_table,
         "histories": histories_table,
         "planning_success": planning_success_table,
         "planning_time": planning_time_table,
