@@ -17,7 +17,7 @@ from gobelin.shared.recipe import Recipe, load_recipe
 from gobelin.shared.vector import ParameterVector
 
 NAMES = ("high", "low")
-QUICK = {"steps": 12, "every": 4, "batch_size": 8, "lr": 2e-3}
+QUICK = {"steps": 12, "every": 4, "batch_size": 8, "lr": 5e-3}
 
 
 def halves(count: int, seed: int = 0, share: float = 0.5) -> tuple[Tensor, Tensor]:
@@ -26,7 +26,7 @@ def halves(count: int, seed: int = 0, share: float = 0.5) -> tuple[Tensor, Tenso
     labels = (torch.rand(count, generator=generator) > share).long()
     images = torch.randint(0, 150, (count, 1, 28, 28), generator=generator)
     for image, label in zip(images, labels.tolist(), strict=True):
-        image[:, 14 * label : 14 * label + 14] += 60
+        image[:, 14 * label : 14 * label + 14] += 12
     return images.to(torch.uint8), labels
 
 
