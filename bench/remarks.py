@@ -26,13 +26,13 @@ REMARKS: dict[str, str] = {
         "smaller size has been run."
     ),
     "fewshot": (
-        "The goal over scratch is not reached, and it is the data that set the bound: a linear head "
-        "reads clothes off random convolutions nearly as well as off trained ones, as the demo's "
-        "table has it, too. What is trained from scratch here has the same care as any build: it "
-        "starts from the head that fits the random net and is never taken where held-out labels "
-        "deny a gain. Beside the head on all tokens, one on their mean, an attentive one, continued "
-        "pre-training on the region's unlabelled images, LoRA and full fine-tuning were tried at 10 "
-        "labels a class on one seed: none was ahead of it, which is why `auto` takes it there."
+        "The goal over scratch is not reached, and the data set the bound: a linear head reads "
+        "clothes off random convolutions nearly as well as off trained ones, in the demo's table, "
+        "too. What is trained from scratch has the same care as any build: it starts from the head "
+        "that fits the random net, and is never taken where held-out labels deny a gain. Beside "
+        "the head on all tokens, one on their mean, an attentive one, continued pre-training on "
+        "the region's unlabelled images, LoRA and full fine-tuning were tried at 10 labels a class "
+        "on one seed: none was ahead of it, which is why `auto` takes it there."
     ),
     "lora": (
         "The goal on parameters is reached and that on the gain is not. Without the tokenizer's "
