@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def test_the_method_is_chosen_by_labels(monkeypatch: pytest.MonkeyPatch) -> None
     }
     methods = {name: model.lineage.method for name, model in chosen.items()}
     assert methods == {"few": "linear", "none": "pretrain"}
-    monkeypatch.setattr("gobelin.client.sovereign.build.MANY", 30)
+    monkeypatch.setattr(import_module("gobelin.client.sovereign.build"), "MANY", 30)
     assert make_model(consensus(), Given(labelled(30)), settings("auto")).lineage.method == "full"
     assert [steps_for(n, 32) for n in (10, 1000, 10**6)] == [200, 625, 2000]
 

@@ -48,7 +48,7 @@ class TuningSettings(Settings):
     # the rate is high, and gains most in the second half of the schedule.
     patience: Positive = 15
     batch_size: Annotated[int, Field(ge=2)] = 32
-    lr: Rate | None = None  # unset: 2e-2 for lora, 1e-3 else
+    lr: Rate | None = None  # unset: 1e-2 for lora, 1e-3 else
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup: Fraction = 0.1
     anchor: Annotated[float, Field(ge=0)] = 0.0  # L2-SP: pull towards the release

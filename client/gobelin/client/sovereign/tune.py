@@ -29,7 +29,7 @@ from gobelin.shared.vector import ParameterVector
 STAGE = "tune"
 EPOCHS, FEWEST, MOST = 20, 200, 2_000  # steps where none are said
 LOOKS = 20  # at the held-out part, where it is not said how often
-RATES = {"lora": 2e-2}
+RATES = {"lora": 1e-2}
 RATE = 1e-3  # of all others
 
 
