@@ -38,8 +38,7 @@ REMARKS: dict[str, str] = {
         "The goal on parameters is reached and that on the gain is not. Without the tokenizer's "
         "convolutions adapters had a fifth of the gain: what a turned scanner changes is seen "
         "first there. With them it is most of it; twice the rate gained nothing and forgot more. "
-        "More than rank 4 would be more parameters than the goal allows, and in a net as small as "
-        "this one a matrix of 128 columns is soon adapted whole."
+        "More than rank 4 would be more parameters than the goal allows."
     ),
     "federated_worldmodel": (
         "The goal is not reached, and the picture in the README says why: most journeys of the "
