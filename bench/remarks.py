@@ -35,10 +35,10 @@ REMARKS: dict[str, str] = {
         "on one seed: none was ahead of it, which is why `auto` takes it there."
     ),
     "lora": (
-        "The goal on parameters is reached and that on the gain is not. Without the tokenizer's "
-        "convolutions adapters had a fifth of the gain: what a turned scanner changes is seen "
-        "first there. With them it is most of it; twice the rate gained nothing and forgot more. "
-        "More than rank 4 would be more parameters than the goal allows."
+        "The goal on parameters is reached and that on the gain is not. On one seed, adapters of "
+        "the trunk alone had hardly any of the gain: what a turned scanner changes is seen first by "
+        "the tokenizer's convolutions, which are adapted now; twice the rate gained nothing and "
+        "forgot more. More than rank 4 would be more parameters than the goal allows."
     ),
     "federated_worldmodel": (
         "The goal is not reached, and the picture in the README says why: most journeys of the "
