@@ -36,8 +36,8 @@ REMARKS: dict[str, str] = {
     ),
     "lora": (
         "The goal on parameters is reached and that on the gain is not. On one seed, adapters of "
-        "the trunk alone had hardly any of the gain: what a turned scanner changes is seen first by "
-        "the tokenizer's convolutions, which are adapted now; twice the rate gained nothing and "
+        "the trunk alone had hardly any of the gain: what a turned scanner changes is seen first "
+        "by the tokenizer's convolutions, which are adapted now; twice the rate gained nothing and "
         "forgot more. More than rank 4 would be more parameters than the goal allows."
     ),
     "federated_worldmodel": (
