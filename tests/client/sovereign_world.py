@@ -46,6 +46,7 @@ def settings(method: str = "full", **changes: Any) -> BuildSettings:
     """A build of a few steps."""
     values: dict[str, Any] = {"release": "-", "data": "-", "out": "-", "unverified": True}
     quick: dict[str, Any] = {"tuning": dict(QUICK), "compute": {"device": "cpu"}}
+    quick["evaluation"] = {"report": False}  # what is tested in test_sovereign_gated_build
     for key, value in changes.items():
         quick[key] = {**quick.get(key, {}), **value} if isinstance(value, dict) else value
     return BuildSettings.model_validate({**values, "method": method, **quick})
