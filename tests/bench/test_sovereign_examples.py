@@ -14,7 +14,7 @@ DATA = {
     "clothing": Path(".cache/fashion-mnist"),
     "language": Path(".cache/udhr"),
     "sensors": Path(".cache/watch"),
-    "world": Path("."),
+    "world": Path(),
 }
 
 
