@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from gobelin.client.egress_ledger import EgressLedger
 from gobelin.client.home import NodeHome
 from gobelin.client.join import Joining, enrolment_request
-from gobelin.client.membership import Membership
+from gobelin.client.membership import Membership, known_roster
 from gobelin.client.service import Connection, fetch_authority
 from gobelin.protocols import federation_pb2 as pb
 from gobelin.protocols.enrolment import REVOKE
@@ -24,7 +25,13 @@ from gobelin.server.places import Places
 from gobelin.server.service import FAILURES, MAX_REQUEST_BYTES, Throttle
 from gobelin.shared.certificates import certify_node
 from gobelin.shared.certificates import invited as shown
-from gobelin.shared.errors import EnrolmentError, InviteError, UnreachableError
+from gobelin.shared.errors import (
+    EnrolmentError,
+    InviteError,
+    RosterError,
+    StateError,
+    UnreachableError,
+)
 from gobelin.shared.invite import Invite
 from gobelin.shared.keys import certificate_builder, load_private_key, make_key, private_pem
 from tests.office import found_places, invited, join, serving, until
@@ -40,8 +47,14 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
 def as_invited(places: Places, invite: Invite) -> Connection:
     key, certificate = private_pem(invite.key), shown(invite.key, invite.id)
     until(lambda: reachable(places))
-    ca = fetch_authority(invite.service, invite.ca_pin, key, certificate)
-    return Connection(invite.service, ca, key, certificate)
+    told = ledger(places)
+    ca = fetch_authority(invite.service, invite.ca_pin, key, certificate, told)
+    return Connection(invite.service, ca, key, certificate, told)
+
+
+def ledger(places: Places) -> EgressLedger:
+    """Of whoever calls in these tests."""
+    return EgressLedger(places.folder / "egress.jsonl")
 
 
 def reachable(places: Places) -> bool:
@@ -74,15 +87,15 @@ def test_without_a_key_that_is_known_nobody_is_heard(places: Places) -> None:
     other = make_key()
     stranger = shown(invite.key, "0" * 16)
     with pytest.raises(InviteError, match="does not know this invite"):
-        fetch_authority(invite.service, invite.ca_pin, key, stranger)
+        fetch_authority(invite.service, invite.ca_pin, key, stranger, ledger(places))
     forged = certify_node(places.ca(), other, other.public_key(), "north")  # not by the CA's key
     ca = places.ca_file.read_bytes()
     with (
-        Connection(address(places), ca, private_pem(other), forged) as service,
+        Connection(address(places), ca, private_pem(other), forged, ledger(places)) as service,
         pytest.raises(UnreachableError),
     ):
         service.ask("Authority", pb.AuthorityRequest())
-    assert fetch_authority(invite.service, invite.ca_pin, key, certificate)
+    assert fetch_authority(invite.service, invite.ca_pin, key, certificate, ledger(places))
 
 
 def test_a_node_is_let_in_by_a_certificate_of_the_ca_alone(tmp_path: Path, places: Places) -> None:
@@ -93,7 +106,7 @@ def test_a_node_is_let_in_by_a_certificate_of_the_ca_alone(tmp_path: Path, place
     mine = under_invite(invite, key.public_key())
     ca = home.ca_file.read_bytes()
     with (
-        Connection(address(places), ca, private_pem(key), mine) as service,
+        Connection(address(places), ca, private_pem(key), mine, ledger(places)) as service,
         pytest.raises(EnrolmentError, match="an invite may only enrol"),
     ):
         service.ask("Renew", pb.RenewRequest())
@@ -182,3 +195,45 @@ def test_an_unknown_request_says_so(places: Places) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             ask(b"", timeout=10)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_node_knows_the_roster_it_saw_last_while_the_service_is_away(
+    tmp_path: Path, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = join(tmp_path / "node", invited(places, "m-roster")).home
+    now = known_roster(home)
+    assert now is not None
+    assert home.id in now.current
+
+    def away(self: Membership) -> None:
+        raise UnreachableError("nobody answers")
+
+    monkeypatch.setattr(Membership, "roster", away)
+    kept = known_roster(home)
+    assert kept is not None
+    assert kept.head == now.head
+    home.roster_file.write_bytes(home.roster_file.read_bytes().replace(b"m-roster", b"m-other"))
+    with pytest.raises(RosterError):
+        known_roster(home)
+
+
+def test_a_node_goes_on_with_a_federation_that_was_taken_over(
+    tmp_path: Path, places: Places
+) -> None:
+    """The new aggregator has keys of its own: its operator hands out ca.pem, and an invite."""
+    home = join(tmp_path / "node", invited(places, "m-moved")).home
+    Membership(home).roster()
+    before = {file.name: file.read_bytes() for file in home.folder.iterdir() if file.is_file()}
+    successor = found_places(tmp_path / "successor")
+    with serving(successor):
+        invite = invited(successor, "m-moved")
+        until(lambda: reachable(successor))
+        with pytest.raises(StateError, match="was taken over, put the new ca"):
+            join(home.folder, invite)
+        after = {file.name: file.read_bytes() for file in home.folder.iterdir() if file.is_file()}
+        assert after == before  # a stranger's invite changes nothing
+        home.ca_file.write_bytes(successor.ca_file.read_bytes())
+        join(home.folder, invite)
+        log = Membership(home).roster()
+    assert [record.member for record in log.current.values()] == ["m-moved"]
+    assert home.pinned("federation_digest") == invite.federation_digest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -18,7 +17,8 @@ from gobelin.shared.errors import ConfigError, DataError
 from gobelin.shared.evaluation.transplant import Transplant, measure_transplant
 from gobelin.shared.model import encoder_of
 from gobelin.shared.release import verify_release
-from gobelin.shared.release.card import FILE, TRANSPLANT
+from gobelin.shared.release.card import FILE
+from gobelin.shared.release.transplant import FIGURES, FRAME, read_frame, read_transplant
 from gobelin.shared.seeds import derive_seed, generator_of
 from tests.server.world import Federation, Node, federation
 from tests.two_modalities import write_recipe
@@ -61,11 +61,13 @@ def published(probe: Path, tmp_path_factory: pytest.TempPathFactory) -> Federati
 
 def test_a_release_says_what_heads_of_the_last_one_lose(published: Federation) -> None:
     first, second = (published.home.releases / f"release-0000{n}" for n in (2, 4))
-    assert not (first / TRANSPLANT).exists()
+    assert not (first / FIGURES).exists()
     assert "was not measured: there is none" in (first / FILE).read_text()
-    told = json.loads((second / TRANSPLANT).read_text())
+    told = read_transplant(second)
+    assert told is not None
+    assert read_transplant(first) is None
     old, new = read_checkpoint(first), read_checkpoint(second)
-    again = measure_transplant(
+    again, frame = measure_transplant(
         encoder_of(old.recipe, old.vector),
         encoder_of(new.recipe, new.vector),
         MemorySource(*halves()),
@@ -74,12 +76,17 @@ def test_a_release_says_what_heads_of_the_last_one_lose(published: Federation) -
     )
     assert Transplant.of_facts(told) == again
     assert again.train_samples == again.test_samples == SAMPLES // 2
-    assert told["points_lost"] == again.before - again.untouched
+    assert told["points_lost"] == again.before - again.framed
     assert (told["from_round"], told["to_round"]) == (2, 4)
     assert told["from_vector_digest"] == old.vector.digest
     assert told["to_vector_digest"] == new.vector.digest
     assert f"loses {again.points_lost:.1f} points" in (second / FILE).read_text()
-    assert TRANSPLANT in verify_release(second, published.home.signing_key().public).files
+    found = read_frame(second, old.vector.digest, "image")
+    assert found is not None
+    assert torch.equal(found.rotation, frame.rotation)
+    assert read_frame(second, new.vector.digest, "image") is None  # that is to another release
+    signed = verify_release(second, published.home.signing_key().public).files
+    assert {FIGURES, FRAME} <= set(signed)
     assert published.events("release")[1]["head_points_lost"] == again.points_lost
 
 
@@ -90,10 +97,10 @@ def test_a_release_that_is_published_again_says_the_same(
     shutil.copytree(published.home.folder, tmp_path / "home")
     fed = published.moved(tmp_path)
     second = fed.home.releases / "release-00004"
-    before = (second / TRANSPLANT).read_bytes()
+    before = [(second / name).read_bytes() for name in (FIGURES, FRAME)]
     shutil.rmtree(second)
     fed.run()
-    assert (second / TRANSPLANT).read_bytes() == before
+    assert [(second / name).read_bytes() for name in (FIGURES, FRAME)] == before
 
 
 def test_a_probe_that_is_gone_holds_up_no_release(published: Federation, tmp_path: Path) -> None:
@@ -108,7 +115,7 @@ def test_a_probe_that_is_gone_holds_up_no_release(published: Federation, tmp_pat
     second = fed.home.releases / "release-00004"
     shutil.rmtree(second)
     fed.run()
-    assert not (second / TRANSPLANT).exists()
+    assert not (second / FIGURES).exists()
     verify_release(second, fed.home.signing_key().public)
     (warning,) = fed.events("transplant_unknown")
     assert "gone" in warning["why"]

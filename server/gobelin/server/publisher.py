@@ -13,8 +13,11 @@ from gobelin.server.transplants import transplant_of
 from gobelin.shared.checkpoint import MANIFEST, fill_checkpoint, read_checkpoint
 from gobelin.shared.errors import GobelinError
 from gobelin.shared.files import folder_atomic, read_json, write_atomic, write_json
+from gobelin.shared.frame import Frame
 from gobelin.shared.ledger import influence_of
 from gobelin.shared.release import ReleaseKey, bom, card, seal_release
+from gobelin.shared.release.evidence import add_evidence
+from gobelin.shared.release.transplant import fill_transplant
 from gobelin.shared.vector import ParameterVector
 
 DAY_S = 86_400
@@ -56,22 +59,26 @@ class Publisher:
         )
         entries = [self._ledger.entry(n) for n in range(number + 1)]
         transplant = self._transplant(number, consensus)
+        heads = None if transplant is None else transplant[0]
         with folder_atomic(folder) as tmp:
             fill_checkpoint(tmp, self._recipe, consensus, facts)
             manifest, entry = read_json(tmp / MANIFEST), entries[number]
             write_json(tmp / bom.FILE, bom.bom_of(statement, entry.record, entry.rows, manifest))
             influence = influence_of(entries)
-            told = card.card_of(statement, entry.record, influence, manifest, transplant)
+            told = card.card_of(statement, entry.record, influence, manifest, heads)
             if transplant is not None:
-                write_json(tmp / card.TRANSPLANT, transplant)
+                fill_transplant(tmp, *transplant)
             write_atomic(tmp / card.FILE, told.encode())
+            add_evidence(tmp, self._home.evidence)
             proof, head = self._ledger.prove(number), self._ledger.head
             keys = (self._home.signing_key(), key)
             seal_release(tmp, folder.name, statement, proof, head, keys)
-        lost = {} if transplant is None else {"head_points_lost": transplant["points_lost"]}
+        lost = {} if heads is None else {"head_points_lost": heads["points_lost"]}
         self._tell("release", {"round": number, "folder": folder.name, **lost})
 
-    def _transplant(self, number: int, consensus: ParameterVector) -> Mapping[str, Any] | None:
+    def _transplant(
+        self, number: int, consensus: ParameterVector
+    ) -> tuple[Mapping[str, Any], Frame] | None:
         """What heads of the release before lose on this one, where it can be measured."""
         before = sorted(path for path in self._home.releases.glob("release-*") if path.is_dir())
         if self._settings.releases.probe is None or not before:

@@ -10,12 +10,11 @@ from gobelin.shared.checkpoint import Checkpoint
 from gobelin.shared.data import Source
 from gobelin.shared.evaluation.evaluate import count_classes
 from gobelin.shared.evaluation.transplant import measure_transplant
+from gobelin.shared.frame import Frame
 from gobelin.shared.model import hollow_jepa, lent, weights_of
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterVector
-
-FORMAT = "gobelin.transplant.v1"
 
 
 def open_labelled(settings: ReleaseSettings, recipe: Recipe) -> Source:
@@ -28,27 +27,24 @@ def open_labelled(settings: ReleaseSettings, recipe: Recipe) -> Source:
 
 def transplant_of(
     settings: FederationSettings, old: Checkpoint, number: int, consensus: ParameterVector
-) -> Mapping[str, Any] | None:
-    """What is published beside round `number`'s consensus; None where no probe is named.
+) -> tuple[Mapping[str, Any], Frame]:
+    """What is published beside round `number`'s consensus, and the frame to the release before.
 
     Needs the memory of one module's parameters beside the two vectors (see `model.lent`). Raises
     DataError where the probe is no longer what the federation was founded with.
     """
     told = settings.releases
-    if told.probe is None:
-        return None
     recipe = old.recipe
     before, after = hollow_jepa(recipe), hollow_jepa(recipe)
     with lent(before, weights_of(old.vector)), lent(after, weights_of(consensus)):
-        found = measure_transplant(
+        found, frame = measure_transplant(
             before.encoder(told.modality),
             after.encoder(told.modality),
             open_labelled(told, recipe),
             samples=told.probe_samples,
             seed=derive_seed(settings.seed, "transplant"),
         )
-    return {
-        "format": FORMAT,
+    facts = {
         "from_round": old.facts["round"],
         "from_vector_digest": old.vector.digest,
         "to_round": number,
@@ -56,3 +52,4 @@ def transplant_of(
         "modality": recipe.pick(told.modality),
         **found.facts(),
     }
+    return facts, frame

@@ -32,7 +32,7 @@ class Transplant:
 
     before: float  # fitted on the old release, on the old release
     untouched: float  # the same head on the new release
-    aligned: float  # the same, read through the frame between the two (orthogonal Procrustes)
+    framed: float  # the same head, reading the new release through the frame between the two
     fresh: float  # fitted anew on the new release
     rotation: float  # degrees by which pooled features lie turned against the old release's
     train_samples: int
@@ -40,12 +40,18 @@ class Transplant:
 
     @property
     def points_lost(self) -> float:
-        """What a head loses when the release beneath it is exchanged and nothing else is done."""
+        """What a head loses that reads the new release through the frame published with it."""
+        return self.before - self.framed
+
+    @property
+    def points_lost_raw(self) -> float:
+        """What it loses where the new release is put in the old one's place and no more is done."""
         return self.before - self.untouched
 
     def facts(self) -> dict[str, Any]:
         """Plain JSON."""
-        return {**asdict(self), "points_lost": self.points_lost}
+        lost = {"points_lost": self.points_lost, "points_lost_raw": self.points_lost_raw}
+        return {**asdict(self), **lost}
 
     @classmethod
     def of_facts(cls, facts: Mapping[str, Any]) -> Transplant:
@@ -63,11 +69,13 @@ def measure_transplant(
     seed: int = 0,
     device: torch.device | str = "cpu",
     batch: int = BATCH,
-) -> Transplant:
-    """Fit heads on labelled `data`, test them on `test` or on half of `data` held out.
+) -> tuple[Transplant, Frame]:
+    """What heads lose, and the frame that carries the new release's tokens to the old one's.
 
-    At most `samples` of each source are looked at. The frame is found on the samples heads are
-    fitted on. Raises DataError on missing labels, a single class, or too few samples.
+    Heads are fitted on labelled `data`, and tested on `test` or on half of `data` held out, of
+    which at most `samples` are looked at. The frame is found on the samples that heads are fitted
+    on, without their labels. Raises DataError on missing labels, a single class, or too few
+    samples.
     """
     classes = count_classes(data)
     chosen = draw(data, samples, seed, "transplant")
@@ -90,14 +98,16 @@ def measure_transplant(
         known_new.tokens, known.labels, unseen_new.tokens, unseen.labels, classes
     )
     dim = known.pooled.shape[1]
-    frame = Frame.between(*(e.tokens.unflatten(1, (-1, dim)) for e in (known_new, known)))
-    turned = LinearHead(*frame.into(head.weight, head.bias))
-    return Transplant(
+    shown = (len(known.tokens), -1, dim)
+    frame = Frame.between(known_new.tokens.view(shown), known.tokens.view(shown))
+    turned = LinearHead(frame.into(head.weight), head.bias)
+    found = Transplant(
         before=before,
         untouched=accuracy(head.predict(unseen_new.tokens), unseen.labels),
-        aligned=accuracy(turned.predict(unseen_new.tokens), unseen.labels),
+        framed=accuracy(turned.predict(unseen_new.tokens), unseen.labels),
         fresh=fresh,
         rotation=frame_rotation(known_new.pooled, known.pooled),
         train_samples=len(chosen),
         test_samples=len(held),
     )
+    return found, frame

@@ -9,7 +9,6 @@ from typing import Any
 from gobelin.protocols.ledger import ReleaseStatement, RoundRecord
 
 FILE = "model_card.md"
-TRANSPLANT = "transplant.json"  # beside it, where it was measured
 
 
 def card_of(
@@ -91,16 +90,17 @@ def _transplanted(found: Mapping[str, Any] | None) -> list[str]:
             "How heads of an earlier release do on this one was not measured: there is none, or "
             "the federation names no public labelled samples (`releases.probe`)."
         ]
+    before = found["from_round"]
     return [
-        f"A linear head fitted on the release of round {found['from_round']} and used on this one "
-        f"untouched loses {found['points_lost']:.1f} points on {found['test_samples']:,} public "
-        f"samples ({found['modality']}):",
+        f"A linear head fitted on the release of round {before} and used on this one, through the "
+        f"frame published here, loses {found['points_lost']:.1f} points on "
+        f"{found['test_samples']:,} public samples ({found['modality']}):",
         "",
         "| head | accuracy |",
         "|---|---|",
-        f"| of round {found['from_round']}, on its own release | {found['before']:.1f} % |",
-        f"| the same on this release, untouched | {found['untouched']:.1f} % |",
-        f"| the same, its latent frame aligned | {found['aligned']:.1f} % |",
+        f"| of round {before}, on its own release | {found['before']:.1f} % |",
+        f"| the same on this release, through `frame.safetensors` | {found['framed']:.1f} % |",
+        f"| the same on this release's tokens as they are | {found['untouched']:.1f} % |",
         f"| fitted anew on this release | {found['fresh']:.1f} % |",
         "",
         f"The latent frame turned by {found['rotation']:.1f}° in between.",

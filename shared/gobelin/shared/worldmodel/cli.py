@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gobelin.shared.options import AsJson, Checkpoint, Device
+
 if TYPE_CHECKING:
     from gobelin.shared.worldmodel.plan_settings import PlanSettings
 
@@ -31,11 +33,8 @@ class WorldName(StrEnum):
     TWO_ROOM = "two-room"
 
 
-Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint or release folder.")]
 Start = Annotated[Path, typer.Option(help="Observation to start from: .npy or a picture.")]
 Modality = Annotated[str | None, typer.Option(help="Of a recipe with several world models.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Readout = Annotated[
     Path | None,
     typer.Option(help="Episodes with `states`, which keep_out and keep_within then speak of."),
@@ -234,22 +233,23 @@ def serve(
     from gobelin.shared.worldmodel.oracle import open_oracle
 
     try:
-        from gobelin.shared.worldmodel import server
+        from gobelin.shared import http_server
+        from gobelin.shared.worldmodel.server import make_app
     except ImportError as error:
         what = f"serving needs FastAPI and uvicorn, and {error.name} is not installed"
         raise ConfigError(what, "pip install 'gobelin[serve]'") from None
     oracle = open_oracle(checkpoint, modality, device, readout)
     form = oracle.model.form
     about = {"model": checkpoint.resolve().name, "observation": form.shape, "actions": form.actions}
-    hosts = server.trusted_hosts(host)
-    made = server.make_app(oracle, about, int(max_mb * 1e6), hosts)
-    listening = server.listen(host, port)
+    hosts = http_server.trusted_hosts(host)
+    made = make_app(oracle, about, int(max_mb * 1e6), hosts)
+    listening = http_server.listen(host, port)
     url = f"http://{format_address(host, listening.getsockname()[1])}"
     said = json.dumps({"url": url, **about}) if as_json else f"serving {checkpoint} at {url}"
     print(said, flush=True)
-    if not server.is_loopback(host):
+    if not http_server.is_loopback(host):
         typer.echo("whoever reaches this address can ask: there is no authentication", err=True)
-    server.serve(made, listening)
+    http_server.serve(made, listening)
 
 
 def _plan_settings(
