@@ -44,7 +44,9 @@ class TuningSettings(Settings):
 
     steps: Positive | None = None  # at most; unset: 20 epochs, but 200 at least, 2,000 at most
     every: Positive | None = None  # steps between two looks at the held-out part; unset: 20 looks
-    patience: Positive = 8  # looks without anything gained after which it ends
+    # Looks without anything gained after which it ends. Many: what is held out does worse while
+    # the rate is high, and gains most in the second half of the schedule.
+    patience: Positive = 15
     batch_size: Annotated[int, Field(ge=2)] = 32
     lr: Rate | None = None  # unset: 1e-2 for lora, 1e-3 else
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
