@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_partial_moves_the_last_blocks_alone() -> None:
         make_model(base, Given(labelled()), settings("partial", blocks=4))
 
 
-def test_the_method_is_chosen_by_labels() -> None:
+def test_the_method_is_chosen_by_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     unlabelled = MemorySource(labelled(40).read(torch.arange(40).numpy()))
     chosen = {
         "few": make_model(consensus(), Given(labelled(30)), settings("auto")),
@@ -97,6 +98,8 @@ def test_the_method_is_chosen_by_labels() -> None:
     }
     methods = {name: model.lineage.method for name, model in chosen.items()}
     assert methods == {"few": "linear", "none": "pretrain"}
+    monkeypatch.setattr(import_module("gobelin.client.sovereign.build"), "MANY", 30)
+    assert make_model(consensus(), Given(labelled(30)), settings("auto")).lineage.method == "full"
     assert [steps_for(n, 32) for n in (10, 1000, 10**6)] == [200, 625, 2000]
 
 

@@ -39,7 +39,7 @@ from gobelin.shared.vector import ParameterVector
 Watch = Callable[[Progress], None]
 
 JUDGING = ("evaluation", "gate")  # tables that change nothing of the model
-MANY = 500  # labels from which the whole model is worth moving
+MANY = 1_000  # labels from which the whole model is worth moving
 
 
 @dataclass(frozen=True)
