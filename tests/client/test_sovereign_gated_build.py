@@ -9,12 +9,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from gobelin.client.sovereign import BuildSettings
+from gobelin.client.sovereign import build as build_model
 from gobelin.client.sovereign.gate import GateError
 from gobelin.client.sovereign.package import read_package
 from gobelin.client.sovereign_cli import app
 from gobelin.shared.checkpoint import write_checkpoint
+from gobelin.shared.data.export import write_episodes
 from gobelin.shared.errors import ConfigError
 from tests.client.sovereign_task import RECIPE, VECTOR, squares, written
+from tests.shared.tiny_world import RECIPE as ROOMS
+from tests.shared.tiny_world import episodes, untrained
 
 TOML = """
 release = "release"
@@ -68,8 +73,9 @@ def test_a_broken_floor_signs_nothing_and_a_lower_one_goes_on_from_there(region:
     assert [each["holds"] for each in kept["gate"]] == [False, True]
     assert (region / "ours.refused/report.html").is_file()
 
-    done = build(region, "--set", "gate.min_accuracy=5", "--json")
+    done = build(region, "--set", "gate.min_accuracy=5")
     assert done.exit_code == 0, done.output  # type: ignore[attr-defined]
+    assert "points of general capability lost" in done.stdout  # type: ignore[attr-defined]
     model = read_package(region / "ours")
     told = model.lineage.evaluation["report"]
     # The very model that was refused, not trained again: only the floor is another.
@@ -101,3 +107,36 @@ def test_a_misspelt_floor_is_told_before_anything_is_read(region: Path) -> None:
     done = build(region, "--set", "gate.min_acuracy=5")
     assert isinstance(done.exception, ConfigError)  # type: ignore[attr-defined]
     assert "did you mean 'min_accuracy'" in str(done.exception)  # type: ignore[attr-defined]
+
+
+def test_a_world_models_build_is_judged_by_what_it_foresees(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "release", ROOMS, untrained(), {"round": 3})
+    for name, seed in (("own", 1), ("test", 2), ("old", 3)):
+        shown = episodes(40, 6, seed)
+        (tmp_path / name).mkdir()
+        write_episodes(
+            tmp_path / name / "episodes.npz", shown.observations.numpy(), shown.actions.numpy()
+        )
+    told = {"release": "release", "data": "own", "test": "test", "out": "ours"}
+    settings = BuildSettings.model_validate(
+        {
+            **{name: str(tmp_path / path) for name, path in told.items()},
+            "unverified": True,
+            "pretrain": {"steps": 6, "every": 3},
+            "compute": {"device": "cpu", "threads": 1},
+            "evaluation": {"general": [str(tmp_path / "old")], "horizon": 5, "resamples": 100},
+            "gate": {"min_foresight": 99},
+        }
+    )
+    with pytest.raises(GateError, match="min_foresight = 99"):
+        build_model(settings, tmp_path / "home")
+    kept = json.loads((tmp_path / "ours.refused/evaluation.json").read_bytes())
+    assert (kept["task"]["kind"], kept["task"]["units"]) == ("foresight", "episodes")
+    assert [each["title"] for each in kept["found"]] == [
+        "sovereign model",
+        "consensus",
+        "same build, from scratch",
+    ]
+    assert kept["general"][0]["figure"] == "foresight"
+    assert kept["found"][0]["facts"]["read_out"] == "states"
+    assert "nothing moves" in (tmp_path / "ours.refused/report.html").read_text()

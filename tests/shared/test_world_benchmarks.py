@@ -23,7 +23,7 @@ from tests.shared.tiny_world import RECIPE, episodes, trained, untrained
 
 @pytest.fixture(scope="module")
 def contenders() -> dict[str, Contender]:
-    vectors = {"trained": trained(100), "untrained": untrained()}
+    vectors = {"trained": trained(60), "untrained": untrained()}
     return {name: Contender(name, encoder_of(RECIPE, v)) for name, v in vectors.items()}
 
 

@@ -105,6 +105,17 @@ def print_model(model: SovereignModel, as_json: bool) -> None:
     if "pretrain" in found:
         loss = found["pretrain"]
         print(f"  held-out loss {loss['loss_before']:.4g} before, {loss['loss']:.4g} after")
+    _print_report(found.get("report", {}).get("figures", {}))
     if not lineage.release.verified:
         print("  on a checkpoint that nobody has verified")
     print(f"saved to {model.folder}, signed by {model.signed_by[:16]}…")
+
+
+def _print_report(figures: dict[str, dict[str, float]]) -> None:
+    """What the report says of leads and losses; all of it is in report.html."""
+    told = {"points_lost_general": "points of general capability lost"}
+    for name, figure in figures.items():
+        if name.startswith("gain_over_") or name in told:
+            what = told.get(name, f"points over {name.removeprefix('gain_over_')}")
+            value, low, high = (f"{figure[key]:+.1f}" for key in ("value", "low", "high"))
+            print(f"  {value} {what} ({low} to {high})")

@@ -95,8 +95,7 @@ def _repeater(
     if consensus is None:
         raise ConfigError("nothing to build anew from", "give the --release it was built on")
     kind = model.recipe.modality(model.modality)
-    source = kind.open(data)
-    given = Given(under_names(source, model.class_names) if model.head is not None else source)
+    given = Given(under_names(kind.open(data), model.class_names))
     return repeater(consensus, given, settings_of(model, data, device))
 
 

@@ -146,9 +146,7 @@ def task_of(model: SovereignModel, region: Region, settings: EvaluationSettings)
         odd = _numbers(region.test, settings.anomalous)
         return Anomaly(region.name, region.train, region.test, odd, **common)
     require_labels(region.test)
-    train, test = region.train, region.test
-    if model.head is not None:  # an image folder sorts its classes, whatever the model's order
-        train, test = (under_names(each, model.class_names) for each in (train, test))
+    train, test = (under_names(each, model.class_names) for each in (region.train, region.test))
     classes = model.head.classes if model.head is not None else count_classes(train)
     return Classification(region.name, train, test, classes, **common)
 

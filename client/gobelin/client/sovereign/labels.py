@@ -72,7 +72,8 @@ def open_task(
         raise LabelsError(what, "label samples of another class, too: a head tells classes apart")
     kept, held = _hold_out(labels, chosen, held_out, seed)
     if test is not None:
-        test = under_names(test, names)
+        require_labels(test)
+        test = under_names(test, names, "the test samples")
     inner = Subset(data, held)
     return Task(Subset(data, kept), inner, test or inner, names, test is not None)
 
@@ -111,20 +112,24 @@ def _names(
     return names
 
 
-def under_names(test: Source[Any], names: tuple[str, ...]) -> Source[Any]:
-    """The test samples under a head's labels, by the classes' names where both have some.
-
-    Raises LabelsError on classes the head has not.
+def under_names(
+    source: Source[Any], names: tuple[str, ...], where: str = "the samples"
+) -> Source[Any]:
+    """Samples under a head's labels, by the classes' names where both have some: an image folder
+    sorts its classes, whatever the head's order. Unlabelled samples, and those for a model without
+    classes, are left as they are. Raises LabelsError on classes the head has not.
     """
-    labels, own = require_labels(test), test.class_names
+    labels, own = source.labels, source.class_names
+    if labels is None or not names:
+        return source
     if own is None or own == names[: len(own)]:
-        _names(labels, None, names, "the test samples")
-        return test
+        _names(labels, None, names, where)
+        return source
     unknown = sorted(set(own) - set(names))
     if unknown:
-        what = f"the test samples have a class {unknown[0]!r}, which the head has not"
+        what = f"{where} have a class {unknown[0]!r}, which the head has not"
         raise LabelsError(what, f"its classes are {', '.join(names[:12])}")
-    return Relabelled(test, torch.tensor([names.index(name) for name in own])[labels], names)
+    return Relabelled(source, torch.tensor([names.index(name) for name in own])[labels], names)
 
 
 class Relabelled(Subset[Any]):
