@@ -41,7 +41,7 @@ LABELS, TESTS = 1_000, 1_000
 BUILD: dict[str, Any] = {
     "method": "full",
     "head": {"kind": "pooled"},
-    "tuning": {"steps": 200, "every": 100, "lr": 1e-3},
+    "tuning": {"steps": 120, "every": 60, "lr": 1e-3},
 }
 WAYS: dict[str, Method] = {
     "weights": Weights(),
