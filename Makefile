@@ -5,11 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RAY := $(VENV)/.installed-simulation
 
-.PHONY: demo demo-worldmodel stubs test test-simulation lint bench clean help
+.PHONY: demo demo-worldmodel sovereign-clothing sovereign-language sovereign-sensors sovereign-world stubs test test-simulation lint bench clean help
 
 help:
 	@echo "make demo   three members weave one JEPA over Flower/gRPC (about 8 minutes on 2 cores)"
 	@echo "make demo-worldmodel   members who know a part of a world each (about 15 minutes)"
+	@echo "make sovereign-clothing   a region's classifier from 10 labels a class; also"
+	@echo "     sovereign-language, sovereign-sensors, sovereign-world"
 	@echo "make test   the tests"
 	@echo "make test-simulation   those that need Ray, which it installs (225 MB)"
 	@echo "make lint   formatting, lint, types, import contracts"
@@ -38,6 +40,9 @@ demo: $(STAMP)
 
 demo-worldmodel: $(STAMP)
 	$(BIN)/python -m examples.demo_worldmodel
+
+sovereign-clothing sovereign-language sovereign-sensors sovereign-world: sovereign-%: $(STAMP)
+	$(BIN)/python -m examples.sovereign_$*
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

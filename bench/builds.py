@@ -1,11 +1,11 @@
-"""Sovereign builds for studies: of one region, one start and a number of labels, and what they cost.
+"""Sovereign builds for studies: of one region, one start, a number of labels; and their price.
 
 The release is a study's consensus (`bench.releases`), taken unverified. The region's 6,000 images
-are labelled as far as `shots` a class go; nothing is fitted on its 5,000 test images. *General* is the
-consensus's own benchmark: a linear probe on tokens, fitted on the 2,000 public images and asked about
+are labelled as far as `shots` a class go; nothing is fitted on its 5,000 test images. *General* is
+the consensus's own benchmark: a linear probe on tokens, fitted on 2,000 public images and asked of
 5,000 others, as the members' images are.
 
-`fewshot`, `lora` and `forgetting` share these builds: with $GOBELIN_BENCH_JOBS set, each is made once.
+`fewshot`, `lora` and `forgetting` share these builds: $GOBELIN_BENCH_JOBS keeps what each found.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ from gobelin.shared.data import MemorySource, Subset
 from gobelin.shared.evaluation.embed import embed
 from gobelin.shared.evaluation.probes import linear_probe
 from gobelin.shared.model import build_jepa, encoder_of
+from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterVector
 
 RELEASE = "round-16"
 REGION = "turned"
 CLASSES = 10
+STEPS = 400
 STARTS = ("consensus", "solo", "scratch")
 
 
@@ -46,7 +48,10 @@ class Job:
     shots: int
     start: str = "consensus"
     head: str = "auto"
+    steps: int = STEPS  # of fine-tuning, at most
     pretrain: int = 0  # steps on the region's unlabelled images before
+    rehearse: bool = False  # the public images, in pre-training
+    anchor: float = 0.0  # of pre-training
     general: bool = False  # whether the consensus's own benchmark is asked afterwards
     region: str = REGION
 
@@ -55,12 +60,14 @@ def run_job(job: Job) -> dict[str, float]:
     """Build, and measure on the region's test images."""
     begun = start_of(job.seed, job.start)
     mine = region(job.region, job.seed)
-    given = Given(few(mine.labelled, job.shots, job.seed), mine.test, mine.labelled)
+    older = _benchmark(job.seed).labelled if job.rehearse else None
+    given = Given(few(mine.labelled, job.shots, job.seed), mine.test, mine.labelled, older)
     wanted: dict[str, Any] = {"release": "-", "data": "-", "out": "-", "unverified": True}
     wanted |= {"method": job.method, "seed": job.seed, "head": {"kind": job.head}}
     wanted["compute"] = {"device": "cpu"}
+    wanted["tuning"] = {"steps": job.steps}
     if job.pretrain:
-        wanted["pretrain"] = {"steps": job.pretrain}
+        wanted["pretrain"] = {"steps": job.pretrain, "anchor": job.anchor}
     settings = BuildSettings.model_validate(wanted)
     model = make_model(begun, given, settings)
     found = model.lineage.evaluation
@@ -68,8 +75,8 @@ def run_job(job: Job) -> dict[str, float]:
     told["frozen"] = found.get("frozen", found).get("accuracy", 0.0)
     told["steps"] = model.lineage.steps
     if job.general:
-        told["general"] = general(job.seed, model.vector)
-        told["general_before"] = general(job.seed, begun.vector)
+        told["general"] = general(job.seed, model.recipe, model.vector)
+        told["general_before"] = _general_of(job.seed, job.start)
     return told
 
 
@@ -98,12 +105,17 @@ def _benchmark(seed: int) -> Any:
     return public(seed)
 
 
-def general(seed: int, vector: ParameterVector) -> float:
+def general(seed: int, recipe: Recipe, vector: ParameterVector) -> float:
     """Percent right on the consensus's own benchmark, of a model of its recipe."""
-    recipe = federation(seed, names=(RELEASE,))[RELEASE].recipe
     encoder, asked = encoder_of(recipe, vector), _benchmark(seed)
     known, unseen = embed(encoder, asked.labelled), embed(encoder, asked.test)
     return linear_probe(known.tokens, known.labels, unseen.tokens, unseen.labels, CLASSES)[0]
+
+
+@functools.lru_cache(maxsize=4)
+def _general_of(seed: int, start: str) -> float:
+    begun = start_of(seed, start)
+    return general(seed, begun.recipe, begun.vector)
 
 
 def sizes(seed: int, rank: int, alpha: float) -> tuple[int, int]:
@@ -112,7 +124,7 @@ def sizes(seed: int, rank: int, alpha: float) -> tuple[int, int]:
     The head, which both train, is in neither.
     """
     begun = start_of(seed, "consensus")
-    targets = targets_of(begun.vector.schema, "image", trunk=True, predictor=False)
+    targets = targets_of(begun.recipe, "image")
     moved = [s for s in begun.vector.schema.tensors if s.role in ("tokenizers", "trunk")]
     return Lora(begun.vector, targets, rank, alpha).size, sum(s.numel for s in moved)
 

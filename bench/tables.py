@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.attack_tables import byzantine_table
+from bench.build_tables import fewshot_table, forgetting_table, lora_table
 from bench.leakage_tables import inversion_table, leakage_table
 from bench.ledger_tables import ledger_table, mutations_table
 from bench.markdown import PROBES, figure, table
@@ -63,6 +64,9 @@ def main() -> None:
         "sigreg": sigreg_table,
         "train_step": train_step_table,
         "train_step_gpu": train_step_table,
+        "fewshot": fewshot_table,
+        "lora": lora_table,
+        "forgetting": forgetting_table,
         "federated_worldmodel": federated_table,
         "world_schedules": world_schedules_table,
         "sensors": sensors_table,

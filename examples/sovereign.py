@@ -9,29 +9,39 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from examples.in_process import federate_in_process
 from examples.processes import one_thread, told_errors
 from gobelin.client.sovereign import BuildSettings, Given, SovereignModel, make_model
 from gobelin.client.sovereign.again import repeater
-from gobelin.client.sovereign.assessment import Region, assess, with_report
+from gobelin.client.sovereign.assessment import (
+    Region,
+    assess,
+    contender_of,
+    frozen_of,
+    task_of,
+    with_report,
+)
 from gobelin.client.sovereign.card import FILE as CARD
 from gobelin.client.sovereign.card import card_of
 from gobelin.client.sovereign.consensus import Consensus, take_release
 from gobelin.client.sovereign.lineage import region_key
 from gobelin.client.sovereign.package import write_package
 from gobelin.client.sovereign.page import report_files
-from gobelin.client.sovereign.report import SOVEREIGN, EvaluationSettings, Report
-from gobelin.shared.checkpoint import MANIFEST, write_checkpoint
-from gobelin.shared.data import Source
+from gobelin.client.sovereign.report import EvaluationSettings, title_of
+from gobelin.shared.checkpoint import MANIFEST, read_checkpoint, write_checkpoint
+from gobelin.shared.data import MemorySource, Source
 from gobelin.shared.errors import DatasetError
-from gobelin.shared.evaluation.benchmarks import Benchmark
+from gobelin.shared.evaluation.benchmarks import Benchmark, Contender
+from gobelin.shared.evaluation.intervals import Indices
 from gobelin.shared.files import write_atomic, write_json
 from gobelin.shared.recipe import Recipe
 
@@ -61,14 +71,47 @@ class Place:
     evaluation: EvaluationSettings
     general: Sequence[Benchmark] = ()
 
-    def build(
-        self, run: Run, changes: Mapping[str, Any], keep: bool = False
-    ) -> tuple[SovereignModel, Report]:
-        """One build and its report; with `keep` the first seed's is signed and written."""
+    def compare(self, run: Run, methods: Mapping[str, Mapping[str, Any]], keep: str) -> Rows:
+        """Every method's build beside the same from scratch, consensus and solo model, each asked
+        once; the first seed's build by the method `keep` is reported on, signed and written."""
+        asked = {name: self._settings(run, changes) for name, changes in methods.items()}
+        models = {n: make_model(self.consensus, self.given, s) for n, s in asked.items()}
+        any_model = next(iter(models.values()))
+        task = task_of(any_model, self.region, self.evaluation)
+        rivals = {"consensus": self._frozen("consensus", self.consensus)}
+        if self.evaluation.solo is not None:
+            rivals["solo"] = self._frozen("solo", taken(self.evaluation.solo))
+        values = {name: headline(task, rival) for name, rival in rivals.items()}
+        rows = {title_of(name, task.kind): values[name] for name in rivals}
+        for name, model in models.items():
+            again = repeater(self.consensus, self.given, asked[name])("scratch", None)
+            own = headline(task, contender_of(name, model))
+            first = next(iter(own))
+            scratch = headline(task, contender_of("scratch", again))
+            leads = {f"over {rival}": own[first] - value[first] for rival, value in values.items()}
+            rows[name] = {**own, **leads, "over scratch": own[first] - scratch[first]}
+            rows[name]["points lost"] = self._lost(rivals["consensus"], model)
+            if name == keep and run.first:
+                self._write(run, model, asked[name])
+        return rows
+
+    def _settings(self, run: Run, changes: Mapping[str, Any]) -> BuildSettings:
         given = {"release": "-", "data": "-", "out": "-", "unverified": True, "region": self.name}
         told = {**given, "seed": run.seed, "compute": {"device": "cpu"}, **changes}
-        settings = BuildSettings.model_validate(told)
-        model = make_model(self.consensus, self.given, settings)
+        return BuildSettings.model_validate(told)
+
+    def _frozen(self, role: str, of: Consensus) -> Contender:
+        return frozen_of(role, of.recipe, of.vector, None, "cpu")
+
+    def _lost(self, consensus: Contender, model: SovereignModel) -> float:
+        """Points on the worst general benchmark; 0 where the build has moved nothing."""
+        if model.vector.digest == self.consensus.vector.digest or not self.general:
+            return 0.0
+        after = Contender("sovereign", model.encoder)
+        pairs = [(headline(b, consensus), headline(b, after)) for b in self.general]
+        return max(next(iter(x.values())) - next(iter(y.values())) for x, y in pairs)
+
+    def _write(self, run: Run, model: SovereignModel, settings: BuildSettings) -> None:
         again = repeater(self.consensus, self.given, settings)
         report = assess(
             model,
@@ -78,32 +121,15 @@ class Place:
             again=again,
             general=self.general,
         )
-        if keep and run.first:
-            told = with_report(model, report, report_files(report))
-            told = replace(told, files={**told.files, CARD: card_of(told).encode()})
-            write_package(run.out / "model", told, region_key(run.out / "home"))
-        return model, report
+        told = with_report(model, report, report_files(report))
+        told = replace(told, files={**told.files, CARD: card_of(told).encode()})
+        write_package(run.out / "model", told, region_key(run.out / "home"))
 
 
-def figures_of(report: Report) -> dict[str, float]:
-    """The columns of a build: its headline, its leads, and what it lost."""
-    mine = report.found[0]
-    told = {name: figure.value for name, figure in mine.figures.items()}
-    told |= {f"over {role}": gain.value for role, gain in report.gains.items()}
-    if report.general:
-        told["points lost"] = report.figures["points_lost_general"].value
-    if mine.calibration is not None:
-        told["ECE"] = mine.calibration.ece.value
-    return told
-
-
-def baselines_of(report: Report) -> Rows:
-    """The rows of what a build is compared with and does not depend on its method."""
-    return {
-        found.title: {name: figure.value for name, figure in found.figures.items()}
-        for found in report.found
-        if found.role not in (SOVEREIGN, "scratch")
-    }
+def headline(task: Benchmark, contender: Contender) -> dict[str, float]:
+    """A contender's figures, the first being the one it is judged by."""
+    found = task.measure(contender).figures
+    return {name: each.of(np.arange(len(each.strata))) for name, each in found.items()}
 
 
 def trained(
@@ -115,13 +141,19 @@ def trained(
     seed: int,
     **options: Any,
 ) -> Path:
-    """A checkpoint of a federation in this process (of one member: of it alone), kept in .cache.
-
-    Empty the folder when training changes.
-    """
-    if not (folder / MANIFEST).is_file():
+    """A checkpoint of a federation in this process (of one member: of it alone), kept in `folder`
+    until something else is asked for there."""
+    facts = {
+        "federation": "example",
+        "round": rounds,
+        "local_steps": local_steps,
+        "seed": seed,
+        "members": {name: len(source) for name, source in members.items()},
+        "recipe_digest": recipe.digest,
+        "options": {name: str(value) for name, value in options.items()},
+    }
+    if not (folder / MANIFEST).is_file() or read_checkpoint(folder).facts != facts:
         vector = federate_in_process(recipe, members, rounds, local_steps, seed, **options)
-        facts = {"federation": "example", "round": rounds, "seed": seed}
         write_checkpoint(folder, recipe, vector, facts)
     return folder
 
@@ -138,6 +170,13 @@ def require_data(folder: Path, command: str) -> Path:
     return folder
 
 
+def part(source: Source, chosen: Indices) -> MemorySource:
+    """Some samples, in memory."""
+    labels = source.labels
+    kept = None if labels is None else labels[chosen]
+    return MemorySource(source.read(chosen), kept, source.class_names)
+
+
 def run_example(name: str, about: str, run: Callable[[Run], Rows], columns: Sequence[str]) -> None:
     """The command line of an example: every seed, the table, and where things were left."""
     parser = argparse.ArgumentParser(prog=f"python -m examples.{name}", description=about)
@@ -150,21 +189,29 @@ def run_example(name: str, about: str, run: Callable[[Run], Rows], columns: Sequ
         seeds = options.seeds[:1] if options.fast else options.seeds
         runs = [Run(seed, options.out, seed == seeds[0], options.fast) for seed in seeds]
         started = time.perf_counter()
-        if options.fast or options.workers < 2:
-            one_thread()
-            found = [run(each) for each in runs]
-        else:
-            with ProcessPoolExecutor(options.workers, get_context("spawn"), one_thread) as pool:
-                found = list(pool.map(run, runs))
-        table = table_of(found, columns)
-        seconds = time.perf_counter() - started
-        note = f"seeds {', '.join(map(str, seeds))}; mean ± standard deviation over them"
-        write_atomic(options.out / "table.md", f"{table}\n{note}\n".encode())
-        write_json(options.out / "results.json", {"seeds": seeds, "rows": found})
-        print(f"{table}\n{note}; {seconds:.0f} s")
+        found: list[Rows] = []
+        table = note = ""
+        for rows in _each(run, runs, options.workers):
+            found.append(rows)
+            table = table_of(found, columns)
+            done = ", ".join(str(seed) for seed in seeds[: len(found)])
+            note = f"seeds {done}; mean ± standard deviation over them"
+            write_atomic(options.out / "table.md", f"{table}\n\n{note}\n".encode())
+            write_json(options.out / "results.json", {"seeds": seeds[: len(found)], "rows": found})
+        print(f"{table}\n{note}; {time.perf_counter() - started:.0f} s")
         if (options.out / "model").is_dir():
             page = options.out / "model" / "report.html"
             print(f"the model of seed {seeds[0]}, signed: {options.out / 'model'}; report: {page}")
+
+
+def _each(run: Callable[[Run], Rows], runs: Sequence[Run], workers: int) -> Iterator[Rows]:
+    """What every seed found, in their order, as soon as it is there."""
+    if len(runs) < 2 or workers < 2:
+        one_thread()
+        yield from map(run, runs)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), one_thread) as pool:
+        yield from pool.map(run, runs)
 
 
 def table_of(found: Sequence[Rows], columns: Sequence[str]) -> str:

@@ -25,8 +25,7 @@ from examples.sovereign import (
     Place,
     Rows,
     Run,
-    baselines_of,
-    figures_of,
+    part,
     run_example,
     taken,
     trained,
@@ -34,7 +33,7 @@ from examples.sovereign import (
 from gobelin.client.sovereign import Given
 from gobelin.client.sovereign.assessment import Region
 from gobelin.client.sovereign.report import EvaluationSettings
-from gobelin.shared.data import MemorySource, Source
+from gobelin.shared.data import MemorySource
 from gobelin.shared.evaluation.benchmarks import Classification
 from gobelin.shared.evaluation.probes import few_of
 from gobelin.shared.recipe import load_recipe
@@ -42,29 +41,26 @@ from gobelin.shared.recipe import load_recipe
 SCANNER = "turned"
 SHOTS = 10  # labels a class
 TEST, UNLABELLED = 2_000, 6_000
+KEPT = "pre-train on own images, linear head"
 METHODS = {
     "linear head": {"method": "linear"},
     "LoRA": {"method": "lora"},
     "full fine-tune": {"method": "full"},
-    "pre-train on own images, linear head": {"method": "linear", "pretrain": {"steps": 200}},
+    KEPT: {"method": "linear", "pretrain": {"steps": 150}},
 }
-COLUMNS = ("accuracy", "accuracy_shifted", "ECE", "over consensus", "over scratch", "over solo",
-           "points lost")  # fmt: skip
+COLUMNS = ("accuracy", "over consensus", "over scratch", "over solo", "points lost")
 
 
 def run(run: Run) -> Rows:
     """One seed: every method, and what it is compared with."""
-    place = region_of(run)
-    rows: Rows = {}
-    for name, changes in METHODS.items():
-        changes = {**changes, "seed": run.seed}
-        if run.fast:
-            changes |= {"tuning": {"steps": 4, "every": 2}}
-            if "pretrain" in changes:
-                changes["pretrain"] = {"steps": 4, "every": 2}
-        _, report = place.build(run, changes, keep=name.startswith("pre-train"))
-        rows = {**baselines_of(report), **rows, name: figures_of(report)}
-    return rows
+    methods = METHODS
+    if run.fast:
+        few = {"steps": 4, "every": 2}
+        methods = {
+            name: {**m, "tuning": few, **({"pretrain": few} if "pretrain" in m else {})}
+            for name, m in METHODS.items()
+        }
+    return region_of(run).compare(run, methods, keep=KEPT)
 
 
 def region_of(run: Run) -> Place:
@@ -111,13 +107,6 @@ def models(run: Run) -> tuple[Path, Path]:
         trained(folder / "consensus", recipe, data, 2, 2, run.seed),
         trained(folder / "solo", recipe, first, 1, 4, run.seed),
     )
-
-
-def part(source: Source, chosen: np.ndarray) -> MemorySource:  # type: ignore[type-arg]
-    """Some samples, in memory."""
-    labels = source.labels
-    kept = None if labels is None else labels[chosen]
-    return MemorySource(source.read(chosen), kept, source.class_names)
 
 
 if __name__ == "__main__":

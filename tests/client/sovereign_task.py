@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import torch
 
 from gobelin.shared.data import MemorySource
+from gobelin.shared.data.export import write_image_folder
 from gobelin.shared.evaluation.benchmarks import Classification, Contender, Read
 from gobelin.shared.evaluation.embed import embed
 from gobelin.shared.evaluation.probes import fit_head
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import load_recipe
 from gobelin.shared.seeds import generator_of
+from gobelin.shared.vector import ParameterVector
 
+RECIPE = load_recipe("toy")
+VECTOR = ParameterVector.of(build_jepa(RECIPE, 0))
 CLASSES = 4
 NAMES = ("north-west", "north-east", "south-west", "south-east")
 
@@ -34,7 +41,7 @@ def task(train: int = 160, test: int = 200) -> Classification:
 
 def model(role: str, seed: int = 0, head: Read | None = None) -> Contender:
     """A contender of the smallest recipe, at its start."""
-    return Contender(role, build_jepa(load_recipe("toy"), seed).encoder(), head)
+    return Contender(role, build_jepa(RECIPE, seed).encoder(), head)
 
 
 def fitted(contender: Contender, source: MemorySource, scale: float = 1.0) -> Contender:
@@ -44,3 +51,10 @@ def fitted(contender: Contender, source: MemorySource, scale: float = 1.0) -> Co
     return Contender(
         contender.name, contender.encoder, lambda tokens: scale * probe.logits(tokens.flatten(1))
     )
+
+
+def written(folder: Path, source: MemorySource) -> Path:
+    """A source as a folder of pictures."""
+    assert source.labels is not None
+    write_image_folder(folder, source.read(np.arange(len(source))), source.labels, NAMES)
+    return folder

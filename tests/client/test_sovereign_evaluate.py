@@ -21,18 +21,14 @@ from gobelin.client.sovereign.report import EvaluationSettings
 from gobelin.client.sovereign_cli import app
 from gobelin.shared.checkpoint import write_checkpoint
 from gobelin.shared.data import MemorySource, Subset
-from gobelin.shared.data.export import write_image_folder
-from gobelin.shared.errors import ConfigError, DataError, SchemaMismatchError
+from gobelin.shared.errors import ConfigError, LabelsError, SchemaMismatchError
 from gobelin.shared.evaluation.embed import embed
 from gobelin.shared.evaluation.probes import fit_head
 from gobelin.shared.model import build_jepa, encoder_of
-from gobelin.shared.recipe import load_recipe
 from gobelin.shared.signing import SigningKey
 from gobelin.shared.vector import ParameterVector
-from tests.client.sovereign_task import CLASSES, NAMES, squares
+from tests.client.sovereign_task import CLASSES, NAMES, RECIPE, VECTOR, squares, written
 
-RECIPE = load_recipe("toy")
-VECTOR = ParameterVector.of(build_jepa(RECIPE, 0))
 ORIGIN = Origin(federation="weavers", round=3, vector_digest=VECTOR.digest)
 BARE = EvaluationSettings(resamples=100, shots=(), shifted_samples=0)
 TABLES = "[evaluation]\nresamples = 100\nshots = []\nshifted_samples = 0\n"
@@ -46,13 +42,6 @@ def sovereign(vector: ParameterVector = VECTOR, temperature: float = 1.0) -> Sov
     return SovereignModel(
         RECIPE, vector, lineage, head=head, class_names=NAMES, temperature=temperature
     )
-
-
-def written(folder: Path, source: MemorySource) -> Path:
-    """A source as a folder of pictures."""
-    assert source.labels is not None
-    write_image_folder(folder, source.read(np.arange(len(source))), source.labels, NAMES)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +122,7 @@ def test_another_schema_and_another_task_are_refused() -> None:
     with pytest.raises(SchemaMismatchError):
         assess(sovereign(), Consensus(bigger, vector, ORIGIN), region, BARE)
     other = MemorySource(squares(8, 1).read(np.arange(8)), torch.zeros(8), ("moon",))
-    with pytest.raises(DataError, match="class 'moon'"):
+    with pytest.raises(LabelsError, match="class 'moon'"):
         assess(sovereign(), None, Region("moons", squares(40, 0), other), BARE)
     odd = BARE.model_copy(update={"anomalous": ("moon",)})
     with pytest.raises(ConfigError, match="no class 'moon'"):

@@ -14,8 +14,7 @@ from gobelin.client.sovereign.package import read_package
 from gobelin.client.sovereign_cli import app
 from gobelin.shared.checkpoint import write_checkpoint
 from gobelin.shared.errors import ConfigError
-from tests.client.sovereign_task import squares
-from tests.client.test_sovereign_evaluate import RECIPE, VECTOR, written
+from tests.client.sovereign_task import RECIPE, VECTOR, squares, written
 
 TOML = """
 release = "release"

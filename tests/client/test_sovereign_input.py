@@ -3,9 +3,8 @@ no more than a pause."""
 
 from __future__ import annotations
 
-import errno
 import json
-import os
+import resource
 import signal
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from gobelin.shared.errors import (
     ConfigError,
     GobelinError,
     LabelsError,
+    MachineError,
     ReleaseError,
     StateError,
     UnverifiedError,
@@ -197,19 +197,19 @@ def test_two_builds_to_one_place_are_one_too_many(world: Path) -> None:
         refused(world, at(world), StateError, "another process")
 
 
-def test_a_full_disk_leaves_the_old_build(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_build_and_what_was_trained(world: Path) -> None:
     before = bytes_of(world / "out")
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.safetensors")
-
-    monkeypatch.setattr("gobelin.client.sovereign.package.write_json", full)
-    with pytest.raises(OSError, match="No space left"):
-        build(at(world), world / "home")
-    monkeypatch.undo()
-    assert bytes_of(world / "out") == before
-    assert not [path for path in world.iterdir() if path.name.startswith(".")]
-    build(at(world), world / "home")  # what was trained is still there
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in (8_000, 20_000):  # no room for a stage's state; for the model's vector alone
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            with pytest.raises((MachineError, OSError)):
+                build(at(world), world / "home")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert bytes_of(world / "out") == before
+        assert not [path for path in world.iterdir() if path.name.startswith(".")]
+    build(at(world), world / "home")
     assert read_package(world / "out").lineage.method == "lora"
 
 

@@ -1,6 +1,8 @@
 """Sovereign model packages: whole, signed, self-contained, and refused on one flipped bit."""
 
 import json
+import resource
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -196,16 +198,20 @@ def test_a_mean_leaves_out_tokens_without_data():
     assert torch.equal(head.logits(tokens), torch.full((1, 2), float(DIM)))
 
 
-def test_a_full_disk_leaves_the_old_build_as_it_was(folder, monkeypatch):
+@contextmanager
+def short_disk(size):
+    """Files may not grow beyond `size` bytes: what a full disk does to a write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_the_old_build_as_it_was(folder):
     before = write_package(folder, sovereign(), KEY)
-
-    def full(*_, **__):
-        from safetensors import SafetensorError
-
-        raise SafetensorError("Error while serializing: No space left on device (os error 28)")
-
-    monkeypatch.setattr("gobelin.client.sovereign.package.save_file", full)
-    with pytest.raises(MachineError, match="No space left"):
+    with short_disk(4096), pytest.raises(MachineError, match="cannot be written"):
         write_package(folder, sovereign(linear_head()), KEY)
     assert read_package(folder).digest == before.digest
     assert [path.name for path in folder.parent.iterdir()] == ["model"]

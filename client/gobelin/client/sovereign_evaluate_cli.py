@@ -88,14 +88,15 @@ def _repeater(
 ) -> Again:
     """What builds the model anew; raises ConfigError."""
     from gobelin.client.sovereign.again import repeater, settings_of
-    from gobelin.client.sovereign.assessment import under_names
     from gobelin.client.sovereign.build import Given
+    from gobelin.client.sovereign.labels import under_names
     from gobelin.shared.errors import ConfigError
 
     if consensus is None:
         raise ConfigError("nothing to build anew from", "give the --release it was built on")
     kind = model.recipe.modality(model.modality)
-    given = Given(under_names(kind.open(data), model.class_names))
+    source = kind.open(data)
+    given = Given(under_names(source, model.class_names) if model.head is not None else source)
     return repeater(consensus, given, settings_of(model, data, device))
 
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gobelin.shared.errors import CheckpointError, DtypeError, VectorError
+from gobelin.shared.errors import CheckpointError, DtypeError, MachineError, VectorError
 from gobelin.shared.files import MANIFEST as MANIFEST
 from gobelin.shared.files import folder_atomic, json_bytes, write_json
 from gobelin.shared.recipe import Recipe
@@ -68,7 +68,7 @@ def fill_checkpoint(
     with ThreadPoolExecutor(2, "digests") as pool:
         digests = {}
         for name, own in tensors.items():
-            save_file(own, folder / name)
+            save_tensors(own, folder / name)
             digests[name] = pool.submit(file_digest, folder / name)  # while the next is written
         files = {name: digest.result() for name, digest in digests.items()}
     manifest = {
@@ -110,6 +110,15 @@ def at_rest(
     """What `write_checkpoint` has just written there, as it lies in the files, not read again."""
     values = _mapped(folder / MODEL, vector.schema)
     return vector.at_rest(values), _extra(folder, [f"{name}.safetensors" for name in extra])
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file; raises MachineError where the disk takes no more."""
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:  # how it tells of what a file system refuses
+        what = f"{path.name} cannot be written: {error!s:.120}"
+        raise MachineError(what, "free some space") from None
 
 
 def vector_at(file: Path) -> ParameterVector:

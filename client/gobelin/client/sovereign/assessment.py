@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from gobelin.client.sovereign.consensus import Consensus
+from gobelin.client.sovereign.labels import under_names
 from gobelin.client.sovereign.package import SovereignModel
 from gobelin.client.sovereign.report import (
     SOVEREIGN,
@@ -146,7 +146,9 @@ def task_of(model: SovereignModel, region: Region, settings: EvaluationSettings)
         odd = _numbers(region.test, settings.anomalous)
         return Anomaly(region.name, region.train, region.test, odd, **common)
     require_labels(region.test)
-    train, test = (under_names(each, model.class_names) for each in (region.train, region.test))
+    train, test = region.train, region.test
+    if model.head is not None:  # an image folder sorts its classes, whatever the model's order
+        train, test = (under_names(each, model.class_names) for each in (train, test))
     classes = model.head.classes if model.head is not None else count_classes(train)
     return Classification(region.name, train, test, classes, **common)
 
@@ -228,21 +230,6 @@ def _numbers(source: Source[Any], names: Sequence[str]) -> tuple[int, ...]:
         what = f"the test samples have no class {odd[0]!r}"
         raise ConfigError(what, f"evaluation.anomalous names some of {', '.join(known[:12])}")
     return tuple(known.index(name) for name in names)
-
-
-def under_names(source: Source[Any], names: tuple[str, ...]) -> Source[Any]:
-    """The source under a model's labels; raises DataError on classes the model has not."""
-    own = source.class_names
-    if not names or own is None or own == names[: len(own)]:
-        return source
-    unknown = [name for name in own if name not in names]
-    if unknown:
-        what = f"the samples have a class {unknown[0]!r}, which the model has not"
-        raise DataError(what, f"its classes are {', '.join(names[:12])}")
-    part = Subset(source, np.arange(len(source)))
-    part.labels = torch.tensor([names.index(name) for name in own])[require_labels(source)]
-    part.class_names = names
-    return part
 
 
 def _notes(region: Region) -> list[str]:

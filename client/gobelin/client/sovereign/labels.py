@@ -72,7 +72,7 @@ def open_task(
         raise LabelsError(what, "label samples of another class, too: a head tells classes apart")
     kept, held = _hold_out(labels, chosen, held_out, seed)
     if test is not None:
-        test = _same_classes(test, names)
+        test = under_names(test, names)
     inner = Subset(data, held)
     return Task(Subset(data, kept), inner, test or inner, names, test is not None)
 
@@ -111,8 +111,11 @@ def _names(
     return names
 
 
-def _same_classes(test: Source[Any], names: tuple[str, ...]) -> Source[Any]:
-    """The test samples under the head's labels, by the classes' names where both have some."""
+def under_names(test: Source[Any], names: tuple[str, ...]) -> Source[Any]:
+    """The test samples under a head's labels, by the classes' names where both have some.
+
+    Raises LabelsError on classes the head has not.
+    """
     labels, own = require_labels(test), test.class_names
     if own is None or own == names[: len(own)]:
         _names(labels, None, names, "the test samples")

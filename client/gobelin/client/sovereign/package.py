@@ -21,18 +21,17 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from gobelin.client.sovereign.head import Head, make_head
 from gobelin.client.sovereign.lineage import FILE as LINEAGE
 from gobelin.client.sovereign.lineage import Lineage, read_lineage, sign_lineage
-from gobelin.shared.checkpoint import MODEL, file_digest, vector_at
+from gobelin.shared.checkpoint import MODEL, file_digest, save_tensors, vector_at
 from gobelin.shared.data import Batch
 from gobelin.shared.errors import (
     CheckpointError,
     ConfigError,
-    MachineError,
     StateError,
     VectorError,
 )
@@ -187,9 +186,10 @@ def write_package(folder: Path, model: SovereignModel, key: SigningKey) -> Sover
     """
     require_free(folder)
     with folder_atomic(folder) as tmp:
-        _save(model.vector.tensors(), tmp / MODEL)
+        save_tensors(model.vector.tensors(), tmp / MODEL)
         if model.head is not None:
-            _save({k: v.contiguous() for k, v in model.head.state_dict().items()}, tmp / HEAD)
+            own = model.head.state_dict().items()
+            save_tensors({n: w.cpu().contiguous() for n, w in own}, tmp / HEAD)
         write_json(tmp / CONFIG, model.config().model_dump(mode="json"))
         for name, content in model.files.items():
             _put(tmp, name, content)
@@ -245,15 +245,6 @@ def require_free(folder: Path) -> None:
         raise StateError(
             f"{folder} holds something that is no sovereign model", "choose a new --out"
         )
-
-
-def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    try:
-        save_file({name: t.detach().cpu() for name, t in tensors.items()}, path)
-    except SafetensorError as error:  # how it tells of a full disk
-        raise MachineError(
-            f"{path.name} cannot be written: {error!s:.120}", "free some space"
-        ) from None
 
 
 def _put(folder: Path, name: str, content: bytes | Path) -> None:
