@@ -45,7 +45,7 @@ sovereign-clothing sovereign-language sovereign-sensors sovereign-world: soverei
 	$(BIN)/python -m examples.sovereign_$*
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope
 
 test-simulation: $(RAY)
 	$(BIN)/python -m pytest tests/simulation

@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 import time
+from collections import Counter
 
 from bench.measure import run_all, write_result
 
@@ -29,6 +30,7 @@ def main() -> None:
     crashes = [line for lines in found.values() for line in lines]
     values = {
         "inputs": len(jobs) * CHUNK,
+        "by_target": by_target(options.first, len(jobs) * CHUNK),
         "first": options.first,
         "crashes": len(crashes),
         "seconds": time.monotonic() - started,
@@ -37,6 +39,15 @@ def main() -> None:
     print(write_result("fuzz", values))
     print("\n".join(crashes[:50]))
     sys.exit(1 if crashes else 0)
+
+
+def by_target(first: int, inputs: int) -> dict[str, int]:
+    """How many of the inputs each target was given."""
+    from tests.fuzz.targets import targets
+
+    names = [target.name for target in targets()]
+    given = Counter(names[seed % len(names)] for seed in range(first, first + inputs))
+    return {name: given[name] for name in names}
 
 
 def chunk(first: int) -> list[str]:

@@ -30,8 +30,6 @@ from examples.in_process import federate_in_process
 from gobelin.server.outer import Nesterov, Sgd
 from gobelin.shared.recipe import load_recipe
 
-STEPS = 900
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -41,10 +39,9 @@ class Setting:
     local_steps: int
     momentum: float = 0.0
 
-    @property
-    def rounds(self) -> int:
-        """All of them, the warm-up's too."""
-        return self.warm + (STEPS - self.warm) // self.local_steps
+    def rounds(self, steps: int) -> int:
+        """All of them for so many steps, the warm-up's too."""
+        return self.warm + (steps - self.warm) // self.local_steps
 
 
 SETTINGS = {
@@ -67,20 +64,22 @@ class Job:
     folder: Path
     seed: int
     name: str
+    steps: int
 
 
 def run_job(job: Job) -> Judged:
     """Train the model and judge it."""
     recipe = load_recipe(RECIPE)
     if job.name == "pooled":
-        plan = Plan(job.folder, rounds=STEPS, local_steps=1, warmup_rounds=0, seed=job.seed)
+        plan = Plan(job.folder, rounds=job.steps, local_steps=1, warmup_rounds=0, seed=job.seed)
         return judge(plan, recipe, vector_of(plan, job.name, recipe))
     setting = SETTINGS[job.name]
-    plan = Plan(job.folder, setting.rounds, setting.local_steps, setting.warm, seed=job.seed)
+    rounds = setting.rounds(job.steps)
+    plan = Plan(job.folder, rounds, setting.local_steps, setting.warm, seed=job.seed)
     vector = federate_in_process(
         recipe,
         {member: recipe.modality().open(plan.data(member)) for member in MEMBERS},
-        setting.rounds,
+        rounds,
         setting.local_steps,
         job.seed,
         Nesterov(1.0, setting.momentum) if setting.momentum else Sgd(),
@@ -90,7 +89,7 @@ def run_job(job: Job) -> Judged:
     return judge(plan, recipe, vector)
 
 
-def summarise(found: Mapping[str, Sequence[Judged]]) -> dict[str, object]:
+def summarise(found: Mapping[str, Sequence[Judged]], steps: int) -> dict[str, object]:
     """Figures of every row with spread over the seeds."""
     values: dict[str, object] = {"rows": list(found)}
     for name, rows in found.items():
@@ -98,7 +97,7 @@ def summarise(found: Mapping[str, Sequence[Judged]]) -> dict[str, object]:
         values[f"{name}.imagined"] = spread([one.imagined for one in seen])
         values[f"{name}.decoded"] = spread([one.decoded for one in seen])
         values[f"{name}.success"] = spread([row.outcome.success for row in rows])
-        values[f"{name}.rounds"] = SETTINGS[name].rounds if name in SETTINGS else 0
+        values[f"{name}.rounds"] = SETTINGS[name].rounds(steps) if name in SETTINGS else 0
     return values
 
 
@@ -107,6 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--steps", type=int, default=600, help="of every model")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--name", default="world_schedules", help="of the result file")
     options = parser.parse_args()
@@ -116,10 +116,15 @@ def main() -> None:
         for seed, folder in folders.items():
             folder.mkdir()
             give_out_data(Plan(folder, seed=seed))
-        jobs = {name: [Job(folders[seed], seed, name) for seed in options.seeds] for name in names}
+        jobs = {
+            name: [Job(folders[seed], seed, name, options.steps) for seed in options.seeds]
+            for name in names
+        }
         found = run_all(run_job, [job for row in jobs.values() for job in row], options.workers)
-    values = summarise({name: [found[job] for job in row] for name, row in jobs.items()})
-    print(write_result(options.name, {"seeds": options.seeds, "steps": STEPS, **values}))
+    values = summarise(
+        {name: [found[job] for job in row] for name, row in jobs.items()}, options.steps
+    )
+    print(write_result(options.name, {"seeds": options.seeds, "steps": options.steps, **values}))
 
 
 if __name__ == "__main__":

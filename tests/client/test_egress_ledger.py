@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,20 @@ def test_what_a_kill_leaves_of_a_line_is_no_record(file: Path) -> None:
     book = ledger(file)
     book.leaving(MADE)
     assert len(book.records()) == len(ledger(file).records()) == 4
+
+
+def test_several_writers_take_turns_at_one_chain(file: Path) -> None:
+    """A node that runs, its renewals, and `gobelin node roster` beside it."""
+    one, other = ledger(file), ledger(file)
+    number = one.leaving(Departure("contribution", 1, "int4", "d" * 64, 100))
+    other.call("Roster", b"request")
+    one.left(number, 120, {"PushObject": 2})
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: (one, other)[n % 2].call("Status", bytes(n)), range(20)))
+    rows = ledger(file).records()  # the chain is whole
+    assert [row["number"] for row in rows] == list(range(23))
+    assert sorted(row["wire_bytes"] for row in rows[3:]) == list(range(20))
+    assert total(rows).wire_bytes == 120 + len(b"request") + sum(range(20))
 
 
 def test_the_ledger_is_its_owners_alone(file: Path) -> None:

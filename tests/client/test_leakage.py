@@ -34,6 +34,7 @@ from gobelin.shared.errors import ConfigError, DataError
 from gobelin.shared.model import build_jepa
 from gobelin.shared.objective import OBJECTIVES, Draw
 from gobelin.shared.recipe import Recipe, load_recipe
+from gobelin.shared.release.evidence import read_evidence
 from gobelin.shared.seeds import derive_seed, generator_of
 from gobelin.shared.settings import write_settings
 from gobelin.shared.vector import ParameterVector
@@ -182,6 +183,7 @@ def test_the_command_writes_json_and_a_plot(data: Path, tmp_path: Path) -> None:
     facts = json.loads(done.stdout)
     assert json.loads(out.read_text()) == facts
     assert plot.read_bytes().startswith(b"\x89PNG")
+    assert read_evidence(out, load_recipe("toy").digest) == ("leakage.json", facts)
     assert facts["privacy"] == "no DP: empirical leakage only"
     steps = [(each["local_steps"], each["batch_size"]) for each in facts["settings"]]
     assert steps == [(1, recipe_batch()), (3, recipe_batch()), (1, 4)]

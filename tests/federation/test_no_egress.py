@@ -7,6 +7,7 @@ sockets by strace, where there is one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -30,6 +31,7 @@ from gobelin.client.home import NodeHome
 from gobelin.protocols.messages import METRICS
 from gobelin.server.superlink import MOST_OF_REQUEST
 from gobelin.shared.address import parse_address
+from gobelin.shared.files import read_json
 
 GUARD = Path(__file__).parent / "guard"
 FOLDER, FILE, LABEL, PIXELS = (f"CANARY{what}7f3a91" for what in ("folder", "file", "label", "px"))
@@ -75,9 +77,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         net.start_aggregator()
         net.wait_for("waiting")
         refused = send_much(net)
-        net.processes["north"] = start(net, guard)
+        joins(net, guard)
+        net.processes["north"] = start(net, guard, "run")
+        assert start(net, guard, "roster").wait() == 0  # while it runs
         net.wait()
-        traces = [line for file in guard.glob("trace.*") for line in file.read_text().splitlines()]
+        traces = [line for file in guard.glob("trace-*") for line in file.read_text().splitlines()]
         yield Watched(net, guard, traces, refused)
 
 
@@ -113,8 +117,20 @@ def strace() -> list[str]:
     return [found, "-ff", "--seccomp-bpf", "-yy", "-s", "0", "-e", f"trace={SENDS}"]
 
 
-def start(net: Loopback, guard: Path) -> subprocess.Popen[bytes]:
-    before = [*strace(), "-o", str(guard / "trace")] if strace() else []
+def joins(net: Loopback, guard: Path) -> None:
+    """The node calls our service, too: it enrols, waits to be approved, and has its certificate."""
+    home = ("--home", net.aggregator_home)
+    invite = gobelin("aggregator", "invite", *home, "--member", "north", "--pre-approved")
+    line = next(word for word in invite.split() if word.startswith("gobelin1-"))
+    (net.folder / "invite").write_text(line)
+    data = net.folder.parent / FOLDER
+    told = ("join", "--invite-file", net.folder / "invite", "--data", data)
+    assert start(net, guard, *told).wait() == 0, net.log("north")
+
+
+def start(net: Loopback, guard: Path, *command: str | Path) -> subprocess.Popen[bytes]:
+    """A command of the node's, watched."""
+    before = [*strace(), "-o", str(guard / f"trace-{command[0]}")] if strace() else []
     paths = [str(GUARD), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
@@ -124,7 +140,7 @@ def start(net: Loopback, guard: Path) -> subprocess.Popen[bytes]:
     }
     with (net.folder / "north.log").open("ab") as log:
         return subprocess.Popen(
-            [*before, GOBELIN, "node", "run", "--home", net.node_home("north")],
+            [*before, GOBELIN, "node", *command, "--home", net.node_home("north")],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -165,17 +181,24 @@ def test_every_byte_that_left_is_on_the_egress_ledger(watched: Watched) -> None:
     assert all(set(row["metrics"]) <= METRICS for row in made)
 
 
+def test_calls_of_our_service_are_on_the_egress_ledger_one_by_one(watched: Watched) -> None:
+    calls = [row for row in watched.records() if row["kind"] == "call"]
+    assert {row["method"] for row in calls} >= {"Authority", "Enrol", "Roster"}
+    sent = {hashlib.sha256(request).hexdigest() for request in watched.requests}
+    assert all(row["digest"] in sent for row in calls)
+
+
 def test_python_itself_contacts_the_aggregator_alone_and_starts_no_program(
     watched: Watched,
 ) -> None:
-    host, port = address(watched)
+    host, ports = addresses(watched)
     lines = (watched.guard / "audit").read_text().splitlines()
     assert any(line.startswith("socket.connect") for line in lines)
     for line in lines:
         event, _, said = line.partition(" ")
         assert event in ("socket.connect", "socket.getaddrinfo"), line
         assert host in said, line
-        assert str(port) in said, line
+        assert any(str(port) in said for port in ports), line
 
 
 def test_its_sockets_go_to_the_aggregator_alone_and_carry_no_more_than_that(
@@ -183,9 +206,9 @@ def test_its_sockets_go_to_the_aggregator_alone_and_carry_no_more_than_that(
 ) -> None:
     if not watched.traces:
         pytest.skip("strace is not here, or may not trace")
-    host, port = address(watched)
+    host, ports = addresses(watched)
     went = {match.groups() for line in watched.traces if (match := CONNECT.match(line))}
-    assert {int(number) for number, _ in went} == {port}
+    assert {int(number) for number, _ in went} == ports
     assert all(host in place for _, place in went), went
     sent = sum(int(match[1]) for line in watched.traces if (match := TCP.match(line)))
     totals = total(watched.records())
@@ -193,5 +216,9 @@ def test_its_sockets_go_to_the_aggregator_alone_and_carry_no_more_than_that(
     assert sent <= totals.wire_bytes + OVERHEAD * totals.requests + HANDSHAKES
 
 
-def address(watched: Watched) -> tuple[str, int]:
-    return parse_address(NodeHome(watched.home).settings().aggregator)
+def addresses(watched: Watched) -> tuple[str, set[int]]:
+    """The aggregator's host, and its ports: of rounds, and of our service."""
+    home = NodeHome(watched.home)
+    host, port = parse_address(home.settings().aggregator)
+    _, service = parse_address(read_json(home.enrolment_file)["service"])
+    return host, {port, service}

@@ -5,8 +5,10 @@ A target takes bytes and may refuse them by a typed error. Anything else it rais
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import functools
+import hashlib
 import random
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.task_identity import TaskIdentity
@@ -25,6 +28,7 @@ from gobelin.client.records import contribution_record
 from gobelin.client.site_policy import SitePolicy
 from gobelin.client.spool import Spooled
 from gobelin.protocols.envelope import CONTRIBUTION, Envelope, SignedEnvelope
+from gobelin.protocols.ledger import ReleaseStatement
 from gobelin.protocols.messages import (
     Farewell,
     MalformedMessageError,
@@ -46,14 +50,19 @@ from gobelin.shared.checkpoint import read_checkpoint, write_checkpoint
 from gobelin.shared.codec import CODECS, Payload, codec_named, compress
 from gobelin.shared.envelope import NEVER, open_envelope, seal
 from gobelin.shared.errors import GobelinError
+from gobelin.shared.files import write_atomic
+from gobelin.shared.invite import Invite
+from gobelin.shared.ledger import Entry, Tree, TreeHead, origin_of, sign_head
 from gobelin.shared.model import build_jepa
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.recipe import Recipe, load_recipe
+from gobelin.shared.release import ReleaseKey, card, seal_release, verify_release
 from gobelin.shared.settings import Settings, parse_settings, to_toml
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 from tests.answers import contribution, wired
 from tests.keys import node_pub, signing_key
+from tests.ledgers import FEDERATION, aggregator, entry_of_round
 
 REFUSALS = (GobelinError, MalformedMessageError, Malformed, TooLarge)
 SCHEMA = ParameterSchema.of_shapes({"a": (16, 16), "b": (7,)})
@@ -243,6 +252,70 @@ def object_examples() -> list[bytes]:
     return sorted(objects()[1].values())
 
 
+# ---------------------------------------------------------------- invites and releases
+
+INVITE = Invite(
+    "fed", "north", "aggregator:9093", "aggregator:9092", "a" * 64, "b" * 64, bytes(20), 1 << 40
+)
+
+
+def invited(data: bytes) -> None:
+    """A text is the one invite that its checksum is of, or none."""
+    text = data.decode("utf-8", "replace")
+    assert Invite.parse(text).text() == "".join(text.split())
+
+
+def invite_body(data: bytes) -> None:
+    """Whoever makes invites may write what they like behind the checksum: it parses, or is none."""
+    whole = Invite.parse(wrapped(data))
+    assert (len(whole.secret), len(whole.ca_pin)) == (20, 64)
+    assert whole.id  # its key is one
+
+
+def wrapped(body: bytes) -> str:
+    """An invite's text around any body, its checksum right."""
+    check = hashlib.sha256(b"gobelin:v1:invite\0" + body).digest()[:4]
+    return "gobelin1-" + base64.urlsafe_b64encode(body + check).decode().rstrip("=")
+
+
+def unwrapped(invite: Invite) -> bytes:
+    text = invite.text().removeprefix("gobelin1-")
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))[:-4]
+
+
+@functools.cache
+def release_folder() -> Path:
+    """A small release, whole."""
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-release-")) / "release-00001"
+    told = dataclasses.replace(entry_of_round(0, 0).record, vector_digest=VECTOR.digest)
+    leaf = Entry(told, ())
+    tree = Tree([leaf.leaf])
+    head = sign_head(aggregator(), TreeHead(origin_of(FEDERATION), 1, tree.root()))
+    release = ReleaseKey(ec.derive_private_key(7, ec.SECP256R1()))
+    statement = ReleaseStatement(FEDERATION, 0, VECTOR.digest, 1, 1 << 40, release.public)
+    write_checkpoint(folder, load_recipe("toy"), VECTOR, {"round": 0})
+    write_atomic(folder / card.FILE, b"A card.")
+    keys = (aggregator(), release)
+    seal_release(folder, "fed", statement, leaf.proof(tree, 1), head, keys)
+    return folder
+
+
+def released(name: str) -> Parse:
+    """A release with any byte of a file changed is refused."""
+
+    def parse(data: bytes) -> None:
+        file = release_folder() / name
+        whole = file.read_bytes()
+        try:
+            file.write_bytes(data)
+            verify_release(release_folder(), aggregator().public)
+            assert data == whole
+        finally:
+            file.write_bytes(whole)
+
+    return parse
+
+
 # ---------------------------------------------------------------- settings and keys
 
 
@@ -284,6 +357,7 @@ def targets() -> list[Target]:
     """All that is fuzzed."""
     plans: Iterable[OurMessage] = (
         *(PLAN, MADE, Farewell("fed", 9, "v" * 64), Step(3, "b" * 64, "int8")),
+        ReleaseStatement("fed", 3, "v" * 64, 1, 2, "PEM"),
         *(Receipt("fed", 3, "d" * 64, True, "", 0.25), Envelope.from_bytes(SIGNED.data)),
     )
     recipe = load_recipe("toy")
@@ -319,4 +393,10 @@ def targets() -> list[Target]:
             [recipe.canonical().encode()],
         ),
         Target("node.pub", key, [node_pub(3)]),
+        Target("invite", invited, [INVITE.text().encode()]),
+        Target("invite body", invite_body, [unwrapped(INVITE)]),
+        *(
+            Target(f"release: {name}", released(name), [(release_folder() / name).read_bytes()])
+            for name in ("release.json", "model.sig", "manifest.json")
+        ),
     ]

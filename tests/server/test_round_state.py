@@ -137,6 +137,26 @@ def test_what_a_void_attempt_gathered_stays_and_others_are_asked_again() -> None
     assert shell.state.answered == {"n"}
 
 
+def test_a_round_that_revocations_leave_without_its_quorum_is_void_at_once() -> None:
+    both = replace(TERMS, quorum=Fraction(1))
+    shell = Shell(replace(OPEN, terms=both)).on(looked(0.0, "n", "s1", "s2"))
+    left = {name: seat for name, seat in ROSTER.items() if seat.member == "north"}
+    shell.on(Looked(5.0, left, {"n": "0"}), Ticked(5.0))
+    assert shell.state.phase is Phase.VOID  # it need not run to its deadline
+    (void,) = (each for each in shell.asked(Tell) if each.event == "round_void")
+    assert "revoked: south" in void.facts["reason"]
+
+
+def test_a_revoked_member_that_is_not_needed_changes_nothing() -> None:
+    three = {**ROSTER, "w": Seat("west", "w")}
+    shell = Shell().on(Looked(0.0, three, {"n": "0", "s1": "0", "w": "0"}))
+    left = {name: seat for name, seat in three.items() if seat.member != "west"}
+    shell.on(Looked(5.0, left, {"n": "0", "s1": "0"}), Ticked(5.0))
+    assert shell.state.phase is Phase.COLLECTING
+    shell.on(Counted(6.0, "n", 4, ROW), Looked(7.0, {}, {}), Ticked(7.0))
+    assert shell.state.phase is Phase.COLLECTING  # no roster is not one that lacks them
+
+
 def test_the_last_attempt_gives_up_and_says_who_was_missing() -> None:
     last = replace(OPEN, attempt=3)
     shell = Shell(last).on(looked(0.0, "n", "s1"), Counted(1.0, "n", 4, ROW), Ticked(60.0))

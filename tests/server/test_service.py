@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from gobelin.client.egress_ledger import EgressLedger
 from gobelin.client.home import NodeHome
 from gobelin.client.join import Joining, enrolment_request
 from gobelin.client.membership import Membership
@@ -40,8 +41,14 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
 def as_invited(places: Places, invite: Invite) -> Connection:
     key, certificate = private_pem(invite.key), shown(invite.key, invite.id)
     until(lambda: reachable(places))
-    ca = fetch_authority(invite.service, invite.ca_pin, key, certificate)
-    return Connection(invite.service, ca, key, certificate)
+    told = ledger(places)
+    ca = fetch_authority(invite.service, invite.ca_pin, key, certificate, told)
+    return Connection(invite.service, ca, key, certificate, told)
+
+
+def ledger(places: Places) -> EgressLedger:
+    """Of whoever calls in these tests."""
+    return EgressLedger(places.folder / "egress.jsonl")
 
 
 def reachable(places: Places) -> bool:
@@ -74,15 +81,15 @@ def test_without_a_key_that_is_known_nobody_is_heard(places: Places) -> None:
     other = make_key()
     stranger = shown(invite.key, "0" * 16)
     with pytest.raises(InviteError, match="does not know this invite"):
-        fetch_authority(invite.service, invite.ca_pin, key, stranger)
+        fetch_authority(invite.service, invite.ca_pin, key, stranger, ledger(places))
     forged = certify_node(places.ca(), other, other.public_key(), "north")  # not by the CA's key
     ca = places.ca_file.read_bytes()
     with (
-        Connection(address(places), ca, private_pem(other), forged) as service,
+        Connection(address(places), ca, private_pem(other), forged, ledger(places)) as service,
         pytest.raises(UnreachableError),
     ):
         service.ask("Authority", pb.AuthorityRequest())
-    assert fetch_authority(invite.service, invite.ca_pin, key, certificate)
+    assert fetch_authority(invite.service, invite.ca_pin, key, certificate, ledger(places))
 
 
 def test_a_node_is_let_in_by_a_certificate_of_the_ca_alone(tmp_path: Path, places: Places) -> None:
@@ -93,7 +100,7 @@ def test_a_node_is_let_in_by_a_certificate_of_the_ca_alone(tmp_path: Path, place
     mine = under_invite(invite, key.public_key())
     ca = home.ca_file.read_bytes()
     with (
-        Connection(address(places), ca, private_pem(key), mine) as service,
+        Connection(address(places), ca, private_pem(key), mine, ledger(places)) as service,
         pytest.raises(EnrolmentError, match="an invite may only enrol"),
     ):
         service.ask("Renew", pb.RenewRequest())

@@ -15,6 +15,7 @@ import pytest
 
 from gobelin.shared.cli import fail, main
 from gobelin.shared.errors import (
+    BuildError,
     ConfigError,
     ContributionError,
     EnvelopeError,
@@ -110,7 +111,7 @@ def test_every_family_has_an_exit_code_of_its_own() -> None:
 
 def test_a_member_of_a_family_shares_its_exit_code_and_begins_with_its_code() -> None:
     members = [kind for kind in errors() if kind.__base__ is not GobelinError]
-    families = {ContributionError, EnvelopeError, LedgerError, SealingError}
+    families = {BuildError, ContributionError, EnvelopeError, LedgerError, SealingError}
     families |= {TwoHistoriesError, VectorError}
     assert {kind.__base__ for kind in members} == families
     for kind in members:

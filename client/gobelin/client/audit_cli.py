@@ -59,6 +59,7 @@ def leakage(
     from gobelin.shared.codec import codec_named
     from gobelin.shared.evaluation.plots import require_format
     from gobelin.shared.files import write_json
+    from gobelin.shared.release.evidence import LEAKAGE
 
     if plot is not None:
         require_format(plot)
@@ -82,7 +83,13 @@ def leakage(
             f"{at.local_steps} local steps, batch {at.batch_size} ...", err=True
         ),
     )  # fmt: skip
-    facts = {"recipe": subject.recipe.name, "data_samples": len(subject.source), **found.facts()}
+    facts = {
+        "format": LEAKAGE,
+        "recipe": subject.recipe.name,
+        "recipe_digest": subject.recipe.digest,
+        "data_samples": len(subject.source),
+        **found.facts(),
+    }
     if out is not None:
         write_json(out, facts)
     if plot is not None:

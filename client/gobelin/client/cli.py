@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gobelin.client.options import DEFAULT_HOME, Home
+from gobelin.shared.options import AsJsonLines
+
 if TYPE_CHECKING:
     from gobelin.client.home import NodeSettings
 
@@ -18,9 +21,6 @@ app = typer.Typer(no_args_is_help=True, help="Contribute to a federation from pr
 policy = typer.Typer(no_args_is_help=True, help="What may leave this node.")
 app.add_typer(policy, name="policy")
 
-Home = Annotated[Path, typer.Option(help="The node's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
-DEFAULT_HOME = Path("node")
 TORCHRUN = "TORCHELASTIC_RUN_ID"  # a variable that torchrun sets
 
 
@@ -50,7 +50,7 @@ def init(
     upload_seconds_per_round: Annotated[
         float | None, typer.Option(help="Most seconds it may take at the measured upload rate.")
     ] = None,
-    as_json: AsJson = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """Make this node's keys and settings without an invite; nothing is sent anywhere."""
     from gobelin.client.founding import found_from_options
@@ -90,7 +90,7 @@ def run(
     give_up: Annotated[
         float, typer.Option(min=0, help="Seconds to wait for a silent aggregator; 0: for ever.")
     ] = 0.0,
-    as_json: AsJson = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """Take part in rounds until stopped; stop and start it at any time.
 
@@ -140,7 +140,7 @@ def _followed(settings: NodeSettings) -> bool:
 
 
 @app.command()
-def egress(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+def egress(home: Home = DEFAULT_HOME, as_json: AsJsonLines = False) -> None:
     """Show all that has left this node, and verify that its record is whole."""
     from gobelin.client.egress_report import print_egress
     from gobelin.client.home import NodeHome
@@ -154,7 +154,7 @@ def explain(
         Path | None, typer.Option(help="A round plan; the last one offered if left out.")
     ] = None,
     home: Home = DEFAULT_HOME,
-    as_json: AsJson = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """Say what policy.toml makes of a round plan, rule by rule, and why."""
     from gobelin.client.egress_report import print_policy
@@ -167,7 +167,7 @@ def explain(
 def accept(
     path: Annotated[Path, typer.Argument(help="A release, or an export of the ledger.")],
     home: Home = DEFAULT_HOME,
-    as_json: AsJson = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """Verify a release or a ledger, and remember it: nothing older is accepted afterwards."""
     from gobelin.client.accept import accept_path
@@ -178,7 +178,7 @@ def accept(
 
 
 @app.command()
-def status(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+def status(home: Home = DEFAULT_HOME, as_json: AsJsonLines = False) -> None:
     """Show what the node is doing."""
     from gobelin.client.home import NodeHome
     from gobelin.client.progress import print_status

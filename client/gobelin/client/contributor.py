@@ -13,10 +13,13 @@ from dataclasses import replace
 import torch
 
 from gobelin.client.base import KeptBase
+from gobelin.client.claims import claims_of
 from gobelin.client.egress_ledger import EgressLedger
 from gobelin.client.envelopes import Envelopes, holds
 from gobelin.client.home import NodeHome, NodeStatus
 from gobelin.client.plan import check_fragments, parse_recipe, pooled_moments, schema_of
+from gobelin.client.privacy.budget import BARE, Prospect, prospect_of, sane_delta
+from gobelin.client.privacy.training import PrivateTrainer
 from gobelin.client.sealer import SALT_BYTES, SealedReply, Sealer, on_grid
 from gobelin.client.site_policy import (
     DAY_S,
@@ -27,23 +30,16 @@ from gobelin.client.site_policy import (
     require,
 )
 from gobelin.client.spool import Spool, Spooled, blinded
-from gobelin.client.trainer import LocalSteps, LocalTrainer, StepReport, TrainingReport
+from gobelin.client.trainer import LocalSteps, LocalTrainer, StepReport
 from gobelin.client.uplink import Uplink, budget_bytes
-from gobelin.client.workbench import build_trainer
+from gobelin.client.workbench import build_private_trainer, build_trainer, open_data
 from gobelin.protocols.envelope import Envelope
-from gobelin.protocols.messages import (
-    METRIC_DISTORTION,
-    METRIC_SENT_BYTES,
-    Contribution,
-    Receipt,
-    RoundPlan,
-)
+from gobelin.protocols.messages import Contribution, Receipt, RoundPlan
 from gobelin.protocols.sealing import SealedCall
 from gobelin.shared.alarm import collapse_alarm
 from gobelin.shared.codec import (
     CODECS,
     LOSSLESS,
-    Compressed,
     codec_named,
     compress,
     pick_rung,
@@ -53,6 +49,7 @@ from gobelin.shared.errors import (
     BudgetError,
     ConfigError,
     ContributionError,
+    PrivacyError,
     SitePolicyError,
 )
 from gobelin.shared.fragments import Fragment, fragment_of_round, start_of_round
@@ -84,6 +81,7 @@ class Contributor:
         self._trainer: LocalTrainer | None = None
         self._trained = 0  # the round after which the trainer's inner state stands
         self._recipe_digest = ""
+        self._samples: int | None = None  # of this node's data, once somebody asks
         self._sound: Health | None = None  # of the last model that had not collapsed
         self._writer = ThreadPoolExecutor(1, "spool")
         self._written: Future[None] | None = None  # of what is not known to be in the spool yet
@@ -150,7 +148,7 @@ class Contributor:
             self.envelopes.begin(envelope)
         codec_named(plan.codec)  # CodecError on one that this version does not have
         policy = read_policy(self._home)
-        require(policy, plan, datetime.datetime.now())
+        require(policy, plan, datetime.datetime.now(), self._prospect(plan, policy))
         codec = self._codec(plan, fragment.schema, policy)  # too little: said before the training
         started = time.monotonic()
         trainer = self._warm_trainer(plan)
@@ -167,6 +165,7 @@ class Contributor:
             ) from None
         self._watch(plan, report.health)
         seconds = time.monotonic() - started
+        spend = trainer.spend(report.steps) if isinstance(trainer, PrivateTrainer) else None
         sends = plan.cross_node and self._settings.egress.moments and policy.moments
         sent = own.to_bytes() if own is not None and sends else b""
         debt = self._spool.debt_before(plan.round)
@@ -177,6 +176,7 @@ class Contributor:
             made, salt = on_grid(ring, delta, due, plan.sealed_norm), os.urandom(SALT_BYTES)
         else:
             made = compress(codec, delta, due)
+        claims = claims_of(trainer, report, seconds, made, policy)
         contribution = Contribution(
             federation=plan.federation,
             round=plan.round,
@@ -184,9 +184,9 @@ class Contributor:
             base_digest=plan.base_digest,
             delta_digest=blinded(made.payload.digest, salt),
             local_steps=report.steps,
-            samples=report.samples,
-            seconds=seconds,
-            metrics=_metrics(report, made, policy),
+            samples=claims.samples,
+            seconds=claims.seconds,
+            metrics=claims.metrics,
             codec=codec,
             moments_digest=digest_of(sent),
             modality=self._modality(plan),
@@ -199,11 +199,27 @@ class Contributor:
         def write() -> None:
             self._keep(plan, base)
             state = (inner, residual, debt, own, model, salt)
-            self._spool.put(contribution, made.payload, *state, signed)
+            self._spool.put(contribution, made.payload, *state, signed, spend)
             self._trained = plan.round
 
         self._written = self._writer.submit(write)
-        return Spooled(contribution, made.payload, sent, signed)
+        if spend is not None:
+            self.flush()  # what it spends is read from there before any of it leaves
+        return Spooled(contribution, made.payload, sent, signed, spend)
+
+    def _prospect(self, plan: RoundPlan, policy: SitePolicy) -> Prospect:
+        """What this node would train a plan by; raises PrivacyError where that is not private."""
+        if self._settings.privacy is None:
+            return BARE
+        if bare := self._spool.bare():
+            raise PrivacyError(
+                f"round {bare[0]} in the spool is not private, and later ones go on from it",
+                f"remove {self._home.spool}, or join anew with another --home",
+            )
+        if self._samples is None:
+            self._samples = len(open_data(self._settings, parse_recipe(plan.recipe)))
+        sane_delta(self._samples, policy.delta)
+        return prospect_of(self._home, self._settings, plan, self._samples, policy.delta)
 
     def _watch(self, plan: RoundPlan, health: Health) -> None:
         """Warn where what was trained has collapsed; the last sound model is what it is held to."""
@@ -315,6 +331,7 @@ class Contributor:
         )
         before = self._spool.moments_of(plan.round - 1, trainer.recipe.projector.out)
         needed = plan.cross_node or (pooled is not None and before is None)
+        needed = needed and self._settings.privacy is None  # its objective tests nothing
         own = trainer.moments(base, local) if needed else None
         if pooled is not None and (mine := before or own) is not None:
             local = replace(local, offset=pooled.offset_from(mine))
@@ -342,6 +359,9 @@ class Contributor:
         return self._trainer
 
     def _build(self, plan: RoundPlan, recipe: Recipe) -> LocalTrainer:
+        privacy = self._settings.privacy
+        if privacy is not None:
+            return build_private_trainer(self._settings, privacy, recipe, self._home.secret())
         return build_trainer(self._settings, recipe, self._node_seed(plan))
 
     def _budget(self, plan: RoundPlan) -> float:
@@ -367,18 +387,3 @@ class Contributor:
                 time_left_s=step.seconds_left,
             )
         )
-
-
-def _metrics(report: TrainingReport, made: Compressed, policy: SitePolicy) -> dict[str, float]:
-    """The declared scalars that leave with a contribution; nothing else about the data does."""
-    training = {
-        "loss": report.loss,
-        "prediction": report.prediction,
-        "anti_collapse": report.anti_collapse,
-        "effective_rank": report.health.effective_rank,
-    }
-    return {
-        **(training if policy.metrics else {}),
-        METRIC_DISTORTION: made.distortion,
-        METRIC_SENT_BYTES: float(made.payload.size),
-    }

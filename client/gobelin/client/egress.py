@@ -14,9 +14,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
-from gobelin.client.egress_ledger import Departure, EgressLedger
+from gobelin.client.egress_ledger import CONTRIBUTION, Departure, EgressLedger
 from gobelin.client.home import NodeHome
+from gobelin.client.privacy.budget import Spent
 from gobelin.client.site_policy import (
     DAY_S,
     TRAINING,
@@ -25,7 +27,7 @@ from gobelin.client.site_policy import (
     day_bytes,
     read_policy,
 )
-from gobelin.client.spool import Spooled
+from gobelin.client.spool import Spool, Spooled
 from gobelin.protocols.messages import METRICS
 from gobelin.shared.errors import EgressError, GobelinError, SitePolicyError
 from gobelin.shared.objective.moments import digest_of
@@ -37,10 +39,11 @@ REQUESTS = UPLOADS | {
 }
 SESSION_EVERY_S = 600.0  # between records of requests that carry nothing
 LOOK_EVERY_S = 5.0  # at the clock, while a departure waits
+NOTHING_SPENT = Spent({}, 0)
 
 
-def clear(spooled: Spooled, policy: SitePolicy) -> None:
-    """Raise unless a contribution may leave as it is.
+def clear(spooled: Spooled, policy: SitePolicy, spent: Spent = NOTHING_SPENT) -> None:
+    """Raise unless a contribution may leave as it is; `spent` is what has left before.
 
     EgressError where it is not what its header says; SitePolicyError where the policy, perhaps of
     today, keeps some of it here.
@@ -63,12 +66,25 @@ def clear(spooled: Spooled, policy: SitePolicy) -> None:
     kept += ["moments"] * bool(spooled.moments and not policy.moments)
     kept += ["figures of training"] * bool(TRAINING & made.metrics.keys() and not policy.metrics)
     kept += ["open contributions"] * (not made.sealed and policy.min_sealed_members is not None)
-    kept += ["what was trained without privacy"] * (policy.max_epsilon is not None)
+    if spooled.spend is not None and (TRAINING & made.metrics.keys() or spooled.moments):
+        raise EgressError("figures of the data beside a delta that was trained with privacy")
+    kept += _over_budget(spooled, policy, spent)
     if kept:
         raise SitePolicyError(
             f"policy.toml keeps the contribution to round {made.round} here: {', '.join(kept)}",
             "it was made under another policy; rounds to come keep to this one",
         )
+
+
+def _over_budget(spooled: Spooled, policy: SitePolicy, spent: Spent) -> list[str]:
+    """What `max_epsilon` keeps here."""
+    if policy.max_epsilon is None:
+        return []
+    if spooled.spend is None:
+        return ["what was trained without privacy"]
+    after = spent.with_one(spooled.contribution.digest, spooled.spend).epsilon(policy.delta)
+    over = f"ε = {after:.3g} where {policy.max_epsilon:g} is allowed"
+    return [over] * (after > policy.max_epsilon)
 
 
 class Egress:
@@ -102,6 +118,9 @@ class Egress:
         """
         policy = read_policy(self._home)
         self.note_session()
+        if departure.purpose == CONTRIBUTION:
+            spend = Spool(self._home.spool).spend_of(departure.round, departure.digest)
+            departure = replace(departure, privacy=None if spend is None else spend.facts())
         number = self._ledger.leaving(departure)
         with self._lock:
             self._open, self._upload, self._upload_bytes = objects, Counter(), 0

@@ -2,7 +2,8 @@
 
 A line of JSON a record, flushed before what it tells of may leave. `leaving` says what is about
 to: its purpose, round, codec, digest and size. `left` says what then left on the wire. `session`
-adds up the requests in between (looking for messages, heartbeats, fetching). Bytes on the wire are
+adds up the requests in between (looking for messages, heartbeats, fetching). `call` is a request to
+our own service (enrolment, roster, releases), each by itself. Bytes on the wire are
 those of the serialized requests, before TLS. A record's `hash` is SHA-256 over the hash before it
 and the record's canonical JSON, so no line can be changed, dropped or moved, the last ones
 excepted, which nothing follows.
@@ -11,9 +12,11 @@ excepted, which nothing follows.
 from __future__ import annotations
 
 import datetime
+import fcntl
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from gobelin.shared.errors import EgressError
-from gobelin.shared.files import PRIVATE, write_atomic
+from gobelin.shared.files import PRIVATE, sync_folder
 
 GENESIS = "0" * 64  # the hash before the first record
-LEAVING, LEFT, SESSION = "leaving", "left", "session"
+LEAVING, LEFT, SESSION, CALL = "leaving", "left", "session", "call"
+CONTRIBUTION = "contribution"  # a purpose
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Departure:
     code: str = ""  # of an answer that is an error
     cosigned: int = 0  # rounds of the ledger's head whose cosignature goes with it; 0 without one
     cosignature_bytes: int = 0
+    privacy: Mapping[str, Any] | None = None  # the `Spend` behind it, where it was private
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Totals:
 
 
 class EgressLedger:
-    """One file; whoever appends is the only one to."""
+    """One file; several threads and processes may append, one after the other."""
 
     def __init__(self, file: Path, wall: Callable[[], float] = time.time) -> None:
         """`wall` is Unix time in seconds."""
@@ -68,6 +73,7 @@ class EgressLedger:
         self._wall = wall
         self._records: list[dict[str, Any]] | None = None
         self._end = 0  # bytes of the whole records
+        self._turn = threading.RLock()
 
     def records(self) -> list[dict[str, Any]]:
         """All records, oldest first; raises EgressError where the chain is broken.
@@ -92,7 +98,10 @@ class EgressLedger:
 
     def leaving(self, departure: Departure) -> int:
         """Record what is about to leave; returns the record's number."""
-        return self._append({"kind": LEAVING, **asdict(departure)})
+        facts = asdict(departure)
+        if departure.privacy is None:
+            del facts["privacy"]
+        return self._append({"kind": LEAVING, **facts})
 
     def left(self, number: int, wire_bytes: int, requests: Mapping[str, int]) -> None:
         """Record what left on the wire of a departure; 0 bytes where the other side had it."""
@@ -102,6 +111,12 @@ class EgressLedger:
         """Record the requests that carried no departure."""
         if requests:
             self._append({"kind": SESSION, "wire_bytes": wire_bytes, "requests": requests})
+
+    def call(self, method: str, request: bytes) -> None:
+        """Record a request to our service that is about to leave."""
+        digest = hashlib.sha256(request).hexdigest()
+        facts = {"wire_bytes": len(request), "requests": {method: 1}}
+        self._append({"kind": CALL, "method": method, "digest": digest, **facts})
 
     def sent_since(self, at: float) -> int:
         """Payload bytes of the contributions recorded since Unix time `at`."""
@@ -113,36 +128,42 @@ class EgressLedger:
         )
 
     def _known(self) -> list[dict[str, Any]]:
-        if self._records is None:
-            self._records = self.records()
-        return self._records
+        with self._turn:
+            if self._records is None:
+                self._records = self.records()
+            return self._records
 
     def _append(self, record: dict[str, Any]) -> int:
-        known = self._known()
-        row = json.loads(json.dumps({"number": len(known), "at": self._wall(), **record}))
-        row["hash"] = _hash(known[-1]["hash"] if known else GENESIS, row)
-        if not self._file.exists():
-            write_atomic(self._file, b"", PRIVATE)
-        with self._file.open("r+b") as file:
+        new = not self._file.exists()
+        flags = os.O_RDWR | os.O_CREAT
+        with self._turn, os.fdopen(os.open(self._file, flags, PRIVATE), "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if new:
+                sync_folder(self._file.parent)
+            if os.fstat(file.fileno()).st_size != self._end:
+                self._records = self.records()  # somebody else has appended, or was killed
+            known = self._known()
+            row = json.loads(json.dumps({"number": len(known), "at": self._wall(), **record}))
+            row["hash"] = _hash(known[-1]["hash"] if known else GENESIS, row)
             file.truncate(self._end)
             file.seek(self._end)
             line = _canonical(row) + b"\n"
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        self._end += len(line)
-        known.append(row)
-        return int(row["number"])
+            self._end += len(line)
+            known.append(row)
+            return int(row["number"])
 
 
 def total(records: list[dict[str, Any]]) -> Totals:
     """What records add up to."""
-    wire = [row for row in records if row["kind"] in (LEFT, SESSION)]
+    wire = [row for row in records if row["kind"] in (LEFT, SESSION, CALL)]
     gone = {row["of"] for row in records if row["kind"] == LEFT}
     made = [
         row
         for row in records
-        if row["kind"] == LEAVING and row["purpose"] == "contribution" and row["number"] in gone
+        if row["kind"] == LEAVING and row["purpose"] == CONTRIBUTION and row["number"] in gone
     ]
     return Totals(
         records=len(records),

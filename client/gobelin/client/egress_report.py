@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gobelin.client.egress_ledger import LEAVING, LEFT, EgressLedger, total, when
+from gobelin.client.egress_ledger import CALL, LEAVING, LEFT, EgressLedger, total, when
 from gobelin.client.home import NodeHome
+from gobelin.client.plan import parse_recipe
+from gobelin.client.privacy.budget import BARE, Spent, prospect_of
 from gobelin.client.site_policy import judge, read_policy
+from gobelin.client.workbench import open_data
 from gobelin.protocols.messages import MalformedMessageError, RoundPlan
 from gobelin.shared.errors import ConfigError, StateError
 
@@ -19,18 +22,23 @@ def print_egress(home: NodeHome, as_json: bool) -> None:
     """Print the egress ledger; raises EgressError where its chain is broken."""
     home.settings()
     records = EgressLedger(home.egress_file).records()
-    totals = total(records)
+    totals, delta, spent = total(records), read_policy(home).delta, Spent.of(records)
     if as_json:
-        print(json.dumps({"records": records, "totals": totals.facts()}, sort_keys=True))
+        facts = {"records": records, "totals": totals.facts(), "privacy": spent.facts(delta)}
+        print(json.dumps(facts, sort_keys=True))
         return
     wire = {row["of"]: row["wire_bytes"] for row in records if row["kind"] == LEFT}
     for row in records:
         if row["kind"] == LEAVING:
             print(f"{when(row)}  {describe(row)}, {_on_wire(wire.get(row['number']))}")
+        elif row["kind"] == CALL:
+            size = f"{row['wire_bytes']:,} bytes"
+            print(f"{when(row)}  call of our service: {row['method']}, {size}")
     print(
         f"{totals.departures} contributions of {totals.payload_bytes:,} bytes left; "
         f"{totals.wire_bytes:,} bytes in {totals.requests:,} requests, sessions included"
     )
+    print(spent.text(delta))
     print(f"The chain of {totals.records} records is whole; its head is {totals.head[:16]}…")
 
 
@@ -55,7 +63,11 @@ def print_policy(home: NodeHome, file: Path | None, as_json: bool) -> None:
     """Print what the site policy makes of a plan, and whether it would be refused."""
     home.settings()
     plan, policy = _plan(home, file), read_policy(home)
-    findings = judge(policy, plan, datetime.datetime.now())
+    prospect = BARE
+    if home.settings().privacy is not None:
+        samples = len(open_data(home.settings(), parse_recipe(plan.recipe)))
+        prospect = prospect_of(home, home.settings(), plan, samples, policy.delta)
+    findings = judge(policy, plan, datetime.datetime.now(), prospect)
     refused = any(finding.verdict == "refused" for finding in findings)
     if as_json:
         rows = [finding.facts() for finding in findings]

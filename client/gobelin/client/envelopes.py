@@ -22,12 +22,11 @@ from gobelin.protocols.messages import (
     Receipt,
     RoundPlan,
 )
-from gobelin.shared.envelope import MICRO, open_envelope, require_time, seal
+from gobelin.shared.envelope import MICRO, SKEW, open_envelope, require_time, seal
 from gobelin.shared.errors import EnvelopeReplayedError
 from gobelin.shared.files import write_atomic
 from gobelin.shared.signing import SigningKey
 
-SKEW = 300 * MICRO  # how far the aggregator's clock may be ahead of this node's
 LAST = "last_plan_issued"  # remembered in the home
 
 

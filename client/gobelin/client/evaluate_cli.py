@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gobelin.shared.console import print_table
+from gobelin.shared.options import AsJson, Checkpoint, Device
 
 if TYPE_CHECKING:
     from gobelin.client.judged import Judged
@@ -42,7 +43,6 @@ class PlannerName(StrEnum):
     GRADIENT = "gradient"
 
 
-Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint or release folder.")]
 Train = Annotated[Path, typer.Option("--data", help="Labelled samples the probes are fitted on.")]
 Test = Annotated[Path, typer.Option(help="Labelled samples they are tested on.")]
 Modality = Annotated[str | None, typer.Option(help="Of the data, where the recipe has several.")]
@@ -50,9 +50,7 @@ Labels = Annotated[int, typer.Option(help="Labelled samples to fit on, at most."
 Probes = Annotated[list[ProbeName], typer.Option(help="linear, knn or attentive; repeatable.")]
 Draws = Annotated[int, typer.Option(help="Times the labels are drawn.", min=1)]
 Seed = Annotated[int, typer.Option(help="Of whatever is drawn.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
 Plot = Annotated[Path | None, typer.Option(help="Also draw it: a .png, .svg or .pdf file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +22,7 @@ from gobelin.shared.keys import (
 from gobelin.shared.settings import Settings, read_settings, write_settings
 from gobelin.shared.signing import SigningKey, find_signing_key, public_signing_pem
 
+SECRET_BYTES = 32
 Name = Annotated[str, Field(min_length=1, max_length=48, pattern=r"^[A-Za-z0-9][\w.-]*$")]
 
 
@@ -70,6 +72,14 @@ class EgressSettings(Settings):
         return f"leaving this node: {always}; {moments}"
 
 
+class PrivacySettings(Settings):
+    """Example-level DP-SGD (arXiv:1607.00133) on this node; where the table is, all training is."""
+
+    noise_multiplier: Annotated[float, Field(gt=0)]  # σ: noise on a step's sum, in clip norms
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0  # C: the most one sample's gradient may be long
+    batch_size: Annotated[int, Field(ge=32)] | None = None  # expected; unset: the recipe's
+
+
 class NodeSettings(Settings):
     """`node.toml`."""
 
@@ -79,6 +89,7 @@ class NodeSettings(Settings):
     data: DataSettings
     compute: ComputeSettings = ComputeSettings()
     egress: EgressSettings = EgressSettings()
+    privacy: PrivacySettings | None = None
 
 
 class NodeHome:
@@ -95,6 +106,7 @@ class NodeHome:
         self.enrolment_file = folder / "enrolment.json"  # whom it joined, and by which invite
         self.invite_file = folder / "invite.key"  # the invite's secret; bound to this node's keys
         self.exit = folder / "exit"  # what it was given when it left
+        self.secret_file = folder / "node.secret"  # of what random streams nobody else may know
         self.spool = folder / "spool"
         self.pins_file = folder / "pins.json"  # what this node has bound itself to
         self.status_file = folder / "status.json"
@@ -105,6 +117,8 @@ class NodeHome:
         self.egress_file = folder / "egress.jsonl"  # the egress ledger
         self.heads = folder / "heads"  # of the ledger, as believed and cosigned
         self.receipts = folder / "receipts"  # with their proofs, for ever
+        self.releases = folder / "releases"  # that were fetched and hold
+        self.fetching = folder / "fetching"  # of releases, what has come so far
         self.newest_file = folder / "newest.json"  # the newest release that was accepted
         self.uplink_file = folder / "uplink.json"  # how fast contributions have left so far
 
@@ -120,6 +134,21 @@ class NodeHome:
     def aggregator_key(self) -> str:
         """The aggregator's public signing key, which stands in the pinned ca.pem."""
         return find_signing_key(self.ca_file.read_bytes(), str(self.ca_file))
+
+    def secret(self) -> bytes:
+        """32 bytes that this node alone knows, made when they are first asked for.
+
+        Raises StateError where the file is damaged: another secret would mean other noise.
+        """
+        if not self.secret_file.exists():
+            write_atomic(self.secret_file, os.urandom(SECRET_BYTES).hex().encode(), PRIVATE)
+        try:
+            secret = bytes.fromhex(self.secret_file.read_text())
+        except ValueError:
+            secret = b""
+        if len(secret) != SECRET_BYTES:
+            raise StateError(f"{self.secret_file} is damaged", "bring it back from a copy")
+        return secret
 
     @property
     def id(self) -> str:

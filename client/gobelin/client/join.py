@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gobelin.client.egress_ledger import EgressLedger
 from gobelin.client.home import NodeHome, NodeSettings
 from gobelin.client.service import Connection, Patience, Say, fetch_authority
 from gobelin.protocols import federation_pb2 as pb
@@ -83,8 +84,11 @@ class Joining:
         key_pem = private_pem(invite.key)
         shown = invited(invite.key, invite.id)
         address = invite.service
-        authority = patience.insist(lambda: fetch_authority(address, invite.ca_pin, key_pem, shown))
-        with Connection(address, authority, key_pem, shown) as service:
+        ledger = EgressLedger(home.egress_file)
+        authority = patience.insist(
+            lambda: fetch_authority(address, invite.ca_pin, key_pem, shown, ledger)
+        )
+        with Connection(address, authority, key_pem, shown, ledger) as service:
             request = enrolment_request(home)
             reply = patience.insist(lambda: service.ask("Enrol", request))
             if reply.state == pb.REFUSED:  # before the data are looked at, which takes a while

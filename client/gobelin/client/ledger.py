@@ -13,7 +13,12 @@ from pathlib import Path
 from gobelin.client.home import NodeHome
 from gobelin.protocols.ledger import Cosignature, Head, LedgerView, Proof
 from gobelin.protocols.messages import Receipt, RoundPlan
-from gobelin.shared.errors import LedgerError, SignatureError, TwoHistoriesError
+from gobelin.shared.errors import (
+    EnvelopeReplayedError,
+    LedgerError,
+    SignatureError,
+    TwoHistoriesError,
+)
 from gobelin.shared.files import write_atomic, write_json
 from gobelin.shared.keys import fingerprint, load_private_key, public_pem
 from gobelin.shared.ledger import (
@@ -33,6 +38,7 @@ from gobelin.shared.ledger.merkle import verify_consistency
 from gobelin.shared.ledger.note import SIGNATURE, key_id
 from gobelin.shared.signing import SigningKey
 
+HEARD = "head_issued"  # remembered in the home: when the newest head was sent
 EVIDENCE = "stop, and show the other members both notes in"
 
 
@@ -51,18 +57,28 @@ class NodeLedger:
         return SignedHead.parse(notes[-1].read_bytes()) if notes else None
 
     def hear(
-        self, federation: str, view: LedgerView, receipts: Iterable[Receipt], plan: RoundPlan | None
+        self,
+        federation: str,
+        view: LedgerView,
+        receipts: Iterable[Receipt],
+        plan: RoundPlan | None,
+        issued: int,
     ) -> None:
         """Believe a head, what it says of the plan's base, and receipts; or raise.
 
-        SignatureError: not by the aggregator of the pinned ca.pem. LedgerError: something is not
-        proved. TwoHistoriesError: the head is no continuation of the newest one known.
+        `issued` is when the envelope says that all this was sent. SignatureError: not by the
+        aggregator of the pinned ca.pem. LedgerError: something is not proved. TwoHistoriesError:
+        the head is no continuation of the newest one known. EnvelopeReplayedError: it is an earlier
+        one, and was sent before that, so it came late or again.
         """
         head = self._head(federation, view.head)
+        self._refuse_late(head, issued)
         self._continue(head, view)
         if plan is not None:
             self._check_base(head, view.base, plan)
         proved = self._check_receipts(head, view, receipts)
+        if issued > int(self._home.pinned(HEARD) or 0):
+            self._home.remember(HEARD, issued)
         self._keep(head)
         for receipt, proof in proved:
             self._keep_receipt(receipt, proof, head)
@@ -101,6 +117,25 @@ class NodeLedger:
         signed = SignedHead(TreeHead(origin, told.size, roots[0]), (line,))
         signed.signed_by(self._aggregator)
         return signed
+
+    def _refuse_late(self, head: SignedHead, issued: int) -> None:
+        """Raise EnvelopeReplayedError on what was sent before the newest head was heard.
+
+        It denies nothing, unless it is another head of a size that this node knows.
+        """
+        newest, told = self.newest(), head.head
+        if newest is None or told.size >= newest.head.size:
+            return
+        if issued >= int(self._home.pinned(HEARD) or 0):
+            return
+        note = self._home.heads / f"{told.size:05d}.note"
+        if note.exists() and SignedHead.parse(note.read_bytes()).head != told:
+            return
+        raise EnvelopeReplayedError(
+            f"an offer from before: its ledger has {told.size} rounds, this node knows "
+            f"{newest.head.size}",
+            "it came late, or somebody sends old offers again; nothing was trained for it",
+        )
 
     def _continue(self, head: SignedHead, view: LedgerView) -> None:
         """Raise TwoHistoriesError unless the head goes on from the newest one known."""

@@ -32,10 +32,11 @@ from flwr.app import (
 from flwr.clientapp import ClientApp
 
 from gobelin.client.contributor import Contributor
-from gobelin.client.egress import clear
+from gobelin.client.egress import NOTHING_SPENT, clear
 from gobelin.client.fleet import FleetConnection, Say
 from gobelin.client.home import NodeHome, NodeStatus
 from gobelin.client.ledger import NodeLedger
+from gobelin.client.privacy.budget import spent_by
 from gobelin.client.reach import wait_reachable
 from gobelin.client.records import (
     OUR_ERROR,
@@ -51,6 +52,7 @@ from gobelin.client.records import (
     sealed_record,
 )
 from gobelin.client.site_policy import read_policy
+from gobelin.client.spool import Spooled
 from gobelin.client.uplink import Uplink
 from gobelin.protocols.messages import (
     HEADER,
@@ -102,12 +104,13 @@ def train(message: Message, context: Context) -> Message:
         contributor, plan = _contributor(home), offer.plan
         envelope = contributor.envelopes.open_plan(plan, offer.envelope, offer.receipts)
         ledger = NodeLedger(NodeHome(Path(home)))
-        ledger.hear(plan.federation, read_ledger(message.content), offer.receipts, plan)
+        view = read_ledger(message.content)
+        ledger.hear(plan.federation, view, offer.receipts, plan, envelope.issued)
         contributor.hear(plan.federation, plan.round, offer.receipts)
         spooled = contributor.prepare(plan, offer.segments, offer.moments, offer.steps, envelope)
         if not context.node_config.get(HELD_KEY):
             contributor.flush()
-        clear(spooled, read_policy(NodeHome(Path(home))))
+        _clear(home, spooled)
     except GobelinError as error:
         _failures[home] = error
         return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
@@ -126,7 +129,7 @@ def recall(message: Message, context: Context) -> Message:
         envelope = contributor.envelopes.open_recall(plan, signed, receipts)
         spooled = contributor.finished(plan, envelope)
         if spooled is not None:
-            clear(spooled, read_policy(NodeHome(Path(home))))
+            _clear(home, spooled)
     except SitePolicyError as error:
         _say_of(home, str(error))
         return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
@@ -162,9 +165,10 @@ def hear_farewell(message: Message, context: Context) -> Message:
         contributor = _contributor(home)
         farewell, receipts = read_farewell(message.content), read_receipts(message.content)
         signed = read_envelope(message.content)
-        contributor.envelopes.open_farewell(farewell, signed, receipts)
+        envelope = contributor.envelopes.open_farewell(farewell, signed, receipts)
         ledger = NodeLedger(NodeHome(Path(home)))
-        ledger.hear(farewell.federation, read_ledger(message.content), receipts, None)
+        view = read_ledger(message.content)
+        ledger.hear(farewell.federation, view, receipts, None, envelope.issued)
         contributor.hear(farewell.federation, farewell.rounds + 1, receipts)
         content = cosigned(content, ledger.cosignature())
     except (EnvelopeError, ContributionError) as error:  # anybody may say goodbye
@@ -180,6 +184,13 @@ def hear_farewell(message: Message, context: Context) -> Message:
 def _contributor(home: str) -> Contributor:
     """The contributor of the home this process answers for, kept warm between rounds."""
     return Contributor(NodeHome(Path(home)), lambda status: _watchers.get(home, _ignore)(status))
+
+
+def _clear(home: str, spooled: Spooled) -> None:
+    """Raise unless it may leave a home by the policy of now, and what has left before."""
+    place = NodeHome(Path(home))
+    policy = read_policy(place)
+    clear(spooled, policy, NOTHING_SPENT if policy.max_epsilon is None else spent_by(place))
 
 
 def _say_of(home: str, note: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from cryptography import x509
 
+from gobelin.client.egress_ledger import EgressLedger
 from gobelin.client.home import NodeHome
 from gobelin.client.join import enrolment_request, require_admitted
 from gobelin.client.service import Connection, Patience, Say
@@ -65,7 +66,8 @@ class Membership:
         home = self._home
         key, certificate = home.key_file.read_bytes(), home.certificate_file.read_bytes()
         ca = home.ca_file.read_bytes()
-        with Connection(self._facts["service"], ca, key, certificate) as service:
+        ledger = EgressLedger(home.egress_file)
+        with Connection(self._facts["service"], ca, key, certificate, ledger) as service:
             yield service
 
     # ------------------------------------------------------------ the certificate
@@ -95,7 +97,8 @@ class Membership:
         home, key = self._home, load_private_key(self._home.invite_file)
         shown = invited(key, self._facts["invite"])
         ca = home.ca_file.read_bytes()
-        with Connection(self._facts["service"], ca, private_pem(key), shown) as service:
+        ledger = EgressLedger(home.egress_file)
+        with Connection(self._facts["service"], ca, private_pem(key), shown, ledger) as service:
             reply = service.ask("Enrol", enrolment_request(home))
         require_admitted(reply)
         certificate: bytes = reply.certificate

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gobelin.client.options import DEFAULT_HOME, Home
+from gobelin.shared.options import AsJsonLines
+
 if TYPE_CHECKING:
     from gobelin.client.home import NodeSettings
 
-Home = Annotated[Path, typer.Option(help="The node's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
 GiveUp = Annotated[
     float, typer.Option(min=0, help="Seconds to wait for a silent aggregator; 0: for ever.")
 ]
-DEFAULT_HOME = Path("node")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -46,7 +46,7 @@ def join(
         bool, typer.Option(help="Send moments of projections where the federation asks for them.")
     ] = True,
     give_up: GiveUp = 60.0,
-    as_json: AsJson = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """Join the federation of an invite; killed at any point, the same command goes on.
 
@@ -95,7 +95,7 @@ def join(
     print(f"  gobelin node run --home {home}")
 
 
-def roster(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+def roster(home: Home = DEFAULT_HOME, as_json: AsJsonLines = False) -> None:
     """Show who is in the federation, from the log the aggregator has signed."""
     from gobelin.client.home import NodeHome
     from gobelin.client.membership import Membership
@@ -108,7 +108,7 @@ def roster(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
         print(f"{len(log.records)} records, all signed; the last is {log.head[:16]}…")
 
 
-def leave(home: Home = DEFAULT_HOME, give_up: GiveUp = 60.0, as_json: AsJson = False) -> None:
+def leave(home: Home = DEFAULT_HOME, give_up: GiveUp = 60.0, as_json: AsJsonLines = False) -> None:
     """Leave the federation for good, with receipts for what this node gave; stop `run` first."""
     from gobelin.client.home import NodeHome, require_member
     from gobelin.client.membership import Membership

@@ -30,7 +30,7 @@ class Progress(LiveConsole):
         """Show a status: every change of state, and training now and then."""
         here = (status.state, status.round, status.note)
         due = time.monotonic() - self._last_plain >= PLAIN_EVERY_S
-        self._live.update(describe(status))
+        self.show(describe(status))
         if here == self._last and not (due and status.state == "training"):
             return
         self._last, self._last_plain = here, time.monotonic()

@@ -15,7 +15,7 @@ import socket
 import ssl
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +23,7 @@ from typing import Any, Self
 import grpc
 from cryptography import x509
 
+from gobelin.client.egress_ledger import EgressLedger
 from gobelin.protocols import federation_pb2 as pb
 from gobelin.protocols.federation_pb2_grpc import FederationStub
 from gobelin.shared.address import parse_address
@@ -31,6 +32,7 @@ from gobelin.shared.errors import (
     ClockError,
     ConfigError,
     EnrolmentError,
+    FetchError,
     InviteError,
     UnreachableError,
     WrongCAError,
@@ -72,14 +74,46 @@ class Patience:
                 self.wait(error)
 
 
-class Connection:
-    """Calls to our service, as the holder of a key with a certificate; a context manager."""
+class Noted(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):  # type: ignore[misc]
+    """Every call is on the egress ledger before it leaves."""
 
-    def __init__(self, address: str, ca_pem: bytes, key_pem: bytes, certificate: bytes) -> None:
+    def __init__(self, ledger: EgressLedger) -> None:
+        self._ledger = ledger
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        """A call with one answer; raises EgressError where the ledger is damaged."""
+        self._note(details, request)
+        return continuation(details, request)
+
+    def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+        """A call with several answers."""
+        self._note(details, request)
+        return continuation(details, request)
+
+    def _note(self, details: Any, request: Any) -> None:
+        data = request if isinstance(request, bytes) else request.SerializeToString()
+        self._ledger.call(str(details.method).rpartition("/")[2], data)
+
+
+class Connection:
+    """Calls to our service, as the holder of a key with a certificate; a context manager.
+
+    What is sent goes on the node's egress ledger.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        ca_pem: bytes,
+        key_pem: bytes,
+        certificate: bytes,
+        ledger: EgressLedger,
+    ) -> None:
         credentials = grpc.ssl_channel_credentials(_first(ca_pem), key_pem, certificate)
         options = [("grpc.max_receive_message_length", MAX_REPLY_BYTES)]
         self._address = address
-        self._channel = grpc.secure_channel(address, credentials, options)
+        channel = grpc.secure_channel(address, credentials, options)
+        self._channel = grpc.intercept_channel(channel, Noted(ledger))
         self._stub = FederationStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
@@ -100,6 +134,19 @@ class Connection:
         except grpc.RpcError as error:
             raise self._explained(error) from None
 
+    def stream(self, method: str, request: Any, timeout_s: float) -> Iterator[Any]:
+        """The answers of one call, as they come; raises as `ask` does, also where it breaks off.
+
+        Whoever stops listening ends the call.
+        """
+        call = getattr(self._stub, method)(request, timeout=timeout_s)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise self._explained(error) from None
+        finally:
+            call.cancel()
+
     def _explained(self, error: grpc.RpcError) -> Exception:
         code, told = error.code(), str(error.details() or "")[:200]
         match code:
@@ -111,6 +158,8 @@ class Connection:
                 return EnrolmentError(f"{self._address} was asked too often: {told}", "wait")
             case grpc.StatusCode.INVALID_ARGUMENT:
                 return EnrolmentError(f"{self._address}: {told}", "update gobelin")
+            case grpc.StatusCode.NOT_FOUND:
+                return FetchError(f"{self._address}: {told}", "see `gobelin release list`")
             case grpc.StatusCode.UNIMPLEMENTED:
                 return EnrolmentError(f"{self._address} knows no such request", "update gobelin")
         return UnreachableError(
@@ -119,7 +168,9 @@ class Connection:
         )
 
 
-def fetch_authority(address: str, pin: str, key_pem: bytes, certificate: bytes) -> bytes:
+def fetch_authority(
+    address: str, pin: str, key_pem: bytes, certificate: bytes, ledger: EgressLedger
+) -> bytes:
     """The federation's ca.pem, from whoever answers at `address`, believed by its pin.
 
     Raises UnreachableError, InviteError when the holder of the invite is turned away, WrongCAError
@@ -128,7 +179,7 @@ def fetch_authority(address: str, pin: str, key_pem: bytes, certificate: bytes) 
     """
     leaf = _knock(address, key_pem, certificate)
     _require_clock(leaf, address)
-    with Connection(address, leaf, key_pem, certificate) as unverified:
+    with Connection(address, leaf, key_pem, certificate, ledger) as unverified:
         pem: bytes = unverified.ask("Authority", pb.AuthorityRequest()).ca_pem
     try:
         ca = parse_certificate(pem, "the answer")

@@ -8,6 +8,7 @@ this version cannot do refuses every plan that would need it, and is never passe
 from __future__ import annotations
 
 import datetime
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from gobelin.client.home import NodeHome
+from gobelin.client.privacy.budget import BARE, Prospect
 from gobelin.protocols.messages import METRIC_DISTORTION, METRIC_SENT_BYTES, METRICS, RoundPlan
 from gobelin.shared.codec import CodecName, rungs_from
 from gobelin.shared.errors import CodecError, SitePolicyError
@@ -33,7 +35,8 @@ class SitePolicy(Settings):
     metrics: bool = True  # of training: losses and effective rank
     codecs: list[CodecName] | None = None  # deltas may be encoded by; unset: any
     min_sealed_members: Annotated[int, Field(gt=1)] | None = None  # only sealed rounds of so many
-    max_epsilon: Annotated[float, Field(gt=0)] | None = None  # only with differential privacy
+    max_epsilon: Annotated[float, Field(gt=0)] | None = None  # only with privacy, up to this ε
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5  # at which ε is told and held
     hours: str | None = None  # local time in which contributions may leave, such as 20:00-06:00
     max_mb_per_day: Annotated[float, Field(gt=0)] | None = None  # of 10⁶ bytes, in any 24 hours
     max_mb_per_second: Annotated[float, Field(gt=0)] | None = None  # while a contribution leaves
@@ -79,14 +82,22 @@ def read_policy(home: NodeHome) -> SitePolicy:
     return read_settings(SitePolicy, file) if file.exists() else SitePolicy()
 
 
-def judge(policy: SitePolicy, plan: RoundPlan, now: datetime.datetime) -> list[Finding]:
-    """What the policy makes of a plan offered at a local time, rule by rule."""
-    return [*_privacy(policy, plan), *_contents(policy, plan), *_times(policy, plan, now)]
+def judge(
+    policy: SitePolicy, plan: RoundPlan, now: datetime.datetime, prospect: Prospect = BARE
+) -> list[Finding]:
+    """What the policy makes of a plan offered at a local time, rule by rule.
+
+    `prospect` is what this node would train it by.
+    """
+    rules = _privacy(policy, plan, prospect), _contents(policy, plan, prospect)
+    return [*rules[0], *rules[1], *_times(policy, plan, now)]
 
 
-def require(policy: SitePolicy, plan: RoundPlan, now: datetime.datetime) -> None:
+def require(
+    policy: SitePolicy, plan: RoundPlan, now: datetime.datetime, prospect: Prospect = BARE
+) -> None:
     """Raise SitePolicyError, naming the rule, when the policy refuses a plan."""
-    for finding in judge(policy, plan, now):
+    for finding in judge(policy, plan, now, prospect):
         if finding.verdict == "refused":
             raise SitePolicyError(
                 f"policy.toml refuses the plan of round {plan.round}: {finding.rule}: "
@@ -95,8 +106,8 @@ def require(policy: SitePolicy, plan: RoundPlan, now: datetime.datetime) -> None
             )
 
 
-def _privacy(policy: SitePolicy, plan: RoundPlan) -> Iterator[Finding]:
-    """What is demanded of a round as such: no round of this version is private."""
+def _privacy(policy: SitePolicy, plan: RoundPlan, prospect: Prospect) -> Iterator[Finding]:
+    """What is demanded of a round as such, and of the training."""
     asks = "an open round: the aggregator sees each contribution"
     if plan.sealed:
         least = policy.min_sealed_members or 2
@@ -107,15 +118,29 @@ def _privacy(policy: SitePolicy, plan: RoundPlan) -> Iterator[Finding]:
     else:
         why = f"only sealed rounds of at least {policy.min_sealed_members} members may have data"
         yield Finding("min_sealed_members", asks, "refused", why)
-    asks = "training without differential privacy"
-    if policy.max_epsilon is None:
-        yield Finding("max_epsilon", asks, "allowed")
-    else:
-        why = f"only training with a budget of at most {policy.max_epsilon:g} is allowed"
-        yield Finding("max_epsilon", asks, "refused", why)
+    yield _budget(policy, prospect)
 
 
-def _contents(policy: SitePolicy, plan: RoundPlan) -> Iterator[Finding]:
+def _budget(policy: SitePolicy, prospect: Prospect) -> Finding:
+    """Of privacy: what node.toml asks for must be possible, what policy.toml demands be kept."""
+    most, after = policy.max_epsilon, prospect.epsilon
+    if prospect.why_not:
+        return Finding("max_epsilon", prospect.asks, "refused", prospect.why_not)
+    told = "" if math.isinf(after) else f"ε = {after:.3g} at δ = {policy.delta:g} with it"
+    if most is None:
+        return Finding("max_epsilon", prospect.asks, "allowed", told)
+    if prospect == BARE:
+        why = f"only training that spends at most {most:g} is; node.toml has no [privacy]"
+        return Finding("max_epsilon", prospect.asks, "refused", why)
+    if math.isinf(after):
+        why = "contributions have left this node without privacy, which no ε covers"
+        return Finding("max_epsilon", prospect.asks, "refused", why)
+    if after > most:
+        return Finding("max_epsilon", prospect.asks, "refused", f"{told}, and {most:g} is allowed")
+    return Finding("max_epsilon", prospect.asks, "allowed", told)
+
+
+def _contents(policy: SitePolicy, plan: RoundPlan, prospect: Prospect) -> Iterator[Finding]:
     asks = f"deltas by {plan.codec} or coarser"
     try:
         left = [rung for rung in rungs_from(plan.codec) if allows(policy, rung)]
@@ -129,16 +154,17 @@ def _contents(policy: SitePolicy, plan: RoundPlan) -> Iterator[Finding]:
             yield Finding("codecs", asks, "narrowed", f"{left[0]} at the finest")
         else:
             yield Finding("codecs", asks, "allowed")
-    if plan.cross_node and not policy.moments:
-        yield Finding("moments", "moments of projections", "narrowed", "they stay here")
+    stays = "they stay here" if prospect == BARE else "no ε covers them: they stay here"
+    if plan.cross_node and not (policy.moments and prospect == BARE):
+        yield Finding("moments", "moments of projections", "narrowed", stays)
     else:
         asks = "moments of projections" if plan.cross_node else "no moments"
         yield Finding("moments", asks, "allowed")
     asks = "figures of training: " + ", ".join(sorted(TRAINING))
-    if policy.metrics:
+    if policy.metrics and prospect == BARE:
         yield Finding("metrics", asks, "allowed")
     else:
-        yield Finding("metrics", asks, "narrowed", "they stay here")
+        yield Finding("metrics", asks, "narrowed", stays)
 
 
 def _times(policy: SitePolicy, plan: RoundPlan, now: datetime.datetime) -> Iterator[Finding]:

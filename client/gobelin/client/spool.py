@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gobelin.client.privacy.accounting import Spend
 from gobelin.protocols.envelope import UNSIGNED, SignedEnvelope
 from gobelin.protocols.messages import (
     LATE,
@@ -52,6 +53,7 @@ LOCAL = "local.safetensors"  # only where rounds exchange fragments
 DEBT = "debt.safetensors"  # only where something is owed
 DEBT_BEFORE = "before.safetensors"  # the same of what was owed before: of the last round, one file
 SALT = "salt.bin"  # only where the round is sealed; blinds the digest of its delta
+SPEND = "privacy.json"  # only where it was trained with differential privacy
 RECEIPT = "receipt.json"  # only once the aggregator has sent it
 
 AFTER = "after"  # in DEBT: what is owed once the contribution has counted; in DEBT_BEFORE: before
@@ -66,6 +68,7 @@ class Spooled:
     payload: Payload
     moments: bytes = b""  # canonical; none where none were asked for, or the node declined
     envelope: SignedEnvelope = UNSIGNED
+    spend: Spend | None = None  # of privacy, by the steps behind it; None: it was not private
 
     @property
     def delta(self) -> ParameterVector:
@@ -133,6 +136,7 @@ class Spool:
         local: Tensor | None = None,
         salt: bytes = b"",
         envelope: SignedEnvelope = UNSIGNED,
+        spend: Spend | None = None,
     ) -> None:
         """Keep a contribution, the debt it was made with and the state after it.
 
@@ -157,6 +161,8 @@ class Spool:
                 save_file({"local": local}, tmp / LOCAL)
             if salt:
                 write_atomic(tmp / SALT, salt, PRIVATE)
+            if spend is not None:
+                write_json(tmp / SPEND, spend.facts())
         # Later rounds are of a course that the federation has left, going back to an earlier base.
         abandoned = [number for number in self.rounds() if number > contribution.round]
         kept = [number for number in self.rounds() if number <= contribution.round]
@@ -176,7 +182,25 @@ class Spool:
         if blinded(payload.digest, salt) != contribution.delta_digest:
             raise _damaged(self._round(round_number))
         moments = self.sent_moments(round_number)
-        return Spooled(contribution, payload, moments, self._envelope(round_number))
+        spend = self.spend_of(round_number, contribution.digest)
+        return Spooled(contribution, payload, moments, self._envelope(round_number), spend)
+
+    def spend_of(self, round_number: int, digest: str) -> Spend | None:
+        """What a contribution spent; None where it was not private, or is not here.
+
+        Raises StateError on damage.
+        """
+        file = self._round(round_number) / SPEND
+        if not file.exists() or self.entry(round_number).contribution.digest != digest:
+            return None
+        try:
+            return Spend(**read_json(file))
+        except TypeError:
+            raise _damaged(self._round(round_number)) from None
+
+    def bare(self) -> list[int]:
+        """Rounds here that were trained without privacy."""
+        return [number for number in self.rounds() if not (self._round(number) / SPEND).exists()]
 
     def renew(self, round_number: int, envelope: SignedEnvelope) -> None:
         """Keep another envelope of a finished contribution: the one it has holds no longer."""

@@ -93,7 +93,7 @@ class TrainingReport:
 
 
 @dataclass(frozen=True)
-class _Step:
+class StartedStep:
     """A step that was started."""
 
     step: int
@@ -103,7 +103,7 @@ class _Step:
     arrived: torch.cuda.Event | None
 
     @classmethod
-    def of(cls, step: int, samples: int, features: Tensor, scalars: Tensor) -> _Step:
+    def of(cls, step: int, samples: int, features: Tensor, scalars: Tensor) -> StartedStep:
         """One transfer from the device a step."""
         if not scalars.is_cuda:
             return cls(step, samples, features, scalars.cpu(), None)
@@ -134,6 +134,8 @@ class LocalTrainer:
     Where a process group has been started, every rank makes the same calls with the same arguments
     and `batches`; only `on_step` may differ, and must not raise.
     """
+
+    fewest = 2  # samples in a batch
 
     def __init__(
         self,
@@ -273,7 +275,7 @@ class LocalTrainer:
         sums = torch.zeros(5, dtype=torch.float64)
         samples, rank, over = 0, float("nan"), False
 
-        def steps() -> Iterator[_Step]:
+        def steps() -> Iterator[StartedStep]:
             for step, batch in ahead(self.batches, local.range, pin=self.device.type == "cuda"):
                 yield self._step(step, batch, local)
                 if over:
@@ -285,10 +287,10 @@ class LocalTrainer:
             samples += step.samples
             before, now = now, self._clock()
             if on_step is not None:
-                if taken % RANK_EVERY == 1:
+                if taken % RANK_EVERY == 1 and len(step.features) > 1:
                     rank = effective_rank(step.features)
                 rate = samples / (now - started)
-                left = (local.steps - taken) * samples / taken / rate
+                left = (local.steps - taken) / taken * (now - started)
                 left = min(left, started + local.seconds - now)
                 on_step(StepReport(step.step, taken, local.steps, numbers[0], rank, rate, left))
             coming = (1 + self._lag) * (now - before)
@@ -308,11 +310,10 @@ class LocalTrainer:
             seconds=self._clock() - started,
         )
 
-    def _step(self, step: int, batch: Batch, local: LocalSteps) -> _Step:
+    def _step(self, step: int, batch: Batch, local: LocalSteps) -> StartedStep:
         """One update, under way: nothing here waits for an accelerator."""
         samples, batch = len(batch), self._on_device(batch, self.ranks)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, local.total_steps, self.recipe.inner)
+        self._set_rate(step, local)
         ranks = self.ranks
         own = () if ranks is None else (ranks.rank,)
         draw = Draw(
@@ -335,7 +336,11 @@ class LocalTrainer:
         )
         if ranks is not None:
             ranks.average([found])
-        return _Step.of(step, samples, features, found)
+        return StartedStep.of(step, samples, features, found)
+
+    def _set_rate(self, step: int, local: LocalSteps) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, local.total_steps, self.recipe.inner)
 
     @torch.no_grad()
     def _health(self, local: LocalSteps) -> Health:
@@ -361,7 +366,7 @@ class LocalTrainer:
         Raises DataError unless it is the modality's, B ≥ 2, and ConfigError unless ranks divide it.
         """
         self.encoder.modality.check(self.objective.samples(batch))
-        if len(batch) < 2:
+        if len(batch) < self.fewest:
             raise DataError("a batch of one sample has no batch statistics", "use larger batches")
         if ranks is not None:
             if len(batch) % ranks.size or len(batch) < 2 * ranks.size:

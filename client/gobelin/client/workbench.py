@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from gobelin.client.crew import Leader
-from gobelin.client.home import MachineSettings, NodeSettings
+from gobelin.client.home import MachineSettings, NodeSettings, PrivacySettings
+from gobelin.client.privacy.noise import Secret
+from gobelin.client.privacy.training import PrivateTrainer
 from gobelin.client.trainer import LocalTrainer
-from gobelin.shared.data import BatchStream
-from gobelin.shared.errors import ConfigError
+from gobelin.shared.data import BatchStream, Source
+from gobelin.shared.errors import ConfigError, PrivacyError
 from gobelin.shared.objective.ranks import Ranks
 from gobelin.shared.recipe import Recipe
+
+
+def open_data(settings: NodeSettings, recipe: Recipe) -> Source[Any]:
+    """A node's data as a recipe's modality; raises DataError and ConfigError."""
+    data = settings.data
+    return recipe.modality(data.modality).open(
+        data.path, memory=data.cache_mb * 2**20, on_bad=data.on_bad
+    )
 
 
 def build_trainer(settings: NodeSettings, recipe: Recipe, seed: int) -> LocalTrainer:
@@ -20,10 +30,7 @@ def build_trainer(settings: NodeSettings, recipe: Recipe, seed: int) -> LocalTra
     compute, data = settings.compute, settings.data
     if compute.threads:
         torch.set_num_threads(compute.threads)
-    source = recipe.modality(data.modality).open(
-        data.path, memory=data.cache_mb * 2**20, on_bad=data.on_bad
-    )
-    stream = BatchStream(source, recipe.inner.batch_size, seed)
+    stream = BatchStream(open_data(settings, recipe), recipe.inner.batch_size, seed)
     device = pick_device(compute)
     precision = pick_precision(compute, device)
     common = (recipe, stream.batch, device, precision, compute.compile)
@@ -31,6 +38,28 @@ def build_trainer(settings: NodeSettings, recipe: Recipe, seed: int) -> LocalTra
     if ranks is None or ranks.rank > 0:
         return LocalTrainer(*common, modality=data.modality)
     return Leader(*common, modality=data.modality, seed=seed)
+
+
+def build_private_trainer(
+    settings: NodeSettings, privacy: PrivacySettings, recipe: Recipe, secret: bytes
+) -> PrivateTrainer:
+    """As `build_trainer`, with differential privacy; raises PrivacyError where it cannot be.
+
+    Samples that cannot be read are never skipped: another would stand in, and weigh twice.
+    """
+    compute, data = settings.compute, settings.data
+    if data.on_bad != "refuse":
+        raise PrivacyError(
+            "private training skips no bad samples, for others would stand in for them",
+            'mend or remove them, and set data.on_bad = "refuse" in node.toml',
+        )
+    if compute.threads:
+        torch.set_num_threads(compute.threads)
+    device = pick_device(compute)
+    return PrivateTrainer(
+        recipe, open_data(settings, recipe), privacy, Secret(secret),
+        device, pick_precision(compute, device), modality=data.modality,
+    )  # fmt: skip
 
 
 def pick_device(compute: MachineSettings) -> str:

@@ -137,3 +137,61 @@ class LeaveReply(_message.Message):
     receipts: _containers.RepeatedScalarFieldContainer[bytes]
     records: _containers.RepeatedCompositeFieldContainer[SignedRecord]
     def __init__(self, exit: _Optional[bytes] = ..., signature: _Optional[str] = ..., receipts: _Optional[_Iterable[bytes]] = ..., records: _Optional[_Iterable[_Union[SignedRecord, _Mapping]]] = ...) -> None: ...
+
+class ReleasesRequest(_message.Message):
+    __slots__ = ("skip",)
+    SKIP_FIELD_NUMBER: _ClassVar[int]
+    skip: int
+    def __init__(self, skip: _Optional[int] = ...) -> None: ...
+
+class AnnouncedFile(_message.Message):
+    __slots__ = ("name", "size", "sha256")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    size: int
+    sha256: bytes
+    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+
+class AnnouncedRelease(_message.Message):
+    __slots__ = ("name", "federation", "round", "vector_digest", "issued", "expires", "files")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FEDERATION_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    VECTOR_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    federation: str
+    round: int
+    vector_digest: str
+    issued: int
+    expires: int
+    files: _containers.RepeatedCompositeFieldContainer[AnnouncedFile]
+    def __init__(self, name: _Optional[str] = ..., federation: _Optional[str] = ..., round: _Optional[int] = ..., vector_digest: _Optional[str] = ..., issued: _Optional[int] = ..., expires: _Optional[int] = ..., files: _Optional[_Iterable[_Union[AnnouncedFile, _Mapping]]] = ...) -> None: ...
+
+class ReleasesReply(_message.Message):
+    __slots__ = ("releases", "length")
+    RELEASES_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    releases: _containers.RepeatedCompositeFieldContainer[AnnouncedRelease]
+    length: int
+    def __init__(self, releases: _Optional[_Iterable[_Union[AnnouncedRelease, _Mapping]]] = ..., length: _Optional[int] = ...) -> None: ...
+
+class ReleaseFileRequest(_message.Message):
+    __slots__ = ("release", "file", "offset")
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    release: str
+    file: str
+    offset: int
+    def __init__(self, release: _Optional[str] = ..., file: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class ReleaseChunk(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...

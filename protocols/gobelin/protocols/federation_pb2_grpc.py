@@ -64,6 +64,16 @@ class FederationStub(object):
                 request_serializer=gobelin_dot_protocols_dot_federation__pb2.LeaveRequest.SerializeToString,
                 response_deserializer=gobelin_dot_protocols_dot_federation__pb2.LeaveReply.FromString,
                 _registered_method=True)
+        self.Releases = channel.unary_unary(
+                '/gobelin.v1.Federation/Releases',
+                request_serializer=gobelin_dot_protocols_dot_federation__pb2.ReleasesRequest.SerializeToString,
+                response_deserializer=gobelin_dot_protocols_dot_federation__pb2.ReleasesReply.FromString,
+                _registered_method=True)
+        self.ReleaseFile = channel.unary_stream(
+                '/gobelin.v1.Federation/ReleaseFile',
+                request_serializer=gobelin_dot_protocols_dot_federation__pb2.ReleaseFileRequest.SerializeToString,
+                response_deserializer=gobelin_dot_protocols_dot_federation__pb2.ReleaseChunk.FromString,
+                _registered_method=True)
 
 
 class FederationServicer(object):
@@ -111,6 +121,20 @@ class FederationServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Releases(self, request, context):
+        """The signed releases there are, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseFile(self, request, context):
+        """A file of a release from an offset on; its size and its digest are told by Releases.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FederationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -143,6 +167,16 @@ def add_FederationServicer_to_server(servicer, server):
                     servicer.Leave,
                     request_deserializer=gobelin_dot_protocols_dot_federation__pb2.LeaveRequest.FromString,
                     response_serializer=gobelin_dot_protocols_dot_federation__pb2.LeaveReply.SerializeToString,
+            ),
+            'Releases': grpc.unary_unary_rpc_method_handler(
+                    servicer.Releases,
+                    request_deserializer=gobelin_dot_protocols_dot_federation__pb2.ReleasesRequest.FromString,
+                    response_serializer=gobelin_dot_protocols_dot_federation__pb2.ReleasesReply.SerializeToString,
+            ),
+            'ReleaseFile': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReleaseFile,
+                    request_deserializer=gobelin_dot_protocols_dot_federation__pb2.ReleaseFileRequest.FromString,
+                    response_serializer=gobelin_dot_protocols_dot_federation__pb2.ReleaseChunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -307,6 +341,60 @@ class Federation(object):
             '/gobelin.v1.Federation/Leave',
             gobelin_dot_protocols_dot_federation__pb2.LeaveRequest.SerializeToString,
             gobelin_dot_protocols_dot_federation__pb2.LeaveReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Releases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gobelin.v1.Federation/Releases',
+            gobelin_dot_protocols_dot_federation__pb2.ReleasesRequest.SerializeToString,
+            gobelin_dot_protocols_dot_federation__pb2.ReleasesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/gobelin.v1.Federation/ReleaseFile',
+            gobelin_dot_protocols_dot_federation__pb2.ReleaseFileRequest.SerializeToString,
+            gobelin_dot_protocols_dot_federation__pb2.ReleaseChunk.FromString,
             options,
             channel_credentials,
             insecure,

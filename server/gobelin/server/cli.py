@@ -8,11 +8,10 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Found a federation and run its rounds.")
+from gobelin.server.options import DEFAULT_HOME, Home
+from gobelin.shared.options import AsJsonLines
 
-Home = Annotated[Path, typer.Option(help="The aggregator's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
-DEFAULT_HOME = Path("aggregator")
+app = typer.Typer(no_args_is_help=True, help="Found a federation and run its rounds.")
 
 
 @app.command()
@@ -84,7 +83,7 @@ def init(
         bool, typer.Option(help="Keep contributions as they came, so that rounds can be replayed.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    as_json: AsJson = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """Found a federation: CA, server certificate, federation.toml, recipe.toml, initial model."""
     from gobelin.server.founding import Charter, found
@@ -168,7 +167,7 @@ def admit(
 
 
 @app.command()
-def up(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+def up(home: Home = DEFAULT_HOME, as_json: AsJsonLines = False) -> None:
     """Run the federation's rounds until the last is sealed; stop and start it at any time."""
     from gobelin.server.home import AggregatorHome
     from gobelin.server.progress import Progress
@@ -194,7 +193,7 @@ def export(
     replay: Annotated[
         bool, typer.Option("--replay", help="With every round and the archive, for replays.")
     ] = False,
-    as_json: AsJson = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """Write what anybody may have: ledger, releases, roster, and what the next round starts from.
 
@@ -219,7 +218,7 @@ def take_over(
     address: Annotated[
         str, typer.Option(help="host:port that nodes connect to; port 0 picks a free one.")
     ] = "127.0.0.1:9092",
-    as_json: AsJson = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """Go on with a federation from what its aggregator has exported, with keys of your own."""
     from gobelin.server.takeover import take_over as take
@@ -235,7 +234,28 @@ def take_over(
 
 
 @app.command()
-def status(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+def evidence(
+    file: Annotated[Path, typer.Argument(help="What `gobelin audit leakage --out` wrote.")],
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Publish what was measured of a node's updates with every release to come; replaces the last.
+
+    Whoever measured it answers for it.
+    """
+    from gobelin.server.home import AggregatorHome
+    from gobelin.shared.files import write_json
+    from gobelin.shared.release.evidence import read_evidence
+
+    place = AggregatorHome(home)
+    place.require()
+    name, facts = read_evidence(file, place.recipe().digest)
+    place.evidence.mkdir(exist_ok=True)
+    write_json(place.evidence / name, facts)
+    print(f"{name} goes with every release from now on; {place.evidence / name} can be removed.")
+
+
+@app.command()
+def status(home: Home = DEFAULT_HOME, as_json: AsJsonLines = False) -> None:
     """Show where the federation stands."""
     from gobelin.server.home import AggregatorHome
     from gobelin.server.progress import print_status

@@ -14,7 +14,10 @@ from gobelin.protocols.envelope import (
 )
 from gobelin.protocols.messages import Farewell, Receipt, RoundPlan
 from gobelin.server.home import AggregatorHome, RoundSettings
-from gobelin.shared.envelope import MICRO, NEVER, seal
+from gobelin.shared.envelope import MICRO, NEVER, SKEW, seal
+from gobelin.shared.errors import ClockError
+from gobelin.shared.files import read_json, write_json
+from gobelin.shared.invite import describe_seconds
 
 
 class Envelopes:
@@ -25,6 +28,9 @@ class Envelopes:
         self._key = home.signing_key()
         self._lifetime = int(lifetime_s(home.settings().rounds) * MICRO)
         self._wall = wall
+        self._file = home.issued_file
+        known = read_json(self._file) if self._file.exists() else {}
+        self._last = self._kept = int(known.get("issued", 0))
 
     def now(self) -> int:
         """Unix time in microseconds."""
@@ -58,10 +64,30 @@ class Envelopes:
             message,
             member=member,
             node=node,
-            issued=self.now(),
+            issued=self._issue(),
             expires=expires,
             receipts_digest=digest_of_receipts(receipt.to_bytes() for receipt in receipts),
         )
+
+    def _issue(self) -> int:
+        """Now, and later than all before: nodes refuse what was issued earlier as a replay.
+
+        A clock that was set back by a little is waited out; raises ClockError where nodes would
+        refuse what is dated ahead of it.
+        """
+        now = self.now()
+        if now < self._last - SKEW:
+            back = describe_seconds((self._last - now) / MICRO)
+            raise ClockError(
+                f"this machine's clock is {back} behind the last plan this aggregator has issued: "
+                "it was set back, and nodes would refuse new plans as replays",
+                "set the clock (NTP), then run `gobelin aggregator up` again",
+            )
+        self._last = max(now, self._last + 1)
+        if self._last > self._kept + MICRO:
+            self._kept = self._last
+            write_json(self._file, {"issued": self._last})
+        return self._last
 
 
 def lifetime_s(rounds: RoundSettings) -> float:

@@ -56,6 +56,8 @@ class Places:
         self.signing_key_file = self.tls / "signing.key"
         self.rounds = folder / "rounds"
         self.releases = folder / "releases"
+        self.issued_file = folder / "issued.json"  # when the last plan was
+        self.evidence = folder / "evidence"  # that goes with the releases to come
         self.journal = folder / "journal"  # of the open round: its events and counted replies
         self.collecting = folder / "collecting"  # scratch: the open round's deltas, decoded
         self.enrolment = folder / "enrolment"  # invites and the requests they have led to

@@ -16,6 +16,7 @@ from gobelin.shared.files import folder_atomic, read_json, write_atomic, write_j
 from gobelin.shared.frame import Frame
 from gobelin.shared.ledger import influence_of
 from gobelin.shared.release import ReleaseKey, bom, card, seal_release
+from gobelin.shared.release.evidence import add_evidence
 from gobelin.shared.release.transplant import fill_transplant
 from gobelin.shared.vector import ParameterVector
 
@@ -68,6 +69,7 @@ class Publisher:
             if transplant is not None:
                 fill_transplant(tmp, *transplant)
             write_atomic(tmp / card.FILE, told.encode())
+            add_evidence(tmp, self._home.evidence)
             proof, head = self._ledger.prove(number), self._ledger.head
             keys = (self._home.signing_key(), key)
             seal_release(tmp, folder.name, statement, proof, head, keys)

@@ -9,12 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from gobelin.server.options import DEFAULT_HOME, Home
 from gobelin.shared.errors import ConfigError
+from gobelin.shared.options import AsJsonLines
 
-Home = Annotated[Path, typer.Option(help="The aggregator's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
 Who = Annotated[list[str], typer.Argument(help="Fingerprint words, or the node's name.")]
-DEFAULT_HOME = Path("aggregator")
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 MAX_TTL_S = 90 * 86400
 
@@ -34,7 +33,7 @@ def invite(
     nodes: Annotated[int, typer.Option(min=1, max=1000, help="How many nodes it is for.")] = 1,
     role: Annotated[str, typer.Option(help="contributor or observer.")] = "contributor",
     home: Home = DEFAULT_HOME,
-    as_json: AsJson = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """Print one invite: all that a node needs to join. Hand it over as you would a password."""
     from gobelin.server.enrolment import Desk
@@ -50,7 +49,7 @@ def invite(
     print(made.text())
 
 
-def requests(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+def requests(home: Home = DEFAULT_HOME, as_json: AsJsonLines = False) -> None:
     """List the nodes that have shown an invite, with their fingerprint words."""
     from gobelin.server.enrolment import Desk
     from gobelin.server.places import Places
@@ -64,7 +63,7 @@ def requests(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
     _print(rows, as_json, "no node has shown an invite yet")
 
 
-def approve(who: Who, home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+def approve(who: Who, home: Home = DEFAULT_HOME, as_json: AsJsonLines = False) -> None:
     """Admit a node that waits, once its operator has read you the same words."""
     _decide(home, who, True, "", as_json)
 
@@ -73,7 +72,7 @@ def refuse(
     who: Who,
     reason: Annotated[str, typer.Option(help="What its operator is told.")] = "",
     home: Home = DEFAULT_HOME,
-    as_json: AsJson = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """Refuse a node that waits."""
     _decide(home, who, False, reason, as_json)
@@ -93,7 +92,7 @@ def _decide(home: Path, who: list[str], approve: bool, reason: str, as_json: boo
     print(f"{what} node {decided.node!r} of member {decided.member!r}: {decided.words}")
 
 
-def members(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+def members(home: Home = DEFAULT_HOME, as_json: AsJsonLines = False) -> None:
     """List the members and their nodes."""
     from gobelin.server.places import Places
 
@@ -116,7 +115,7 @@ def nodes(
         bool, typer.Option("--history", help="Every record of the log instead.")
     ] = False,
     home: Home = DEFAULT_HOME,
-    as_json: AsJson = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """List the nodes on the roster, or how it came to be."""
     from gobelin.server.places import Places
@@ -143,7 +142,7 @@ def role(
     node: Annotated[str, typer.Argument(help="Name of the node.")],
     role: Annotated[str, typer.Argument(help="contributor or observer.")],
     home: Home = DEFAULT_HOME,
-    as_json: AsJson = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """Change what a node takes part in."""
     from dataclasses import replace
@@ -167,7 +166,7 @@ def revoke(
     member: Annotated[str, typer.Option(help="Or all nodes of this member.")] = "",
     reason: Annotated[str, typer.Option(help="Written into the roster log.")] = "",
     home: Home = DEFAULT_HOME,
-    as_json: AsJson = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """Take nodes off the roster; a running aggregator stops asking and hearing them at once."""
     from gobelin.protocols.enrolment import REVOKE

@@ -91,6 +91,19 @@ class Round:
         return {self.seats[asked.node].member for asked in well if asked.round == self.number}
 
     @property
+    def able(self) -> set[str]:
+        """Members who have answered, or still may."""
+        return self.members | {
+            seat.member for node, seat in self.seats.items() if node in self.roster
+        }
+
+    @property
+    def revoked(self) -> set[str]:
+        """Members with a seat and no node on the roster any more; none while it is unknown."""
+        there = {seat.member for seat in self.roster.values()}
+        return {seat.member for seat in self.seats.values()} - there if self.roster else set()
+
+    @property
     def needed(self) -> int:
         """How many members must have answered."""
         return self.terms.needed(self.seats)

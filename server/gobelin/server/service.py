@@ -1,4 +1,4 @@
-"""Our own gRPC service beside the round: enrolment, the roster, certificates, leaving.
+"""Our own gRPC service beside the round: enrolment, the roster, certificates, leaving, releases.
 
 A process of its own, supervised by `gobelin aggregator up`. TLS 1.3 with the federation's CA, and
 nobody is heard without a certificate of a key the federation knows: an invite's or a node's. What a
@@ -18,7 +18,7 @@ import logging
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any, NoReturn
 
@@ -33,6 +33,7 @@ from gobelin.protocols.federation_pb2_grpc import (
 from gobelin.server.enrolment import ADMITTED, WAITING, Desk, Outcome
 from gobelin.server.leaving import leave
 from gobelin.server.places import Places
+from gobelin.server.releases import STREAMS, ReleaseDesk
 from gobelin.shared.address import format_address
 from gobelin.shared.certificates import certify_node, issued_by
 from gobelin.shared.errors import GobelinError, PortInUseError
@@ -42,7 +43,7 @@ from gobelin.shared.roster_log import Signed
 log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 1 << 16  # of any request: known before it is read
-WORKERS = 8
+WORKERS = 8 + STREAMS  # so that releases on their way keep nobody from enrolling
 WAITING_CALLS = 64  # beyond them a call is refused at once
 FAILURES = 10  # refused enrolments by one invite within FAILURE_WINDOW_S
 FAILURE_WINDOW_S = 60.0
@@ -95,6 +96,7 @@ class Service(FederationServicer):
         self._ca = places.ca()
         self._ca_key = load_private_key(places.tls / "ca.key")
         self._throttle = Throttle()
+        self._releases = ReleaseDesk(places.releases)
 
     # ------------------------------------------------------------ before enrolment
 
@@ -164,6 +166,19 @@ class Service(FederationServicer):
             receipts=[receipt.to_bytes() for receipt in left.receipts],
             records=map(_signed, left.records),
         )
+
+    def Releases(
+        self, request: pb.ReleasesRequest, context: grpc.ServicerContext
+    ) -> pb.ReleasesReply:
+        """The signed releases there are, newest first."""
+        self._node(context)
+        return self._releases.page(request)
+
+    def ReleaseFile(
+        self, request: pb.ReleaseFileRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.ReleaseChunk]:
+        """A file of a release from an offset on."""
+        yield from self._releases.stream(self._node(context), request, context)
 
     def _node(self, context: grpc.ServicerContext, may_have_left: bool = False) -> str:
         """The fingerprint of the node that calls; refuses any other caller."""

@@ -24,8 +24,8 @@ from gobelin.shared.ledger import (
     verify_history,
 )
 from gobelin.shared.release import Watch, verify_release
-from gobelin.shared.release.release import FILE as RELEASE
 from gobelin.shared.roster_log import REMEDY
+from gobelin.shared.shelf import STATEMENT as RELEASE
 from gobelin.shared.signing import find_signing_key
 
 KEYS = ("ca.pem", "tls/ca.pem", "../ca.pem", "../tls/ca.pem", "../../ca.pem", "../../tls/ca.pem")
@@ -151,9 +151,7 @@ def _release(path: Path, public: str, memory: Path | None) -> dict[str, Any]:
     release = verify_release(path, public)
     if memory is not None:
         Watch(memory).take(release.statement)
-    of = release.statement
-    said = f"release holds: {of.federation}, round {of.round}, consensus {of.vector_digest[:12]}"
-    return {"kind": "release", "said": said, **release.facts()}
+    return {"kind": "release", "said": release.said, **release.facts()}
 
 
 def _key(path: Path, key: Path | None) -> tuple[bytes, str, bool]:

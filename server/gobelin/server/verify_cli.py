@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from gobelin.shared.options import AsJson
+
 app = typer.Typer(add_completion=False)
 
 
@@ -30,7 +32,7 @@ def verify(
         Path | None,
         typer.Option(help="Remember the release there, and refuse older and expired ones."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check what a federation says of itself. Nothing is asked of anybody, nothing is changed."""
     from gobelin.server.verify import verify_path

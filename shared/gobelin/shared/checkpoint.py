@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gobelin.shared.errors import CheckpointError, DtypeError, MachineError, VectorError
 from gobelin.shared.files import MANIFEST as MANIFEST
+from gobelin.shared.files import file_digest as file_digest
 from gobelin.shared.files import folder_atomic, json_bytes, write_json
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.vector import ParameterSchema, ParameterVector
@@ -177,9 +178,3 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _digest_of(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json_bytes(manifest)).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

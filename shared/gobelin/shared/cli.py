@@ -20,6 +20,7 @@ SUMMARIES = {
     "audit": "Attack this node's own updates: inversion, membership, canaries.",
     "simulate": "Run a whole federation on this machine, for studies.",
     "data": "Prepare public data sets for nodes.",
+    "release": "Get consensus releases, verified, from the aggregator or a folder.",
     "sovereign": "Build a region's own model on a consensus release.",
     "verify": "Check a release, a receipt or a whole history, offline.",
     "worldmodel": "Ask a world model: plan, foresee, judge what is plausible.",

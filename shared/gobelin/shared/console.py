@@ -38,6 +38,10 @@ class LiveConsole:
         if not self._as_json:
             self._console.print(line, markup=False, soft_wrap=True)
 
+    def show(self, line: str) -> None:
+        """Change the live line."""
+        self._live.update(line)
+
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows under heads; all but the first column to the right."""

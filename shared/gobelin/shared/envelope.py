@@ -17,6 +17,7 @@ from gobelin.shared.errors import (
 from gobelin.shared.signing import SigningKey, verify
 
 MICRO = 10**6  # a second
+SKEW = 300 * MICRO  # how far the clock of an aggregator may be ahead of a node's
 NEVER = 1 << 62
 
 

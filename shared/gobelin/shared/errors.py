@@ -240,6 +240,12 @@ class PeersError(GobelinError):
     code, exit_code = "peers", 51
 
 
+class PrivacyError(GobelinError):
+    """Training cannot be differentially private as it is set, or its budget is spent."""
+
+    code, exit_code = "privacy", 52
+
+
 class LedgerError(GobelinError):
     """A ledger, a receipt or a release does not hold what it says."""
 
@@ -273,13 +279,25 @@ class BuildError(GobelinError):
 class LabelsError(BuildError):
     """Labels that no head can be built on: out of range, of one class, of too many."""
 
-    code, exit_code = "build.labels", 61
+    code = "build.labels"
 
 
 class UnverifiedError(BuildError):
     """Nobody says whose a release is, and nobody said to take it all the same."""
 
-    code, exit_code = "build.unverified", 62
+    code = "build.unverified"
+
+
+class FetchError(GobelinError):
+    """A release cannot be fetched: not what was announced, too large, or no room for it."""
+
+    code, exit_code = "fetch", 63
+
+
+class ExportError(GobelinError):
+    """A sovereign model cannot be exported: it does not compute there what it computes here."""
+
+    code, exit_code = "export", 64
 
 
 class RebaseError(GobelinError):

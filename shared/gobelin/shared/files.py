@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -102,6 +103,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextmanager
 def folder_atomic(path: Path) -> Iterator[Path]:
     """Fill the yielded folder; it becomes `path` (replacing an older one) on a clean exit only."""
@@ -111,16 +118,21 @@ def folder_atomic(path: Path) -> Iterator[Path]:
     tmp.chmod(0o755)
     try:
         yield tmp
-        for file in (path for path in tmp.rglob("*") if path.is_file()):
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        sync_folder(tmp)
-        if path.exists():
-            remove_folder(path)
-        tmp.replace(path)
+        settle_folder(tmp, path)
     except BaseException:
         shutil.rmtree(tmp, ignore_errors=True)
         raise
+
+
+def settle_folder(filled: Path, path: Path) -> None:
+    """A filled folder becomes `path` on the same disk, flushed; an older one is replaced."""
+    for file in (path for path in filled.rglob("*") if path.is_file()):
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    sync_folder(filled)
+    if path.exists():
+        remove_folder(path)
+    filled.replace(path)
     sync_folder(path.parent)
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from gobelin.shared.options import AsJsonLines
+
 app = typer.Typer(add_completion=False)
 
 
@@ -40,7 +42,7 @@ def simulate(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, auto, cuda, …")] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """Run a federation of simulated members; run it again on the same --home to continue."""
     from gobelin.server.progress import Progress

@@ -16,12 +16,14 @@ from gobelin.server.courier import Parcel
 from gobelin.server.export import export
 from gobelin.server.ledger import RoundLedger
 from gobelin.shared.errors import (
+    EnvelopeReplayedError,
     GobelinError,
     LedgerError,
     SignatureError,
     TwoHistoriesError,
 )
 from tests.server.ledger.witness import (
+    NOW,
     ROUNDS,
     Witness,
     forked,
@@ -37,6 +39,35 @@ def test_a_node_refuses_to_go_back(made: Federation, node: Witness) -> None:
         node.hear(offers(made, "north")[1])
     assert told.value.exit_code == 42
     assert len(list(node.home.heads.glob("other-*.note"))) == 1
+
+
+def test_a_delayed_offer_of_a_finished_round_is_a_replay_and_accuses_nobody(
+    made: Federation, node: Witness
+) -> None:
+    shutil.rmtree(node.home.heads)
+    first, second, third = offers(made, "north")[:3]
+    for at, parcel in enumerate((first, second, third), start=NOW + 10):
+        node.hear(parcel, issued=at)
+    (node.home.heads / "00002.note").unlink()
+    for late in (first, second):  # the head of one is known here, that of the other is not
+        with pytest.raises(EnvelopeReplayedError, match="an offer from before"):
+            node.hear(late, issued=NOW + 11)
+    assert not list(node.home.heads.glob("other-*.note"))
+    with pytest.raises(TwoHistoriesError, match="two histories"):
+        node.hear(first, issued=NOW + 13)  # said anew, it is a step back
+    node.hear(third, issued=NOW + 13)
+
+
+def test_a_delayed_offer_of_another_story_is_a_fork(
+    made: Federation, node: Witness, tmp_path: Path
+) -> None:
+    fork = forked(made, tmp_path / "fork")
+    shutil.rmtree(node.home.heads)
+    for number, parcel in enumerate(offers(made, "north")[:4]):
+        node.hear(parcel, issued=NOW + 10 + number)
+    other = next(p for p in offers(fork, "north") if p.ledger and p.ledger.head.size == 3)
+    with pytest.raises(TwoHistoriesError, match="two histories"):
+        node.hear(other, issued=NOW + 5)
 
 
 def test_a_fork_is_refused_and_both_heads_are_kept(
@@ -121,7 +152,7 @@ def test_a_node_that_was_away_goes_on_where_it_was(made: Federation, node: Witne
     receipts: tuple[Receipt, ...] = offers(made, "north")[-1].receipts
     view = ledger.show(node.id, receipts)
     assert [proof.size for proof in view.consistency] == [1, 2, 3, 4]
-    NodeLedger(node.home).hear("fed", view, receipts, None)
+    NodeLedger(node.home).hear("fed", view, receipts, None, NOW)
     newest = NodeLedger(node.home).newest()
     assert newest is not None
     assert newest.head.size == ROUNDS + 1

@@ -6,22 +6,29 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from gobelin.client.accept import accept_path
+from gobelin.server.cli import app
 from gobelin.server.home import AggregatorHome
-from gobelin.shared.checkpoint import read_checkpoint
+from gobelin.server.ledger import RoundLedger
+from gobelin.server.publisher import Publisher
+from gobelin.shared.checkpoint import file_digest, read_checkpoint
 from gobelin.shared.errors import (
+    ConfigError,
     ReleaseError,
     SignatureError,
     StaleError,
     StateError,
     TwoHistoriesError,
 )
-from gobelin.shared.files import folder_atomic
+from gobelin.shared.files import folder_atomic, read_json, write_json
 from gobelin.shared.keys import fingerprint
 from gobelin.shared.release import Watch, verify_release
+from gobelin.shared.release.evidence import LEAKAGE, read_evidence
 from gobelin.shared.signing import SigningKey
 from tests.keys import signing_key
 from tests.server.ledger.witness import (
@@ -110,3 +117,67 @@ def test_older_and_expired_releases_are_refused_after_a_newer_one(
 def test_a_nodes_key_is_the_rosters(node: Witness) -> None:
     assert SigningKey.load(node.home.signing_key_file).public == node.entry.signing_key
     assert fingerprint(node.entry.public_key.encode()) == node.id
+
+
+def audited(home: AggregatorHome, **changes: Any) -> dict[str, Any]:
+    """What `gobelin audit leakage --out` writes."""
+    scores = {"loss": {"auc": 0.51, "tpr": 0.01}, "drop": {"auc": 0.56, "tpr": 0.02}}
+    inversion = {"over_mean_db": -0.66, "best_over_mean_db": -0.2}
+    setting = {"local_steps": 500, "batch_size": 64, "inversion": inversion}
+    return {
+        "format": LEAKAGE,
+        "recipe_digest": home.recipe().digest,
+        "base_digest": "b" * 64,
+        "samples": 512,
+        "codec": "int4",
+        "privacy": "no DP: empirical leakage only",
+        "conclusive": True,
+        "control": {"psnr_db": 25.5},
+        "settings": [{**setting, "membership": scores, "canaries": None}],
+        **changes,
+    }
+
+
+def test_what_updates_leak_is_published_with_the_next_release(
+    home: AggregatorHome, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "audit.json", audited(home))
+    told = ["evidence", str(tmp_path / "audit.json"), "--home", str(home.folder)]
+    assert CliRunner().invoke(app, told).exit_code == 0
+    folder = home.releases / "release-00004"
+    shutil.rmtree(folder)  # a kill may have left it unpublished: the next start publishes it
+    ledger = RoundLedger(home, lambda *_: None)
+    ledger.mend()
+    last = read_checkpoint(sorted(home.rounds.glob("round-*"))[-1])
+    Publisher(home, ledger, lambda *_: None).release(4, last.vector, last.facts)
+    assert "leakage.json" in verify(folder, "--key", ca(home))["files"]
+    assert read_json(folder / "leakage.json") == audited(home)
+    card = (folder / "model_card.md").read_text()
+    assert "25.5 dB: it succeeds" in card
+    assert "| 500 | 64 | -0.66 | 0.56 | – |" in card
+    bom = read_json(folder / "bom.cdx.json")
+    properties = {p["name"]: p["value"] for p in bom["components"][0]["properties"]}
+    assert properties["gobelin:evidence:leakage.json"] == file_digest(folder / "leakage.json")
+    data = (folder / "leakage.json").read_bytes()
+    (folder / "leakage.json").write_bytes(data.replace(b"-0.66", b"-9.66"))
+    with pytest.raises(ReleaseError, match=r"leakage\.json is not as it was signed"):
+        verify_release(folder, home.signing_key().public)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"recipe_digest": "0" * 64}, "another recipe"),
+        ({"format": "gobelin.other"}, "no evidence"),
+        ({"settings": [{}]}, "no evidence"),
+        ({"settings": [{"local_steps": "many", "batch_size": 1}]}, "no evidence"),
+        ({"control": {}}, "no evidence"),
+    ],
+)
+def test_what_is_no_evidence_is_not_published(
+    home: AggregatorHome, tmp_path: Path, changes: dict[str, Any], why: str
+) -> None:
+    write_json(tmp_path / "audit.json", audited(home, **changes))
+    with pytest.raises(ConfigError, match=why):
+        read_evidence(tmp_path / "audit.json", home.recipe().digest)
+    assert not home.evidence.exists()

@@ -67,7 +67,7 @@ def test_a_node_believes_and_cosigns_sealed_rounds_and_keeps_their_receipts(
         if parcel.ledger is not None:
             view = LedgerView.from_records(parcel.ledger.to_records())
             plan = parcel.message if isinstance(parcel.message, RoundPlan) else None
-            ledger.hear("fed", view, parcel.receipts, plan)
+            ledger.hear("fed", view, parcel.receipts, plan, 1)
     newest = ledger.newest()
     assert newest is not None
     assert newest.head.size == 3

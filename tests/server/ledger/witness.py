@@ -25,6 +25,8 @@ from tests.server.world import Federation, Node, World
 ROUNDS = 4
 NESTEROV = {"kind": "nesterov", "lr": 0.7, "momentum": 0.9}
 
+NOW = 1 << 60  # of an offer that no other is later than
+
 
 class Witness(Node):
     """A node with a home of its own, which hears what it is sent, and cosigns."""
@@ -45,12 +47,12 @@ class Witness(Node):
         self.entry = NodeEntry.of(self.name, self.name, pub, "node.pub")
         self.id, self.key = self.entry.id, SigningKey.load(self.home.signing_key_file)
 
-    def hear(self, parcel: Parcel) -> None:
+    def hear(self, parcel: Parcel, issued: int = NOW) -> None:
         """Believe a parcel, or raise."""
         plan = parcel.message if isinstance(parcel.message, RoundPlan) else None
         assert parcel.ledger is not None
         view = LedgerView.from_records(parcel.ledger.to_records())
-        NodeLedger(self.home, lambda: 1.7e9).hear("fed", view, parcel.receipts, plan)
+        NodeLedger(self.home, lambda: 1.7e9).hear("fed", view, parcel.receipts, plan, issued)
 
 
 class Listening(World):

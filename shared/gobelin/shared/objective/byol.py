@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gobelin.shared.model.encoder import Encoder
     from gobelin.shared.recipe import Recipe
 
+BATCH_NORM = 'the projector\'s BatchNorm mixes a batch; set projector.norm = "layer"'
 Momentum = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -77,6 +78,27 @@ class Byol(Objective[ByolRecipe]):
         loss = bootstrap_error(predicted, targets.flip(0))
         test = AntiCollapse.of(z.detach().float(), self.recipe, draw)
         return test.parts(loss, loss), features[0].detach()
+
+    def coupling(self, recipe: Recipe) -> str:
+        """BatchNorm in projector and predictor."""
+        return "" if recipe.projector.norm == "layer" else BATCH_NORM
+
+    def trains(self, parameter: str) -> bool:
+        """All of it."""
+        return True
+
+    @torch.no_grad()
+    def example_inputs(self, encoder: Encoder, batch: Batch, draw: Draw) -> tuple[Tensor, ...]:
+        """Two views (B, 2, ...), and what the teacher makes of the other one, (B, 2, P)."""
+        views = view_pair(encoder, batch, draw.views)
+        targets = self.teacher.of(encoder).embed_views([views])[1]
+        return views.transpose(0, 1), targets.flip(0).transpose(0, 1)
+
+    def example_loss(self, encoder: Encoder, *inputs: Tensor) -> Tensor:
+        """Of a sample's views (2, ...) and targets (2, P)."""
+        views, targets = inputs
+        assert encoder.predictor is not None
+        return bootstrap_error(encoder.predictor(encoder(views)), targets)
 
     def projections(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
         """The student's, of both views."""

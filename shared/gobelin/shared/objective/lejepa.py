@@ -19,6 +19,10 @@ class LeJepa(Objective[LeJepaRecipe]):
     """L = (1 − λ) · invariance + λ · mean over views of SIGReg (arXiv:2511.08544, Alg. 2)."""
 
     Table: ClassVar[type[LeJepaRecipe]] = LeJepaRecipe
+    coupled = (
+        "SIGReg tests a batch as a whole, and without it (weight = 0) the views of all samples "
+        "agree in one point"
+    )
 
     def __call__(self, encoder: Encoder, batch: Batch, draw: Draw) -> tuple[LossParts, Tensor]:
         """Of augmented views of the batch; features are those of the first view."""

@@ -133,6 +133,42 @@ class Masked(Objective[MaskedRecipe]):
         total = (1 - weight) * error + weight * test.weighed
         return test.parts(total, error), encoder.pool(tokens, prepared).detach()
 
+    def coupling(self, recipe: Recipe) -> str:
+        """SIGReg, wherever it is minimised."""
+        if self.teacher is None or self.recipe.weight > 0:
+            return "SIGReg tests a batch as a whole; set teacher = true and weight = 0"
+        return ""
+
+    def trains(self, parameter: str) -> bool:
+        """Nothing looks through the projector where there is a teacher and no SIGReg."""
+        return not parameter.startswith("projector.")
+
+    @torch.no_grad()
+    def example_inputs(self, encoder: Encoder, batch: Batch, draw: Draw) -> tuple[Tensor, ...]:
+        """Prepared samples (B, ...), and for each the step's masks and the teacher's targets.
+
+        Context (B, Nc), targets (B, T, Nt), wanted (B, T, Nt, D). One step's samples share their
+        masks: else a mask would be cut to the shortest of its batch, and so depend on the others.
+        """
+        prepared = encoder.prepare(batch)
+        assert self.teacher is not None
+        latents = self.teacher.of(encoder).tokens(prepared)
+        masks = self._masks(encoder.modality.grid(latents.shape[1]), latents[:1], draw.views)
+        context = masks.context.expand(len(latents), -1)
+        targets = masks.targets.expand(-1, len(latents), -1).transpose(0, 1)
+        wanted = gather_tokens(latents, targets.flatten(1)).view(*targets.shape, -1)
+        return prepared, context, targets, wanted
+
+    def example_loss(self, encoder: Encoder, *inputs: Tensor) -> Tensor:
+        """Of a prepared sample (...), its context (Nc,), targets (T, Nt) and wanted (T, Nt, D)."""
+        prepared, context, targets, wanted = inputs
+        embedded = encoder.tokenizer(prepared[None])
+        seen = encoder.trunk(gather_tokens(embedded, context[None]))
+        assert encoder.predictor is not None
+        grid = encoder.modality.grid(embedded.shape[1])
+        predicted = encoder.predictor(seen, Masks(context[None], targets[:, None]), grid)
+        return teacher_error(predicted[:, 0], wanted)
+
     def projections(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
         """Of all tokens of all samples that hold data, (n, P)."""
         prepared = encoder.prepare(batch)

@@ -40,6 +40,10 @@ class NextLatent(Objective[NextLatentRecipe]):
     """Trajectories only. SIGReg tests the latents of all time steps together."""
 
     Table: ClassVar[type[NextLatentRecipe]] = NextLatentRecipe
+    coupled = (
+        "SIGReg tests a batch as a whole, and without it (weight = 0), as there is no teacher, one "
+        "latent for all states is foreseen best"
+    )
 
     def predictor(self, recipe: Recipe, modality: AnyModality) -> Predictor:
         """From latents and actions to the next latents."""

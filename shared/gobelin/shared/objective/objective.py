@@ -76,6 +76,8 @@ class Objective(ABC, Generic[R]):
     """One objective as a recipe wants it."""
 
     Table: ClassVar[type[Any]]
+    # Why a sample's loss depends on others of its batch, unless it is a `PerExample`.
+    coupled: ClassVar[str] = "it is not known to be a sum over samples"
 
     def __init__(self, recipe: R) -> None:
         self.recipe = recipe

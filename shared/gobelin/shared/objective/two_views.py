@@ -70,6 +70,10 @@ class TwoViewVicReg(TwoViews[VicRegRecipe]):
     """VICReg; its prediction error is the invariance."""
 
     Table: ClassVar[type[VicRegRecipe]] = VicRegRecipe
+    coupled = (
+        "variance and covariance are a batch's, and without them the views of all samples agree in "
+        "one point"
+    )
 
     def loss(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The three terms, weighed."""
@@ -81,6 +85,7 @@ class InfoNce(TwoViews[InfoNceRecipe]):
     """NT-Xent; the whole loss is the prediction error."""
 
     Table: ClassVar[type[InfoNceRecipe]] = InfoNceRecipe
+    coupled = "a sample is told from the others of its batch"
 
     def loss(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean over all 2N anchors."""

@@ -19,12 +19,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from gobelin.shared.checkpoint import file_digest
 from gobelin.shared.errors import ConfigError, ReleaseError
-from gobelin.shared.files import PRIVATE, json_bytes, write_atomic
+from gobelin.shared.files import PRIVATE, file_digest, json_bytes, write_atomic
 from gobelin.shared.keys import load_private_key, private_pem, public_pem
+from gobelin.shared.shelf import SIGNATURE as SIGNATURE
 
-SIGNATURE = "model.sig"
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -83,7 +82,19 @@ def verify_folder(folder: Path, public: str) -> list[str]:
 
     `public` is the PEM of the EC key; raises ReleaseError naming what differs.
     """
-    data = _read(folder / SIGNATURE)
+    signed = signed_digests(folder / SIGNATURE, public)
+    found = _digests(folder)
+    for name in sorted(signed.keys() | found.keys()):
+        if signed.get(name) != found.get(name):
+            what = "is not as it was signed" if name in signed else "was never signed"
+            what = what if name in found else "is missing"
+            raise ReleaseError(f"{folder / name} {what}", REMEDY)
+    return sorted(signed)
+
+
+def signed_digests(file: Path, public: str) -> dict[str, str]:
+    """SHA-256 of every file by name, as a model.sig says it; see `verify_folder`."""
+    data = _read(file)
     try:
         bundle = json.loads(data)
         envelope = bundle["dsseEnvelope"]
@@ -93,18 +104,11 @@ def verify_folder(folder: Path, public: str) -> list[str]:
         if json_bytes(_bundle(payload, {"sig": _text(raw), "keyid": ""}, public)) != data:
             raise ValueError("another bundle, or of another key")
         _key_of(public).verify(raw, _encoding(payload), ec.ECDSA(hashes.SHA256()))
-        signed = _resources(json.loads(payload))
+        return _resources(json.loads(payload))
     except (ValueError, KeyError, TypeError, InvalidSignature, binascii.Error, RecursionError):
         raise ReleaseError(
-            f"{folder / SIGNATURE} is not the bundle that the release key signed", REMEDY
+            f"{file} is not the bundle that the release key signed", REMEDY
         ) from None
-    found = _digests(folder)
-    for name in sorted(signed.keys() | found.keys()):
-        if signed.get(name) != found.get(name):
-            what = "is not as it was signed" if name in signed else "was never signed"
-            what = what if name in found else "is missing"
-            raise ReleaseError(f"{folder / name} {what}", REMEDY)
-    return sorted(signed)
 
 
 def _bundle(payload: bytes, signature: Mapping[str, str], public: str) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from gobelin.shared.errors import LedgerError, ReleaseError, SignatureError
 from gobelin.shared.files import json_bytes, write_atomic
 from gobelin.shared.ledger import SignedHead, check_proof, origin_of
 from gobelin.shared.release.bundle import REMEDY, ReleaseKey, sign_folder, verify_folder
+from gobelin.shared.shelf import STATEMENT as FILE
 from gobelin.shared.signing import SigningKey, verify
 
-FILE = "release.json"
 KEY_FILE = "release.pub"  # the EC public key, for tools that know no Ed25519
 PURPOSE = "release"
 
@@ -29,6 +29,14 @@ class Release:
     head: SignedHead
     checkpoint: Checkpoint
     files: tuple[str, ...]
+
+    @property
+    def said(self) -> str:
+        """A line for people."""
+        of = self.statement
+        return (
+            f"release holds: {of.federation}, round {of.round}, consensus {of.vector_digest[:12]}"
+        )
 
     def facts(self) -> dict[str, Any]:
         """As plain data."""
@@ -64,16 +72,7 @@ def verify_release(folder: Path, public: str) -> Release:
     Raises ReleaseError or SignatureError naming what differs, CheckpointError when the model is
     not the manifest's.
     """
-    data = _read(folder)
-    try:
-        values = json.loads(data)
-        statement = ReleaseStatement.of_plain(values["statement"])
-        proof = Proof.of_plain(values["proof"])
-        signature = values["signature"]
-        head = SignedHead.parse(values["head"].encode())
-    except (ValueError, KeyError, TypeError, AttributeError, LedgerError, MalformedMessageError):
-        raise ReleaseError(f"{folder / FILE} is no statement on a release", REMEDY) from None
-    verify(public, PURPOSE, statement.to_bytes(), str(signature))
+    statement, proof, head = _signed_statement(folder / FILE, public)
     files = verify_folder(folder, statement.key)
     if (folder / KEY_FILE).read_text() != statement.key:
         raise ReleaseError(f"{folder / KEY_FILE} is not the key the aggregator named", REMEDY)
@@ -82,6 +81,28 @@ def verify_release(folder: Path, public: str) -> Release:
     if checkpoint.vector.digest != statement.vector_digest:
         raise ReleaseError(f"{folder} holds another model than its statement says", REMEDY)
     return Release(statement, head, checkpoint, tuple(files))
+
+
+def read_statement(file: Path, public: str) -> ReleaseStatement:
+    """The statement in a release.json, signed by the aggregator; nothing else is looked at.
+
+    Raises ReleaseError or SignatureError.
+    """
+    return _signed_statement(file, public)[0]
+
+
+def _signed_statement(file: Path, public: str) -> tuple[ReleaseStatement, Proof, SignedHead]:
+    data = _read(file)
+    try:
+        values = json.loads(data)
+        statement = ReleaseStatement.of_plain(values["statement"])
+        proof = Proof.of_plain(values["proof"])
+        signature = values["signature"]
+        head = SignedHead.parse(values["head"].encode())
+    except (ValueError, KeyError, TypeError, AttributeError, LedgerError, MalformedMessageError):
+        raise ReleaseError(f"{file} is no statement on a release", REMEDY) from None
+    verify(public, PURPOSE, statement.to_bytes(), str(signature))
+    return statement, proof, head
 
 
 def _check_proof(
@@ -99,8 +120,8 @@ def _check_proof(
         raise ReleaseError(f"{folder} has a head of another federation", REMEDY)
 
 
-def _read(folder: Path) -> bytes:
+def _read(file: Path) -> bytes:
     try:
-        return (folder / FILE).read_bytes()
+        return file.read_bytes()
     except OSError:
-        raise ReleaseError(f"{folder} is no release: it has no {FILE}", REMEDY) from None
+        raise ReleaseError(f"{file.parent} is no release: it has no {file.name}", REMEDY) from None

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gobelin.shared.options import AsJson, Checkpoint, Device
+
 if TYPE_CHECKING:
     from gobelin.shared.worldmodel.plan_settings import PlanSettings
 
@@ -31,11 +33,8 @@ class WorldName(StrEnum):
     TWO_ROOM = "two-room"
 
 
-Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint or release folder.")]
 Start = Annotated[Path, typer.Option(help="Observation to start from: .npy or a picture.")]
 Modality = Annotated[str | None, typer.Option(help="Of a recipe with several world models.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Readout = Annotated[
     Path | None,
     typer.Option(help="Episodes with `states`, which keep_out and keep_within then speak of."),

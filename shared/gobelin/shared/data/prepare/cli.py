@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from gobelin.shared.options import AsJson
+
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 prepare = typer.Typer(no_args_is_help=True)
 app.add_typer(prepare, name="prepare")
@@ -18,7 +20,6 @@ From = Annotated[Path | None, typer.Option("--from", help="The package file, fet
 Episodes = Annotated[int, typer.Option(help="How many (of each region, if split).", min=1)]
 Steps = Annotated[int, typer.Option(help="Actions in an episode.", min=1)]
 Seed = Annotated[int, typer.Option(help="Of the episodes.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class Region(StrEnum):

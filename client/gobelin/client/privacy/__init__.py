@@ -1,0 +1,1 @@
+"""Privacy: example-level DP-SGD on this node, and the budget it spends."""

@@ -1,0 +1,13 @@
+"""Options that commands of several rooms share, so that they mean the same in each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsJsonLines = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
+Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint or release folder.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
