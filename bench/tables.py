@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.attack_tables import byzantine_table
 from bench.build_tables import fewshot_table, forgetting_table, lora_table
-from bench.leakage_tables import inversion_table, leakage_table
+from bench.leakage_tables import inversion_table, leakage_table, privacy_table
 from bench.ledger_tables import ledger_table, mutations_table
 from bench.markdown import PROBES, figure, table
 from bench.measure import RESULTS
@@ -18,6 +18,7 @@ from bench.premium_images import MEMBERS as LETTERS
 from bench.premium_images import SCENARIOS
 from bench.rebase_tables import merging_table, rebase_table, transplant_table
 from bench.remarks import REMARKS
+from bench.ship_tables import island_table, onnx_table
 from bench.speed_tables import (
     aggregation_table,
     exchange_table,
@@ -81,6 +82,7 @@ def main() -> None:
         "sealed_round": sealed_table,
         "inversion": inversion_table,
         "leakage_curve": leakage_table,
+        "dp": privacy_table,
         "histories": histories_table,
         "planning_success": planning_success_table,
         "planning_time": planning_time_table,
@@ -92,6 +94,8 @@ def main() -> None:
         "hostile_corpus": hostile_table,
         "admission": admission_table,
         "enrolment_kills": enrolment_table,
+        "onnx": onnx_table,
+        "island": island_table,
         "ledger_verify": ledger_table,
         "ledger_mutations": mutations_table,
         "broadcast_int8": broadcast_table,

@@ -300,6 +300,12 @@ class ExportError(GobelinError):
     code, exit_code = "export", 64
 
 
+class CrowdError(GobelinError):
+    """Too many ask at a time."""
+
+    code, exit_code = "crowd", 65
+
+
 class RebaseError(GobelinError):
     """A sovereign model cannot go over to a release with what is at hand."""
 
