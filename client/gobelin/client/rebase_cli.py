@@ -102,8 +102,8 @@ def rebase(
 
 
 def _opened(old: SovereignModel, data: Path | None, test: Path | None) -> Given | None:
-    from gobelin.client.sovereign.labels import under_names
     from gobelin.client.sovereign.build import Given
+    from gobelin.client.sovereign.labels import under_names
 
     kind = old.recipe.modality(old.modality)
     if data is None:
