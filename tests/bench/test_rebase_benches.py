@@ -53,14 +53,16 @@ def test_a_rebase_counts_as_the_command_would_have_left_it() -> None:
 
 
 def test_merging_is_compared_with_the_better_build() -> None:
-    seed = {f"{name} alone": dict.fromkeys(merging.REGIONS, 60.0) for name in merging.REGIONS}
-    seed["turned alone"] = {"turned": 90.0, "negative": 50.0}
+    seed = {"turned alone": {"turned": 90.0, "negative": 50.0}}
+    seed |= {"negative alone": {"turned": 60.0, "negative": 60.0}}
     seed |= {way: {"turned": 80.0, "negative": 76.0} for way in merging.WAYS}
-    values = merging.compared([seed])
-    assert values["ties 0.2.both"]["mean"] == 78
-    assert values["ties 0.2.worst"]["mean"] == 76
-    assert values["ties 0.2.over_best_alone"]["mean"] == 8
-    assert "| ties 0.2 |" in merging_table(ABOUT | values)
+    values = merging.compared("far", [seed])
+    assert values["far.ties 0.2.both"]["mean"] == 78
+    assert values["far.ties 0.2.worst"]["mean"] == 76
+    assert values["far.ties 0.2.over_best_alone"]["mean"] == 8
+    page = merging_table(ABOUT | values)
+    assert "| ties 0.2 | 80.0" in page
+    assert "near" not in page
 
 
 def test_scanners_change_images_and_can_be_told_apart() -> None:
