@@ -308,7 +308,7 @@ def test_heads_of_other_classes_are_put_side_by_side() -> None:
     other.linear.bias.data.copy_(torch.tensor([2.0, 6]))
     base = built("east", 0)
     models = [
-        replace(base, head=one, class_names=("a", "b")),
+        replace(base, head=one, class_names=("a", "b"), temperature=1.0),
         replace(base, head=other, class_names=("b", "c"), temperature=2.0),
     ]
     names, head = join_heads(models, [0.5, 0.5])
