@@ -1,13 +1,16 @@
 """Builds of two regions on one release become one: what is it worth to either?
 
-Two regions (`bench.releases`: real images, made-up scanners: one turns them, one gives negatives)
-fine-tune the whole model on 1,000 labels each, on the release of round 16. Each way to merge is
-asked both regions' tests (1,000 images each); beside it stand each build alone, the release under a
-head fitted on either region's labels, and a joint build on both regions' labels, which no region
-could make, for nobody has both. Heads are joined: classes are the same, so rows are averaged.
+Two regions (`bench.releases`: real images, made-up scanners) fine-tune the whole model on 1,000
+labels each, on the release of round 16. Each way to merge is asked both regions' tests (1,000
+images each); beside it stand each build alone, the release under a head fitted on either region's
+labels, and a joint build on both regions' labels, which no region could make, for nobody has both.
+Heads are joined: classes are the same, so rows are averaged. `own heads` is the same merged model
+where each region's test is read by that region's head, as studies of merging mostly do: what the
+merged trunk is worth, whatever becomes of the heads.
 
-`both` is the mean over the two regions' tests, `worst` the lesser. `task-arithmetic`, `ties` and
-`dare` are asked for several λ; which is best is said of all of them, so as to choose a default.
+Two pairs: `near`, plain and turned by 90°, and `far`, turned and negatives, on which the head of
+either region is wrong nearly always. `both` is the mean over the two regions' tests, `worst` the
+lesser.
 
 Writes bench/results/merging.json.
 """
@@ -36,12 +39,12 @@ from gobelin.client.sovereign.tune import score
 from gobelin.shared.data import MemorySource, Source
 from gobelin.shared.data.fashion_mnist import CLASS_NAMES
 
-REGIONS = ("turned", "negative")
+PAIRS = {"near": ("plain", "turned"), "far": ("turned", "negative")}
 LABELS, TESTS = 1_000, 1_000
 BUILD: dict[str, Any] = {
     "method": "full",
     "head": {"kind": "pooled"},
-    "tuning": {"steps": 200, "every": 100, "lr": 1e-3},
+    "tuning": {"steps": 120, "every": 60, "lr": 1e-3},
 }
 WAYS: dict[str, Method] = {
     "weights": Weights(),
@@ -57,8 +60,9 @@ WAYS: dict[str, Method] = {
 
 @dataclass(frozen=True)
 class Job:
-    """One seed."""
+    """One pair of regions, and one seed."""
 
+    pair: str
     seed: int
     folder: Path | None = None
 
@@ -68,7 +72,7 @@ def run_job(job: Job) -> dict[str, dict[str, float]]:
     release = federation(job.seed, job.folder, ("round-16",))["round-16"]
     origin = Origin(round=16, vector_digest=release.vector.digest)
     consensus = Consensus(release.recipe, release.vector, origin)
-    regions = {name: some(region(name, job.seed)) for name in REGIONS}
+    regions = {name: some(region(name, job.seed)) for name in PAIRS[job.pair]}
     tests = {name: mine.test for name, mine in regions.items()}
     builds = {n: built(consensus, r.labelled, n, job.seed) for n, r in regions.items()}
     joint = built(consensus, together([r.labelled for r in regions.values()]), "joint", job.seed)
@@ -79,6 +83,10 @@ def run_job(job: Job) -> dict[str, dict[str, float]]:
     for way, method in WAYS.items():
         merged = merge_models([*builds.values()], release.vector, method, region="both")
         found[way] = right(merged, tests)
+        found[f"{way}, own heads"] = {
+            name: right(replace(merged, head=build.head), {name: tests[name]})[name]
+            for name, build in builds.items()
+        }
     return found
 
 
@@ -127,21 +135,20 @@ def right(model: SovereignModel, tests: Mapping[str, Source]) -> dict[str, float
     return {n: score(model.encoder, model.head, test, "cpu").accuracy for n, test in tests.items()}
 
 
-def compared(found: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
-    """Flat keys, from the finds seed by seed."""
+def compared(pair: str, found: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
+    """Flat keys of a pair of regions, from the finds seed by seed."""
     values: dict[str, Any] = {}
     for model in found[0]:
         rows = [seed[model] for seed in found]
-        for name in REGIONS:
-            values[f"{model}.{name}"] = spread([row[name] for row in rows])
-        values[f"{model}.both"] = spread([sum(row.values()) / len(row) for row in rows])
-        values[f"{model}.worst"] = spread([min(row.values()) for row in rows])
-    for way in WAYS:
+        for name in PAIRS[pair]:
+            values[f"{pair}.{model}.{name}"] = spread([row[name] for row in rows])
+        values[f"{pair}.{model}.both"] = spread([_both(row) for row in rows])
+        values[f"{pair}.{model}.worst"] = spread([min(row.values()) for row in rows])
         over = [
-            _both(seed[way]) - max(_both(seed[f"{name} alone"]) for name in REGIONS)
+            _both(seed[model]) - max(_both(seed[f"{name} alone"]) for name in PAIRS[pair])
             for seed in found
         ]
-        values[f"{way}.over_best_alone"] = spread(over)
+        values[f"{pair}.{model}.over_best_alone"] = spread(over)
     return values
 
 
@@ -153,11 +160,12 @@ def main() -> None:
     """Run every seed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=list(PAIRS))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="of the releases, see bench.releases")
     parser.add_argument("--name", default="merging", help="of the result file")
     options = parser.parse_args()
-    jobs = [Job(seed, options.folder) for seed in options.seeds]
+    jobs = [Job(pair, seed, options.folder) for pair in options.pairs for seed in options.seeds]
     found = run_all(run_job, jobs, options.workers)
     values = {
         "seeds": options.seeds,
@@ -165,7 +173,9 @@ def main() -> None:
         "build": BUILD,
         "goal": "report what merging is worth to either region, whatever it is",
     }
-    print(write_result(options.name, values | compared([found[job] for job in jobs])))
+    for pair in options.pairs:
+        values |= compared(pair, [found[job] for job in jobs if job.pair == pair])
+    print(write_result(options.name, values))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from typing import Any
 from bench.markdown import figure, table
 
 PAIRS = {"early": "rounds 8 → 12", "late": "rounds 12 → 16", "refounded": "refounded"}
+REGIONS = {"near": ("plain", "turned"), "far": ("turned", "negative")}
+SUMS = ("both", "worst")
 MASKS = {
     "none": "whole delta",
     "movement": "where it agrees with the release's own movement",
@@ -89,24 +91,21 @@ def rebase_table(values: Mapping[str, Any]) -> str:
 
 def merging_table(values: Mapping[str, Any]) -> str:
     """Merged builds beside what they were made of."""
-    models = [key.removesuffix(".both") for key in values if key.endswith(".both")]
-    regions = ("turned", "negative")
-    rows = [
-        [
-            model,
-            *(figure(values[f"{model}.{region}"]) for region in regions),
-            figure(values[f"{model}.both"]),
-            figure(values[f"{model}.worst"]),
-            figure(values.get(f"{model}.over_best_alone"), 1, True),
-        ]
-        for model in models
-    ]
-    heading = (
+    parts = [
         "## Builds of two regions merged\n\n"
         f"`make bench-merging`: recipe tiny, {values['labels']:,} labels of each region, whose "
         f"scanners differ, seeds {values['seeds']}, {values['machine']}. Percent of each region's "
         "test images; the last column is over the better of the two builds, in both regions' mean. "
         f"Goal: {values['goal']}.\n"
-    )
-    heads = ["model", *regions, "both", "worst", "over the better build"]
-    return "\n".join([heading, table(heads, rows)])
+    ]
+    for pair, title in REGIONS.items():
+        ends = [k for k in values if k.startswith(f"{pair}.") and k.endswith(".both")]
+        models = [k.removeprefix(f"{pair}.").removesuffix(".both") for k in ends]
+        rows = [
+            [model, *(figure(values[f"{pair}.{model}.{name}"]) for name in (*title, *SUMS)),
+             figure(values[f"{pair}.{model}.over_best_alone"], 1, True)]
+            for model in models
+        ]  # fmt: skip
+        if rows:
+            parts.append(table([f"model ({pair})", *title, *SUMS, "over the better build"], rows))
+    return "\n".join(parts)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from gobelin.client.sovereign.build import Given, make_model
 from gobelin.client.sovereign.consensus import Consensus
-from gobelin.client.sovereign.head import LinearHead
+from gobelin.client.sovereign.head import LinearHead, PooledHead
 from gobelin.client.sovereign.lineage import Origin
 from gobelin.client.sovereign.merge import join_heads, merge_models
 from gobelin.client.sovereign.merging import Ties, Weights
@@ -24,6 +24,7 @@ from gobelin.client.sovereign.rebase import Rebaser, RebaseSettings, find_releas
 from gobelin.client.sovereign.settings import BuildSettings
 from gobelin.client.sovereign_cli import app
 from gobelin.shared.checkpoint import write_checkpoint
+from gobelin.shared.data import MemorySource
 from gobelin.shared.data.export import write_image_folder
 from gobelin.shared.errors import GobelinError, MergeError, RebaseError
 from gobelin.shared.frame import Frame
@@ -218,6 +219,30 @@ def test_recovery_is_asked_for_below_the_floor_alone(world: Path) -> None:
     )
 
 
+def test_a_build_of_a_head_alone_recovers_by_its_head_alone(world: Path) -> None:
+    old, given = load(world / "east"), Given(squares(120, 0))
+    old = replace(old, vector=OLD.vector, build={**old.build, "method": "linear"})
+    assert old.head is not None
+    deaf = PooledHead(16, 4)  # knows nothing: whatever is fitted is better
+    work = Rebaser(replace(old, head=deaf), OLD.vector, NEW, given)
+    carried, recovered = work.recover(work.carry()).stages[1:]
+    assert recovered.model.vector.digest == carried.model.vector.digest == NEW.vector.digest
+    assert recovered.loss is not None
+    assert carried.loss is not None
+    assert recovered.loss < carried.loss
+    assert (recovered.steps, recovered.facts["moves"]) == (0, "head")
+
+
+def test_a_model_without_a_head_goes_over_too(world: Path) -> None:
+    """Such as a world model: its delta is copied, and nothing has to be aligned."""
+    old = replace(load(world / "east"), head=None, class_names=())
+    given = Given(MemorySource(squares(20, 0).read(np.arange(20))))
+    found = Rebaser(old, OLD.vector, NEW, given).carry()
+    assert not found.stages[1].facts["aligned"]
+    assert not Rebaser(old, OLD.vector, NEW, given).needs_recovery(found)
+    assert found.model.vector.digest != NEW.vector.digest
+
+
 def test_a_rebase_that_cannot_be_is_told_in_one_line(world: Path, tmp_path: Path) -> None:
     with pytest.raises(RebaseError, match="on that release already"):
         run("rebase", world / "east", "--onto", world / "releases" / "r1", "--out",
@@ -283,7 +308,7 @@ def test_heads_of_other_classes_are_put_side_by_side() -> None:
     other.linear.bias.data.copy_(torch.tensor([2.0, 6]))
     base = built("east", 0)
     models = [
-        replace(base, head=one, class_names=("a", "b")),
+        replace(base, head=one, class_names=("a", "b"), temperature=1.0),
         replace(base, head=other, class_names=("b", "c"), temperature=2.0),
     ]
     names, head = join_heads(models, [0.5, 0.5])

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
+from gobelin.client.sovereign.package import load
+from gobelin.client.sovereign.rebasing import align_head
+from gobelin.client.sovereign_cli import app
 from gobelin.server.founding import Charter, found
 from gobelin.shared.checkpoint import read_checkpoint
 from gobelin.shared.data import MemorySource
@@ -88,6 +92,31 @@ def test_a_release_says_what_heads_of_the_last_one_lose(published: Federation) -
     signed = verify_release(second, published.home.signing_key().public).files
     assert {FIGURES, FRAME} <= set(signed)
     assert published.events("release")[1]["head_points_lost"] == again.points_lost
+
+
+def test_a_head_goes_over_by_the_published_frame(
+    published: Federation, probe: Path, tmp_path: Path
+) -> None:
+    """Verified releases, two commands, and nothing of the region's data for the second."""
+    first, second = (published.home.releases / f"release-0000{n}" for n in (2, 4))
+    common = ["--key", str(published.home.tls / "ca.pem"), "--home", str(tmp_path), "--json"]
+    build = ["build", "--release", str(first), "--data", str(probe), "--method", "linear"]
+    out = ["--out", str(tmp_path / "old"), "--set", "evaluation.report=false"]
+    told = CliRunner().invoke(app, [*build, *out, *common])
+    assert told.exit_code == 0, told.output
+    rebase = ["rebase", str(tmp_path / "old"), "--onto", str(second)]
+    told = CliRunner().invoke(app, [*rebase, "--out", str(tmp_path / "new"), *common])
+    assert told.exit_code == 0, told.output
+    old, new = load(tmp_path / "old"), load(tmp_path / "new")
+    assert new.lineage.release.verified_by == published.home.signing_key().public
+    assert new.vector.digest == read_checkpoint(second).vector.digest
+    frame = read_frame(second, old.vector.digest, "image")
+    assert frame is not None
+    assert old.head is not None
+    assert new.head is not None
+    expected = align_head(old.head, frame).state_dict()
+    found = new.head.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_a_release_that_is_published_again_says_the_same(

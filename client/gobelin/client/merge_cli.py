@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gobelin.client.build_cli import DEFAULT_HOME, Home
+from gobelin.shared.options import AsJson, Device
 
 if TYPE_CHECKING:
     from gobelin.client.sovereign.package import SovereignModel
@@ -52,8 +53,8 @@ def merge(
         Path | None, typer.Option(help="BUILD.toml, for its tables [evaluation] and [gate].")
     ] = None,
     home: Home = DEFAULT_HOME,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    device: Device = "cpu",
+    as_json: AsJson = False,
 ) -> None:
     """Merge builds without their data; signed by this region, with all parents in the lineage.
 

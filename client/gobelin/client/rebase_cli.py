@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gobelin.client.build_cli import DEFAULT_HOME, Home
+from gobelin.shared.options import AsJson, Device
 
 if TYPE_CHECKING:
     from gobelin.client.sovereign.build import Given
@@ -62,8 +63,8 @@ def rebase(
         bool, typer.Option("--unverified", help="Take a bare checkpoint, and say so for ever.")
     ] = False,
     home: Home = DEFAULT_HOME,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    device: Device = "cpu",
+    as_json: AsJson = False,
 ) -> None:
     """Carry a build over to a newer release: its delta copied, its head aligned, signed anew.
 

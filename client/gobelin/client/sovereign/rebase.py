@@ -23,6 +23,8 @@ from gobelin.client.home import MachineSettings
 from gobelin.client.sovereign.again import settings_of
 from gobelin.client.sovereign.build import Given, Watch, make_model
 from gobelin.client.sovereign.consensus import Consensus
+from gobelin.client.sovereign.frozen import Kind, fit_frozen
+from gobelin.client.sovereign.head import Head
 from gobelin.client.sovereign.labels import Task, open_task
 from gobelin.client.sovereign.lineage import Lineage, Parent
 from gobelin.client.sovereign.lora import FOLDER as ADAPTER
@@ -49,6 +51,7 @@ from gobelin.shared.model import Encoder, encoder_of
 from gobelin.shared.settings import Positive, Settings
 from gobelin.shared.vector import ParameterVector
 
+FROZEN = ("linear", "attentive")  # methods that move nothing but the head
 Clock = Callable[[], float]  # seconds since a start
 Mask = Literal["auto", "none", "movement", "gradient"]
 
@@ -132,25 +135,45 @@ class Rebaser:
     def recover(self, found: Rebased, watch: Watch | None = None) -> Rebased:
         """Train for a small share of the build's steps from where the last stage is.
 
-        As the build was: what moved then moves now. Raises RebaseError where nothing can be
-        trained: without labels, or where the build moved nothing but its head.
+        As the build was: what moved then moves now, and where that was a head alone, it is fitted
+        anew. What is worse on held-out samples than the last stage is not taken. Raises RebaseError
+        where there are no labels to train on.
         """
-        build, task = self._build, self.task
-        at = found.stages[-1]
+        task, at = self.task, found.stages[-1]
         if task is None or at.model.head is None:
             raise RebaseError("nothing to recover on", "give the region's labelled --data")
         start = self.clock() - at.seconds
+        head = deepcopy(at.model.head).to(self.old.device)
+        if self._build.method in FROZEN:
+            stage = self._refitted(task, at, start)
+        else:
+            stage = self._retrained(task, at, head, start, watch)
+        return Rebased((*found.stages, stage))
+
+    def _retrained(
+        self, task: Task, at: Stage, head: Head, start: float, watch: Watch | None
+    ) -> Stage:
+        build = self._build
         steps = build.tuning.steps or steps_for(len(task.train), build.tuning.batch_size)
         few = max(1, round(self.settings.share * steps))
         tuning = build.tuning.model_copy(update={"steps": few, "every": few})
         moves = cast("Moves", build.method if build.method in TUNED else "full")
         some = build.model_copy(update={"tuning": tuning})
         mover = Mover(self.onto.recipe, self.onto.vector, some, self.old.device)
-        head = deepcopy(at.model.head).to(self.old.device)
         tuned = tune(mover, at.model.vector, task, head, moves, None, watch)
         model = self._made(tuned.vector, tuned.head.cpu(), tuned.standing.best_step, {})
-        stage = self._stage("recovered", model, start, steps=few, moves=moves)
-        return Rebased((*found.stages, stage))
+        return self._stage("recovered", model, start, steps=few, moves=moves)
+
+    def _refitted(self, task: Task, at: Stage, start: float) -> Stage:
+        build, device = self._build, self.old.device
+        kind = cast("Kind", cast(Head, at.model.head).kind)
+        encoder = at.model.encoder
+        head = fit_frozen(encoder, task, kind, build.labels.balance, build.seed, device)
+        made = self._made(at.model.vector, head.cpu(), 0, {})
+        stage = self._stage("recovered", made, start, moves="head")
+        if (stage.loss or 0) < (at.loss or 0):
+            return stage
+        return replace(stage, model=at.model, loss=at.loss, held_out=at.held_out)
 
     def fresh(self) -> Stage:
         """The same build from the new release: what a rebase is to be compared with."""
@@ -220,8 +243,9 @@ class Rebaser:
     def _carried(self, name: str, mask: Tensor | None, start: float) -> Stage:
         moved = carry(self._delta, self.onto.vector, mask)
         model = self._made(moved.vector, None, 0, {"mask": name})
-        frame = self._frame(model.encoder)
+        frame = None
         if self.old.head is not None:
+            frame = self._frame(model.encoder)
             head = self.old.head if frame is None else align_head(self.old.head, frame)
             model = replace(model, head=head, class_names=self.old.class_names)
         if mask is None:  # the same update of low rank, now of this release
