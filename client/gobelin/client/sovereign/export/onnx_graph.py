@@ -58,6 +58,8 @@ def _write(graph: Graph, folder: Path) -> dict[str, Any]:
             )
         assert made is not None
         made.save(str(file), external_data=False)
+    except OSError:  # the disk, not the graph
+        raise
     except Exception as error:  # of a plug-in's operators, anything
         raise ExportError(
             f"{graph.name} cannot be written as ONNX ({type(error).__name__})",
