@@ -59,6 +59,31 @@ def leakage_table(values: Mapping[str, Any]) -> str:
     return "\n".join([heading, table(heads, rows)])
 
 
+def privacy_table(values: Mapping[str, Any]) -> str:
+    """ε against probes; without noise there is none."""
+    heading = (
+        f"## What differential privacy costs\n\n`make bench-dp`: recipe {values['recipe']}, one "
+        f"node of {values['samples']:,} images of Fashion-MNIST, {values['steps']} steps of "
+        f"{values['batch']} drawn on average (Poisson), clip norm {values['clip_norm']:g}, probes "
+        f"fitted on {values['labels']:,} labels, seeds {values['seeds']}. ε at δ = "
+        f"{values['delta']:.1e}, of the whole training, for one image added or removed (PLD). "
+        "Nothing is tuned.\n"
+    )
+    probes = ("tokens", "pooled", "knn", "few_shot")
+    rows = [
+        [
+            row["model"] if not row["noise_multiplier"] else f"{row['model']}, private",
+            f"{row['noise_multiplier']:g}" if row["noise_multiplier"] else "–",
+            "–" if row["epsilon"] is None else f"{row['epsilon']:.2f}",
+            *(figure(row[probe]) if probe in row else "–" for probe in probes),
+            figure(row["effective_rank"]) if "effective_rank" in row else "–",
+        ]
+        for row in values["rows"]
+    ]
+    heads = ["model", "noise σ", "ε", "tokens, %", "pooled, %", "kNN, %", "ten labels, %", "rank"]
+    return "\n".join([heading, table(heads, rows)])
+
+
 def _best(at: Mapping[str, Any], kind: str, key: str) -> str:
     """Of the three scores the one with the highest mean."""
     there = [at[f"{kind}.{score}.{key}"] for score in ("loss", "drop", "direction")]

@@ -53,6 +53,7 @@ def federate_in_process(
     merger: Merger | None = None,
     modalities: Mapping[str, str] | None = None,
     ring: Ring | None = None,
+    node_seeds: Mapping[str, int] | None = None,
     tamper: Tamper | None = None,
     on_merge: Callable[[int, Merged], None] | None = None,
     on_broadcast: Callable[[int, Broadcast], None] | None = None,
@@ -66,10 +67,11 @@ def federate_in_process(
     next round SIGReg tests the data of all who did. The first `warmup_rounds` have one local step.
     `taken` says how many of the local steps members take that are short of time. Of `fragments` a
     round exchanges one, which members take into their own models with the share `alpha`.
-    `modalities` says of which modality members' data are, where the recipe has several. With a
-    `ring` deltas are on the grid of sealed rounds, and `codec` has no say. `tamper` turns a round's
-    number, base and honest deltas, as sent, into those that are admitted, `on_merge` sees what they
-    came to, `on_broadcast` how members are told.
+    `modalities` says of which modality members' data are, where the recipe has several.
+    `node_seeds` are those of members whose data have a private order. With a `ring` deltas are on
+    the grid of sealed rounds, and `codec` has no say. `tamper` turns a round's number, base and
+    honest deltas, as sent, into those that are admitted, `on_merge` sees what they came to,
+    `on_broadcast` how members are told.
     """
     outer, merger = outer or Sgd(), merger or Merger()
     base = ParameterVector.of(build_jepa(recipe, seed))
@@ -79,7 +81,7 @@ def federate_in_process(
     residuals: dict[str, Tensor | None] = dict.fromkeys(members)
     seen: dict[str, Moments] = {}  # of the last base
     own: dict[str, Tensor] = {}  # members' models after the last round
-    seeds = {name: derive_seed(seed, "node", name) for name in members}
+    seeds = {name: derive_seed(seed, "node", name) for name in members} | dict(node_seeds or {})
     of = {name: (modalities or {}).get(name) for name in members}
     told_of = {name: recipe.told(modality) for name, modality in of.items()}
     trainers = {

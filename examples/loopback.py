@@ -83,6 +83,7 @@ class Loopback:
             *("node", "init", "--home", self.node_home(member), "--member", member),
             *("--aggregator", address, "--ca", self.aggregator_home / "tls" / "ca.pem"),
             *("--data", data, "--threads", str(self.threads)),
+            *("--order", "plan"),  # so that one process can repeat it
             *(("--modality", told) if told else ()),
         )
 

@@ -15,9 +15,12 @@ import torch
 
 from gobelin.client.contributor import Contributor
 from gobelin.client.home import NodeHome, NodeSettings, NodeStatus, found_node
+from gobelin.client.node_seed import node_seed
 from gobelin.client.plan import schema_of
 from gobelin.client.spool import Spool, Spooled
+from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.protocols.messages import RoundPlan
+from gobelin.shared.data import BatchStream
 from gobelin.shared.data.export import write_idx
 from gobelin.shared.errors import (
     ConfigError,
@@ -407,3 +410,32 @@ def test_nobody_is_warned_of_a_sound_model(home: NodeHome) -> None:
     node = Node(home)
     rounds_of(node, 2)
     assert {status.state for status in node.statuses} == {"training"}
+
+
+def test_a_private_order_is_known_to_who_has_the_home_alone(tmp_path: Path) -> None:
+    told = {}
+    for name, secret in (("plan", ""), ("one", "11"), ("other", "22"), ("one again", "11")):
+        home = home_at(tmp_path / name)
+        if secret:
+            text = home.settings_file.read_text()
+            home.settings_file.write_text(text.replace('order = "plan"', 'order = "private"'))
+            home.secret_file.write_text(secret * 32)
+        asked = plan(1, BASE)
+        told[name] = Node(home)(asked, BASE).delta
+        seed = node_seed(home, asked)
+        source = RECIPE.modality().open(home.settings().data.path)
+        trainer = LocalTrainer(RECIPE, BatchStream(source, RECIPE.inner.batch_size, seed).batch)
+        local = LocalSteps(0, STEPS, 4 * STEPS, asked.seed, seed)
+        assert (trainer.train(BASE, local)[0] - BASE).digest == told[name].digest
+    digests = {name: delta.digest for name, delta in told.items()}
+    assert digests["one"] == digests["one again"]
+    assert len(set(digests.values())) == 3
+
+
+def test_a_homes_secret_is_made_once_and_is_its_owners_alone(home: NodeHome) -> None:
+    secret = home.secret()
+    assert (len(secret), home.secret()) == (32, secret)
+    assert home.secret_file.stat().st_mode & 0o777 == 0o600
+    home.secret_file.write_text("short")
+    with pytest.raises(StateError, match="damaged"):
+        home.secret()

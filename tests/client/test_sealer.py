@@ -18,6 +18,7 @@ from gobelin.client.contributor import Contributor
 from gobelin.client.home import NodeHome
 from gobelin.client.link import contribution_record
 from gobelin.client.sealer import SealedReply, on_grid
+from gobelin.protocols.enrolment import ADMIT, CONTRIBUTOR, PURPOSE_RECORD, RosterRecord
 from gobelin.protocols.messages import DELTA, RoundPlan
 from gobelin.protocols.sealing import (
     AGREE,
@@ -29,6 +30,7 @@ from gobelin.protocols.sealing import (
     SealedCall,
     SealedSession,
 )
+from gobelin.server.roster import NodeEntry
 from gobelin.shared.errors import (
     BudgetError,
     ConfigError,
@@ -38,6 +40,7 @@ from gobelin.shared.errors import (
 )
 from gobelin.shared.files import write_atomic
 from gobelin.shared.keys import fingerprint
+from gobelin.shared.roster_log import RosterLog, Signed
 from gobelin.shared.sealing import Ring, add_masks, unmasking
 from gobelin.shared.sealing.peer import SESSION
 from gobelin.shared.sealing.tally import parse_answer
@@ -260,3 +263,45 @@ def test_what_the_grid_and_the_bound_leave_out_is_owed(seed: int, scale: float) 
     short = on_grid(RING, delta, None, 0.01).payload.decode()
     assert short.norm() <= 0.01 + 10 * 2.0**-25  # the grid's own half step a coordinate
     assert made.distortion <= 1
+
+
+def roster_of(trio: Trio, *names: str, key: SigningKey | None = None) -> RosterLog:
+    """The aggregator's signed log of some of the homes; the last with another key, if given."""
+    log = RosterLog("f" * 64, trio.aggregator.public)
+    for home in trio.homes.values():
+        name = home.settings().node
+        if name not in names:
+            continue
+        entry = NodeEntry.of(name, name, home.public_key_file.read_bytes(), name)
+        record = RosterRecord(
+            index=len(log.records),
+            previous=log.head,
+            change=ADMIT,
+            member=name,
+            node=name,
+            public_key=entry.public_key,
+            signing_key=key.public if key and name == names[-1] else entry.signing_key,
+            role=CONTRIBUTOR,
+            reason="",
+            at=1,
+        )
+        log.add(Signed(record, trio.aggregator.sign(PURPOSE_RECORD, record.to_bytes())))
+    return log
+
+
+def test_a_session_is_of_nodes_that_the_signed_roster_has(
+    trio: Trio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = next(n for n, home in trio.homes.items() if home.settings().node == "north")
+    strange = {
+        "one more than it has": roster_of(trio, "east", "north"),
+        "another key": roster_of(trio, "east", "north", "south", key=SigningKey.generate()),
+        "nothing": roster_of(trio),
+    }
+    for what, roster in strange.items():
+        monkeypatch.setattr(sealer, "known_roster", lambda _, log=roster: log)
+        with pytest.raises(PeersError, match="the signed roster has not"):
+            trio.ask(node, KEYS)
+        assert not (trio.homes[node].sealed / "state.json").exists(), what
+    monkeypatch.setattr(sealer, "known_roster", lambda _: roster_of(trio, *NAMES))
+    trio.ask(node, KEYS)

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from examples.loopback import GOBELIN, Loopback, gobelin
+from gobelin.client.home import NodeHome
+from gobelin.client.node_seed import node_seed
+from gobelin.protocols.messages import RoundPlan
 from gobelin.server.home import AggregatorHome
 from gobelin.shared.checkpoint import read_checkpoint
 from tests.federation.test_loopback import computed_here, private_images
@@ -58,7 +61,14 @@ def test_nodes_that_joined_end_at_the_digest_of_the_same_rounds_in_one_process(
             net.start_node(name)
         net.wait()
         vector = read_checkpoint(net.release).vector
-        assert vector.digest == computed_here(dict(net.members), 2, "fp32")
+        seeds = {name: private_seed(NodeHome(net.node_home(name))) for name in MEMBERS}
+        assert vector.digest == computed_here(dict(net.members), 2, "fp32", node_seeds=seeds)
+        assert vector.digest != computed_here(dict(net.members), 2, "fp32")  # by the plan alone
+
+
+def private_seed(home: NodeHome) -> int:
+    """What only who has the home can know: the order of its data."""
+    return node_seed(home, RoundPlan.from_bytes(home.plan_file.read_bytes()))
 
 
 def refuses_tls_1_2(home: AggregatorHome, setting: str) -> bool:

@@ -69,8 +69,9 @@ def test_a_node_lists_gets_and_verifies_what_the_aggregator_has(
     assert json.loads(run(home, "get", "--json").stdout)["fetched"] == 0
     assert run(home, "verify").exit_code == 0
     calls = [row for row in EgressLedger(home.egress_file).records() if row["kind"] == "call"]
-    files = len(list((home.releases / NAME).iterdir()))
-    assert [row["method"] for row in calls].count("ReleaseFile") == files
+    asked = [row["requests"] for row in calls]  # streams, too
+    assert {"Releases": 1} in asked
+    assert asked.count({"ReleaseFile": 1}) == len(list((home.releases / NAME).iterdir()))
 
 
 def test_a_stream_goes_on_from_an_offset(home: NodeHome, places: Places) -> None:

@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from gobelin.client.egress_ledger import EgressLedger
 from gobelin.client.home import NodeHome
 from gobelin.client.join import Joining, enrolment_request
-from gobelin.client.membership import Membership
+from gobelin.client.membership import Membership, known_roster
 from gobelin.client.service import Connection, fetch_authority
 from gobelin.protocols import federation_pb2 as pb
 from gobelin.protocols.enrolment import REVOKE
@@ -25,7 +25,13 @@ from gobelin.server.places import Places
 from gobelin.server.service import FAILURES, MAX_REQUEST_BYTES, Throttle
 from gobelin.shared.certificates import certify_node
 from gobelin.shared.certificates import invited as shown
-from gobelin.shared.errors import EnrolmentError, InviteError, UnreachableError
+from gobelin.shared.errors import (
+    EnrolmentError,
+    InviteError,
+    RosterError,
+    StateError,
+    UnreachableError,
+)
 from gobelin.shared.invite import Invite
 from gobelin.shared.keys import certificate_builder, load_private_key, make_key, private_pem
 from tests.office import found_places, invited, join, serving, until
@@ -189,3 +195,45 @@ def test_an_unknown_request_says_so(places: Places) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             ask(b"", timeout=10)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_node_knows_the_roster_it_saw_last_while_the_service_is_away(
+    tmp_path: Path, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = join(tmp_path / "node", invited(places, "m-roster")).home
+    now = known_roster(home)
+    assert now is not None
+    assert home.id in now.current
+
+    def away(self: Membership) -> None:
+        raise UnreachableError("nobody answers")
+
+    monkeypatch.setattr(Membership, "roster", away)
+    kept = known_roster(home)
+    assert kept is not None
+    assert kept.head == now.head
+    home.roster_file.write_bytes(home.roster_file.read_bytes().replace(b"m-roster", b"m-other"))
+    with pytest.raises(RosterError):
+        known_roster(home)
+
+
+def test_a_node_goes_on_with_a_federation_that_was_taken_over(
+    tmp_path: Path, places: Places
+) -> None:
+    """The new aggregator has keys of its own: its operator hands out ca.pem, and an invite."""
+    home = join(tmp_path / "node", invited(places, "m-moved")).home
+    Membership(home).roster()
+    before = {file.name: file.read_bytes() for file in home.folder.iterdir() if file.is_file()}
+    successor = found_places(tmp_path / "successor")
+    with serving(successor):
+        invite = invited(successor, "m-moved")
+        until(lambda: reachable(successor))
+        with pytest.raises(StateError, match="was taken over, put the new ca"):
+            join(home.folder, invite)
+        after = {file.name: file.read_bytes() for file in home.folder.iterdir() if file.is_file()}
+        assert after == before  # a stranger's invite changes nothing
+        home.ca_file.write_bytes(successor.ca_file.read_bytes())
+        join(home.folder, invite)
+        log = Membership(home).roster()
+    assert [record.member for record in log.current.values()] == ["m-moved"]
+    assert home.pinned("federation_digest") == invite.federation_digest

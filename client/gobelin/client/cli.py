@@ -41,6 +41,9 @@ def init(
     moments: Annotated[
         bool, typer.Option(help="Send moments of projections where the federation asks for them.")
     ] = True,
+    order: Annotated[
+        str, typer.Option(help="Of the data: private, or plan, which anybody can repeat.")
+    ] = "private",
     seconds_per_round: Annotated[
         float | None, typer.Option(min=0, help="Take fewer local steps than take longer.")
     ] = None,
@@ -62,7 +65,7 @@ def init(
             "member": member,
             "node": node or member,
             "aggregator": aggregator,
-            "data": {"path": str(data.resolve()), "modality": modality},
+            "data": {"path": str(data.resolve()), "modality": modality, "order": order},
             "compute": {
                 "device": device,
                 "precision": precision,
@@ -116,6 +119,8 @@ def run(
             progress.say(f"node {settings.node!r} of member {settings.member!r}: starting")
             sweep(home)
             progress.say(str(settings.egress))
+            if settings.privacy is not None:
+                progress.say(str(settings.privacy))
             from gobelin.client.link import serve
 
             with kept_up(place, progress.say):

@@ -17,6 +17,7 @@ from gobelin.client.claims import claims_of
 from gobelin.client.egress_ledger import EgressLedger
 from gobelin.client.envelopes import Envelopes, holds
 from gobelin.client.home import NodeHome, NodeStatus
+from gobelin.client.node_seed import node_seed
 from gobelin.client.plan import check_fragments, parse_recipe, pooled_moments, schema_of
 from gobelin.client.privacy.budget import BARE, Prospect, prospect_of, sane_delta
 from gobelin.client.privacy.training import PrivateTrainer
@@ -59,7 +60,6 @@ from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.schedule import Schedule
 from gobelin.shared.sealing import Ring
-from gobelin.shared.seeds import derive_seed
 from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
@@ -370,8 +370,8 @@ class Contributor:
         return math.inf if own is None else min(own, (1 - MARGIN) * plan.deadline_s)
 
     def _node_seed(self, plan: RoundPlan) -> int:
-        """This node's own stream of data order and augmentation, from the federation's seed."""
-        return derive_seed(plan.seed, "node", self._settings.node)
+        """This node's own stream of data order and augmentation."""
+        return node_seed(self._home, plan)
 
     def _show(self, plan: RoundPlan, step: StepReport) -> None:
         self._on_status(

@@ -32,6 +32,9 @@ class DataSettings(Settings):
     path: Path
     modality: str | None = None  # of the recipe's; need not be said where it has only one
     on_bad: Literal["refuse", "skip"] = "refuse"  # a sample that cannot be read
+    # What order and augmentation derive from: the plan alone, or this node's secret, too. Homes of
+    # before there was a choice say nothing, and keep to what they had.
+    order: Literal["plan", "private"] = "plan"
     cache_mb: Annotated[int, Field(gt=0)] = 256  # decoded samples kept in memory, at most
 
 
@@ -79,6 +82,13 @@ class PrivacySettings(Settings):
     clip_norm: Annotated[float, Field(gt=0)] = 1.0  # C: the most one sample's gradient may be long
     batch_size: Annotated[int, Field(ge=32)] | None = None  # expected; unset: the recipe's
 
+    def __str__(self) -> str:
+        """For an operator: what that means for what leaves."""
+        return (
+            f"trained with differential privacy (noise {self.noise_multiplier:g}, clip norm "
+            f"{self.clip_norm:g}): no training figures leave, and no moments"
+        )
+
 
 class NodeSettings(Settings):
     """`node.toml`."""
@@ -104,6 +114,7 @@ class NodeHome:
         self.public_key_file = folder / "node.pub"  # both public keys, for the roster
         self.certificate_file = folder / "node.pem"  # of a node that has joined by an invite
         self.enrolment_file = folder / "enrolment.json"  # whom it joined, and by which invite
+        self.roster_file = folder / "roster.jsonl"  # its roster log, as last seen and verified
         self.invite_file = folder / "invite.key"  # the invite's secret; bound to this node's keys
         self.exit = folder / "exit"  # what it was given when it left
         self.secret_file = folder / "node.secret"  # of what random streams nobody else may know

@@ -98,7 +98,9 @@ class Joining:
         self._verify(reply)
         write_atomic(home.certificate_file, reply.certificate)
         write_atomic(home.ca_file, reply.ca_pem)
-        home.pin("federation_digest", invite.federation_digest)
+        if home.pinned("federation_digest") not in (None, invite.federation_digest):
+            home.remember("roster", None)  # the log of the new aggregator begins anew
+        home.remember("federation_digest", invite.federation_digest)
         if not home.settings_file.exists():
             write_settings(home.settings_file, settings)  # last: now it is a node's home
         return Joined(home, invite.member, self._node, invite.federation, self.words)
@@ -108,6 +110,14 @@ class Joining:
         """The fingerprint words of this node's keys."""
         node_id = fingerprint(public_pem(load_private_key(self._home.key_file).public_key()))
         return fingerprint_words(node_id, SigningKey.load(self._home.signing_key_file).public)
+
+    @property
+    def _taken_over(self) -> bool:
+        """Whether this node's operator has made the invite's CA the one this home pins."""
+        file = self._home.ca_file
+        if not file.exists():
+            return False
+        return spki_pin(parse_certificate(file.read_bytes(), str(file))) == self._invite.ca_pin
 
     # ------------------------------------------------------------ on this machine
 
@@ -135,6 +145,13 @@ class Joining:
             left = [path for path in home.folder.iterdir() if not is_unfinished(path)]
             if {path.name for path in left} - {".lock"}:
                 raise StateError(f"{home.folder} is not empty", "choose an empty or new --home")
+        bound = home.pinned("federation_digest")
+        if bound not in (None, self._invite.federation_digest) and not self._taken_over:
+            raise StateError(
+                f"{home.folder} has joined another federation than this invite's",
+                f"if its aggregator was taken over, put the new ca.pem in the place of "
+                f"{home.ca_file} first; else choose another --home",
+            )
         known = read_json(home.enrolment_file) if home.enrolment_file.exists() else {}
         if known.get("invite") != self._invite.id:
             self._invite.require_fresh()

@@ -28,7 +28,13 @@ from gobelin.protocols.enrolment import (
 )
 from gobelin.protocols.messages import MalformedMessageError, Receipt
 from gobelin.shared.certificates import invited, renewal_time
-from gobelin.shared.errors import GobelinError, RosterError, SignatureError, StateError
+from gobelin.shared.errors import (
+    GobelinError,
+    RosterError,
+    SignatureError,
+    StateError,
+    UnreachableError,
+)
 from gobelin.shared.files import folder_atomic, read_json, write_atomic, write_json
 from gobelin.shared.keys import fingerprint, load_private_key, private_pem
 from gobelin.shared.roster_log import (
@@ -36,6 +42,8 @@ from gobelin.shared.roster_log import (
     RosterLog,
     Signed,
     id_of,
+    line_of,
+    lines_of,
     require_same_history,
 )
 from gobelin.shared.signing import SigningKey, verify
@@ -116,6 +124,17 @@ class Membership:
                 if not page.records or len(log.records) >= page.length:
                     break
         self._keep_head(log)
+        lines = b"".join(map(line_of, log.records))
+        if not self._home.roster_file.exists() or self._home.roster_file.read_bytes() != lines:
+            write_atomic(self._home.roster_file, lines)
+        return log
+
+    def kept_roster(self) -> RosterLog:
+        """The roster log as this node last saw it, verified again; empty if it never has."""
+        log = RosterLog(self._facts["federation_digest"], self._home.aggregator_key())
+        file = self._home.roster_file
+        if file.exists():
+            log.extend(lines_of(file.read_bytes(), str(file)))
         return log
 
     def _keep_head(self, log: RosterLog) -> None:
@@ -167,6 +186,20 @@ class Membership:
                 raise RosterError(
                     f"the exit bundle leaves out round {receipt.round}, which counted", REMEDY
                 )
+
+
+def known_roster(home: NodeHome) -> RosterLog | None:
+    """The roster log as it is now, or as last seen where the service does not answer.
+
+    None for a node that has not joined by an invite: it knows no service. Raises RosterError.
+    """
+    if not home.enrolment_file.exists() or not home.certificate_file.exists():
+        return None
+    membership = Membership(home)
+    try:
+        return membership.roster()
+    except UnreachableError:
+        return membership.kept_roster()
 
 
 def verified_exit(

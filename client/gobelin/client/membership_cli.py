@@ -45,6 +45,9 @@ def join(
     moments: Annotated[
         bool, typer.Option(help="Send moments of projections where the federation asks for them.")
     ] = True,
+    order: Annotated[
+        str, typer.Option(help="Of the data: private, or plan, which anybody can repeat.")
+    ] = "private",
     give_up: GiveUp = 60.0,
     as_json: AsJsonLines = False,
 ) -> None:
@@ -66,7 +69,7 @@ def join(
             "member": member,
             "node": name,
             "aggregator": shown.fleet,
-            "data": {"path": str(data.resolve()), "modality": modality},
+            "data": {"path": str(data.resolve()), "modality": modality, "order": order},
             "compute": {"device": device, "precision": precision, "threads": threads},
             "egress": {"moments": moments},
         }

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from gobelin.client.home import NodeHome, NodeSettings
+from gobelin.client.membership import known_roster
 from gobelin.client.site_policy import read_policy
 from gobelin.client.spool import Spooled
+from gobelin.protocols.enrolment import CONTRIBUTOR
 from gobelin.protocols.messages import MalformedMessageError, RoundPlan
-from gobelin.protocols.sealing import MASK, SealedCall, SealedSession
+from gobelin.protocols.sealing import KEYS, MASK, SealedCall, SealedSession
 from gobelin.shared.codec import LOSSLESS, Compressed, compress
 from gobelin.shared.errors import (
     ConfigError,
@@ -131,11 +133,35 @@ class Sealer:
         peer, before = self._peer(), self._state()
         after = peer.answer(before, call, mask)
         if after is not before:
+            if call.phase == KEYS:
+                self._require_listed(session)
             self._know(session)
             write_atomic(self._state_file, after.to_bytes(), PRIVATE)
         elif call.phase == MASK:  # answered before
             mask(peer.masks(after))
         return SealedReply(after.answers[call.phase], segments)
+
+    def _require_listed(self, session: SealedSession) -> None:
+        """Raise PeersError unless all of a session are on the signed roster log as it says.
+
+        Who is invented for one node is then invented before all. Of a node that joined without an
+        invite, which sees no roster, nothing is asked.
+        """
+        roster = known_roster(self._home)
+        if roster is None:
+            return
+        on_it = {
+            node: (record.member, record.signing_key)
+            for node, record in roster.current.items()
+            if record.role == CONTRIBUTOR
+        }
+        told = {node: (session.members[node], key) for node, key in session.keys.items()}
+        strange = sorted(told[node][0] for node in told if on_it.get(node) != told[node])
+        if strange:
+            raise PeersError(
+                f"the session names nodes of {', '.join(strange)} that the signed roster has not",
+                "ask the aggregator's operator, and the other members, who these are",
+            )
 
     def _know(self, session: SealedSession) -> None:
         """Remember the keys others sign with; raises PeersError where one has changed."""

@@ -45,7 +45,8 @@ def build_private_trainer(
 ) -> PrivateTrainer:
     """As `build_trainer`, with differential privacy; raises PrivacyError where it cannot be.
 
-    Samples that cannot be read are never skipped: another would stand in, and weigh twice.
+    Samples that cannot be read are never skipped: another would stand in, and weigh twice. It is
+    all fp32: what bf16 rounds in a clipped gradient is not accounted for.
     """
     compute, data = settings.compute, settings.data
     if data.on_bad != "refuse":
@@ -58,7 +59,7 @@ def build_private_trainer(
     device = pick_device(compute)
     return PrivateTrainer(
         recipe, open_data(settings, recipe), privacy, Secret(secret),
-        device, pick_precision(compute, device), modality=data.modality,
+        device, "fp32", modality=data.modality,
     )  # fmt: skip
 
 

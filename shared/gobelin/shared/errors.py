@@ -306,6 +306,18 @@ class CrowdError(GobelinError):
     code, exit_code = "crowd", 65
 
 
+class RebaseError(GobelinError):
+    """A sovereign model cannot go over to a release with what is at hand."""
+
+    code, exit_code = "rebase", 68
+
+
+class MergeError(GobelinError):
+    """Sovereign models that do not go together."""
+
+    code, exit_code = "merge", 69
+
+
 class UnreachableError(GobelinError):
     """The aggregator does not answer."""
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from gobelin.client.home import NodeHome
+from gobelin.client.node_seed import node_seed
 from gobelin.client.plan import parse_recipe
 from gobelin.protocols.messages import MalformedMessageError, RoundPlan
 from gobelin.shared.checkpoint import read_checkpoint
 from gobelin.shared.data import OnBad, Source
 from gobelin.shared.errors import ConfigError
 from gobelin.shared.recipe import Recipe, load_recipe
-from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterVector
 
 
@@ -49,7 +49,12 @@ def open_subject(
         modality = modality or settings.data.modality
         if node.plan_file.exists():
             plan = _plan(node.plan_file)
-        seed = derive_seed(plan.seed, "node", settings.node) if plan else None
+        if settings.privacy is not None:
+            raise ConfigError(
+                "this node trains with differential privacy, and what it sends is not audited yet",
+                "`gobelin node egress` tells its ε; to audit the same data without, use --data",
+            )
+        seed = node_seed(node, plan) if plan else None
     if data is None or (home is not None and given):
         raise ConfigError("an audit is of one node's data", "name either --home or --data")
     found, base = _model(plan, recipe, checkpoint)

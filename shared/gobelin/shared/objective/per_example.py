@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from gobelin.shared.recipe import Recipe
 
 OFFER = (
-    'train one that is a sum over samples: kind = "masked" with teacher = true and weight = 0 '
-    '(I-JEPA), or kind = "byol" with projector.norm = "layer"'
+    'train one that is a sum over samples: kind = "byol" with projector.norm = "layer", or '
+    'kind = "masked" with teacher = true and weight = 0 (I-JEPA; small ones have collapsed)'
 )
 
 
