@@ -34,7 +34,7 @@ def onnx_table(values: Mapping[str, Any]) -> str:
         f"`make bench-onnx_export`: {values['runtime']}, opset {values['opset']}, "
         f"{values['machine']}. Milliseconds a batch of PyTorch in eager mode and of onnxruntime "
         "(`plain`: without its graph optimisations), with as many threads each, the fastest of "
-        "several in turn; mean ± standard deviation over seeds of weights, samples and head. "
+        "several in turn, of the processor with one thread and of the wall with more; mean ± standard deviation over seeds of weights, samples and head. "
         f"Largest difference of any output {values['max_abs_diff']:.1e}; "
         f"{values['speedup']:.2f} times as fast in the geometric mean of all rows, "
         f"{values['least_speedup']:.2f} times in the slowest. Goal: {values['goal']}.\n"
