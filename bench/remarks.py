@@ -10,6 +10,16 @@ THIN_WALL = (
     "the dot was on. It now is as thick as it is drawn."
 )
 REMARKS: dict[str, str] = {
+    "onnx": (
+        "Most of it is eager PyTorch's own cost of a call, so it shrinks as batches grow. Graph "
+        "optimisations help where there are convolutions and cost a little where attention is "
+        "masked; onnxruntime's transformer fusions and opset 23's Attention were tried and left "
+        "out: the first were no faster, the second refuses a mask that is broadcast."
+    ),
+    "island": (
+        "Before it was loaded behind its opt-out, onnxruntime 1.32 made 20 attempts in one ONNX "
+        "export, of its own accord: it looked up the address of whoever makes it."
+    ),
     "bytes_to_accuracy": (
         "The goal is on what a node sends. With larger H top-k arrives with fewer bytes or not at "
         "all: what it leaves out of few, long deltas is too much. Both ways nothing is gained by "

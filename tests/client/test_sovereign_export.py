@@ -197,3 +197,21 @@ def test_a_graph_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(ExportError, match="differs from the model"):
         export_package(model, tmp_path / "out", "onnx")
     assert not (tmp_path / "out").exists()
+
+
+def test_onnxruntime_is_loaded_behind_its_opt_out_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads it once, as it is loaded, and calls its makers from then on without it."""
+    from gobelin.client.sovereign.export.onnx_graph import OPT_OUT, runtime
+
+    (tmp_path / "onnxruntime.py").write_text(f"import os\nseen = os.environ.get({OPT_OUT!r})\n")
+    monkeypatch.delenv(OPT_OUT, raising=False)
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert runtime().seen == "1"
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    root = Path(__file__).parents[2]
+    files = [path for room in ("client", "shared", "bench") for path in (root / room).rglob("*.py")]
+    loads = [path.name for path in files if "import onnxruntime" in path.read_text()]
+    assert loads == ["onnx_graph.py"]

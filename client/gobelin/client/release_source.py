@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from gobelin.client.home import NodeHome
 from gobelin.client.membership import Membership
 from gobelin.protocols import federation_pb2 as pb
-from gobelin.shared.errors import FetchError
+from gobelin.shared.errors import FetchError, StateError
 from gobelin.shared.shelf import Announced, AnnouncedFile, Shelf, pieces
 
 MOST = 10_000  # releases that a service may announce
@@ -38,6 +38,11 @@ class ServiceSource:
         """All that are announced; raises StateError where this node has not joined by an invite,
         FetchError on more than any service has."""
         found: list[Announced] = []
+        if not self._home.certificate_file.exists():
+            raise StateError(
+                f"{self._home.folder} has joined no federation by an invite",
+                "name a copy of the release: --from FOLDER",
+            )
         membership = Membership(self._home)
         membership.renew_if_due()
         with membership.connected() as service:

@@ -42,7 +42,7 @@ class Questions:
 
     def __init__(self, model: SovereignModel) -> None:
         self._model = model
-        self._inference = Inference(model).eval()
+        self._inference = Inference(model).to(model.device).eval()
         modality = model.encoder.modality
         seen = modality.observation if isinstance(modality, Trajectory) else modality
         self._check, self._form = seen.check, modality.form

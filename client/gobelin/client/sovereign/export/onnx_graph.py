@@ -1,4 +1,8 @@
-"""ONNX: a model's graphs for any runtime, with a batch of any size, checked by onnxruntime."""
+"""ONNX: a model's graphs for any runtime, with a batch of any size, checked by onnxruntime.
+
+onnxruntime calls its makers from the moment it is imported (1.29 and later, on Linux too), and
+`disable_telemetry_events` comes too late: so it is imported here alone, behind its opt-out.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import contextlib
 import io
 import logging
 import math
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +28,7 @@ from gobelin.client.sovereign.export.inference import (
 from gobelin.client.sovereign.package import SovereignModel
 from gobelin.shared.errors import ConfigError, ExportError
 
+OPT_OUT = "ORT_DISABLE_TELEMETRY"  # read once, when onnxruntime is loaded
 INT64 = 7  # onnx.TensorProto.INT64
 OPSET = 20  # the first with Gelu; every runtime of the last years has it
 MOST = 1e-4  # absolute difference of any output from the model's own
@@ -38,7 +44,12 @@ def write_onnx(model: SovereignModel, folder: Path) -> dict[str, Any]:
     _require_libraries()
     told = {graph.name: _write(graph, folder) for graph in graphs_of(model)}
     worst = max(each["max_abs_diff"] for each in told.values())
-    return {"opset": OPSET, "graphs": told, "max_abs_diff": worst, "checked_by": _runtime()}
+    return {
+        "opset": OPSET,
+        "graphs": told,
+        "max_abs_diff": worst,
+        "checked_by": f"onnxruntime {runtime().__version__}",
+    }
 
 
 def _write(graph: Graph, folder: Path) -> dict[str, Any]:
@@ -58,6 +69,8 @@ def _write(graph: Graph, folder: Path) -> dict[str, Any]:
             )
         assert made is not None
         made.save(str(file), external_data=False)
+    except OSError:  # the disk, not the graph
+        raise
     except Exception as error:  # of a plug-in's operators, anything
         raise ExportError(
             f"{graph.name} cannot be written as ONNX ({type(error).__name__})",
@@ -77,8 +90,7 @@ def _write(graph: Graph, folder: Path) -> dict[str, Any]:
 
 def open_session(file: Path, threads: int = 0) -> Any:
     """An onnxruntime session on the CPU, of so many threads; 0: as torch has."""
-    import onnxruntime
-
+    onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.inter_op_num_threads = 1
@@ -119,20 +131,23 @@ def _nanmedian() -> dict[Any, Any]:
     return {torch.ops.aten.nanmedian.dim: nanmedian}
 
 
+def runtime() -> Any:
+    """The module onnxruntime, which calls nobody; raises ImportError where it is not installed."""
+    os.environ[OPT_OUT] = "1"
+    import onnxruntime
+
+    return onnxruntime
+
+
 def _require_libraries() -> None:
     try:
         import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
+
+        runtime()
     except ImportError as error:
         what = f"ONNX needs a library that is not installed: {error.name}"
         raise ConfigError(what, "pip install 'gobelin[onnx]'") from None
-
-
-def _runtime() -> str:
-    import onnxruntime
-
-    return f"onnxruntime {onnxruntime.__version__}"
 
 
 @contextlib.contextmanager
