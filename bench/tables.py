@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.attack_tables import byzantine_table
+from bench.build_tables import fewshot_table, forgetting_table, lora_table
 from bench.leakage_tables import inversion_table, leakage_table, privacy_table
 from bench.ledger_tables import ledger_table, mutations_table
 from bench.markdown import PROBES, figure, table
@@ -15,7 +16,9 @@ from bench.measure import RESULTS
 from bench.modality_tables import languages_table, sensors_table
 from bench.premium_images import MEMBERS as LETTERS
 from bench.premium_images import SCENARIOS
+from bench.rebase_tables import merging_table, rebase_table, transplant_table
 from bench.remarks import REMARKS
+from bench.ship_tables import island_table, onnx_table
 from bench.speed_tables import (
     aggregation_table,
     exchange_table,
@@ -62,6 +65,9 @@ def main() -> None:
         "sigreg": sigreg_table,
         "train_step": train_step_table,
         "train_step_gpu": train_step_table,
+        "fewshot": fewshot_table,
+        "lora": lora_table,
+        "forgetting": forgetting_table,
         "federated_worldmodel": federated_table,
         "world_schedules": world_schedules_table,
         "sensors": sensors_table,
@@ -81,10 +87,15 @@ def main() -> None:
         "planning_success": planning_success_table,
         "planning_time": planning_time_table,
         "expectation": expectation_table,
+        "rebase": rebase_table,
+        "head_transplant": transplant_table,
+        "merging": merging_table,
         "kill_points": kill_points_table,
         "hostile_corpus": hostile_table,
         "admission": admission_table,
         "enrolment_kills": enrolment_table,
+        "onnx": onnx_table,
+        "island": island_table,
         "ledger_verify": ledger_table,
         "ledger_mutations": mutations_table,
         "broadcast_int8": broadcast_table,

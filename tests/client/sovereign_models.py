@@ -70,6 +70,18 @@ def head_of(kind: str, tokens: int, dim: int, seed: int = 0) -> Head:
     return AttentiveHead.of(reader)
 
 
+def made(recipe: Recipe, head: str = "", *, seed: int = 1, **changes: Any) -> SovereignModel:
+    """A model in memory, with a head of a kind where one is named."""
+    vector = vector_of(recipe, seed)
+    origin = Origin(federation="weavers", round=3, vector_digest=vector.digest)
+    lineage = Lineage(region="north", release=origin, method=head or "none")
+    bare = SovereignModel(recipe, vector, lineage)
+    if head:
+        shape = bare.tokens(samples_of(bare, 1)).shape
+        changes |= {"head": head_of(head, shape[1], shape[2], seed), "class_names": NAMES}
+    return SovereignModel(recipe, vector, lineage, **changes)
+
+
 def package(
     folder: Path,
     recipe: Recipe,
@@ -80,15 +92,7 @@ def package(
     **changes: Any,
 ) -> SovereignModel:
     """Write a package, and read it."""
-    vector = vector_of(recipe, seed)
-    origin = Origin(federation="weavers", round=3, vector_digest=vector.digest)
-    lineage = Lineage(region="north", release=origin, method=head or "none")
-    made = SovereignModel(recipe, vector, lineage)
-    if head:
-        shape = made.tokens(samples_of(made, 1)).shape
-        changes |= {"head": head_of(head, shape[1], shape[2], seed), "class_names": NAMES}
-    model = SovereignModel(recipe, vector, lineage, **changes)
-    return write_package(folder, model, key)
+    return write_package(folder, made(recipe, head, seed=seed, **changes), key)
 
 
 def samples_of(model: SovereignModel, count: int, seed: int = 0) -> Tensor:

@@ -21,11 +21,11 @@ from typer.testing import CliRunner
 
 from gobelin.shared.checkpoint import write_checkpoint
 from gobelin.shared.errors import ConfigError, PortInUseError
+from gobelin.shared.http_server import MAX_OPEN, Guard
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import load_recipe
 from gobelin.shared.vector import ParameterVector
 from gobelin.shared.worldmodel.cli import app
-from gobelin.shared.worldmodel.server import MAX_OPEN, Guard
 from gobelin.shared.worlds import TwoRoom
 
 RUN = "from gobelin.shared.worldmodel.cli import app; app(standalone_mode=False)"

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from gobelin.shared.options import AsJson
+
 
 class Form(StrEnum):
     """What to export to."""
@@ -27,7 +29,7 @@ def export(
     key: Annotated[
         str | None, typer.Option(help="Public key of the region that must have signed the package.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a model as ONNX or for Hugging Face's hub; refused where it computes something else."""
     # Late, so that --help need not wait for torch.

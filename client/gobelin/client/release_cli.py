@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gobelin.shared.options import AsJson
 from gobelin.shared.shelf import MAX_GB
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ Key = Annotated[
 Older = Annotated[
     bool, typer.Option("--older", help="Also where a newer one is known, or its time is over.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_HOME = Path("node")
 
 

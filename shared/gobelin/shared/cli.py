@@ -21,6 +21,7 @@ SUMMARIES = {
     "simulate": "Run a whole federation on this machine, for studies.",
     "data": "Prepare public data sets for nodes.",
     "release": "Get consensus releases, verified, from the aggregator or a folder.",
+    "serve": "Answer for a sovereign model over HTTP.",
     "sovereign": "Build a region's own model on a consensus release.",
     "verify": "Check a release, a receipt or a whole history, offline.",
     "worldmodel": "Ask a world model: plan, foresee, judge what is plausible.",

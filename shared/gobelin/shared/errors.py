@@ -300,6 +300,24 @@ class ExportError(GobelinError):
     code, exit_code = "export", 64
 
 
+class CrowdError(GobelinError):
+    """Too many ask at a time."""
+
+    code, exit_code = "crowd", 65
+
+
+class RebaseError(GobelinError):
+    """A sovereign model cannot go over to a release with what is at hand."""
+
+    code, exit_code = "rebase", 68
+
+
+class MergeError(GobelinError):
+    """Sovereign models that do not go together."""
+
+    code, exit_code = "merge", 69
+
+
 class UnreachableError(GobelinError):
     """The aggregator does not answer."""
 

@@ -54,5 +54,6 @@ class Frame:
     def into(self, weight: Tensor) -> Tensor:
         """The weight (K, T · D) of a linear map that reads T tokens of a sample at once, changed
         so that it reads the features as they are and answers as through `apply`."""
-        tokens = weight.unflatten(1, (-1, len(self.rotation)))  # (K, T, D)
-        return (tokens @ self.rotation.T).flatten(1)
+        tokens = weight.view(len(weight), -1, len(self.rotation))  # (K, T, D)
+        turned: Tensor = tokens @ self.rotation.T
+        return turned.flatten(1)

@@ -72,12 +72,14 @@ def assess(
     *,
     again: Again | None = None,
     also: Mapping[str, SovereignModel] | None = None,
+    general: Sequence[Benchmark] = (),
     facts: Mapping[str, str] | None = None,
 ) -> Report:
     """The report of a model: against the consensus, the same from scratch, and the solo model.
 
     `again` builds anew, for the row from scratch and the few-shot curve: without it there are none.
-    `also` are further models by role, such as the build that was rebased. Raises DataError on data
+    `also` are further models by role, such as the build that was rebased, and `general` further
+    benchmarks of the consensus beside those the settings name. Raises DataError on data
     the task is not of, ConfigError on a solo model of other data, SchemaMismatchError where the
     consensus is of another schema.
     """
@@ -107,7 +109,7 @@ def assess(
     return evaluate_build(
         task,
         contenders,
-        general=[general_of(model, path, settings) for path in settings.general],
+        general=[*(general_of(model, path, settings) for path in settings.general), *general],
         rebuild=rebuild,
         settings=settings,
         facts={**facts_of(model), **(facts or {})},
@@ -276,5 +278,6 @@ def with_report(
     model: SovereignModel, report: Report, files: Mapping[str, bytes]
 ) -> SovereignModel:
     """The model with its report, to be written and signed."""
-    lineage = model.lineage.model_copy(update={"evaluation": report.summary()})
+    told = {**model.lineage.evaluation, "report": report.summary()}
+    lineage = model.lineage.model_copy(update={"evaluation": told})
     return replace(model, lineage=lineage, files={**model.files, **files})

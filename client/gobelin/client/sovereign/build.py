@@ -29,7 +29,7 @@ from gobelin.client.sovereign.reporting import reported
 from gobelin.client.sovereign.settings import TUNED, BuildSettings, Method, Moves
 from gobelin.client.sovereign.stage import Progress, Standing
 from gobelin.client.sovereign.statement import state_data
-from gobelin.client.sovereign.tune import score, tune
+from gobelin.client.sovereign.tune import calibrate, score, tune
 from gobelin.client.sovereign.unfinished import Unfinished, unfinished_at
 from gobelin.client.workbench import pick_device
 from gobelin.shared.data import Source
@@ -64,6 +64,7 @@ class _Made:
 
     vector: ParameterVector
     steps: int = 0
+    temperature: float = 1.0
     evaluation: dict[str, Any] = field(default_factory=dict)
     adapter: dict[str, bytes | Path] = field(default_factory=dict)
 
@@ -159,6 +160,7 @@ def make_model(
         modality=mover.modality,
         head=head,
         class_names=task.names if task else (),
+        temperature=made.temperature,
         build={**settings.plain(), "method": method},
     )
     files: dict[str, bytes | Path] = {CARD: card_of(model).encode()}
@@ -199,6 +201,7 @@ def _head(
         head = tuned.head
         encoder = encoder_of(mover.recipe, tuned.vector, mover.modality).to(device)
         found = score(encoder, head, task.test, device)
+    made.temperature, _ = calibrate(encoder, head, task, settings.labels.balance, device)
     made.evaluation = {**made.evaluation, **told, **asdict(found)}
     return head.cpu()
 

@@ -9,6 +9,7 @@ format of the `peft` library, which loads them.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -22,20 +23,25 @@ from torch import Tensor, nn
 from gobelin.client.sovereign.wrapped import Wrapped, named_in_vector
 from gobelin.shared.errors import CheckpointError, SchemaMismatchError
 from gobelin.shared.files import json_bytes
-from gobelin.shared.model import Encoder
+from gobelin.shared.model import Encoder, hollow_jepa
 from gobelin.shared.objective import Objective, ObjectiveRecipe
+from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import generator_of
-from gobelin.shared.vector import ParameterSchema, ParameterVector
+from gobelin.shared.vector import ParameterVector
 
 FOLDER = "adapter"
 WEIGHTS = f"{FOLDER}/adapter_model.safetensors"
 CONFIG = f"{FOLDER}/adapter_config.json"
 PREFIX = "base_model.model."  # of every name, in peft's files
+ADAPTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 REMEDY = "build the adapter again, or use another copy of it"
 
 
 class Lora:
-    """Adapters of a model's weight matrices: A (r, in) and B (out, r) each, B zero at first."""
+    """Adapters of a model's weights: A (r, in) and B (out, r) each, B zero at first.
+
+    Those of a convolution are of its flattened kernels; their shapes say so, as peft's do.
+    """
 
     def __init__(
         self,
@@ -46,18 +52,19 @@ class Lora:
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
-        """`targets` are names of matrices of the vector; see `targets_of`."""
+        """`targets` are names of weights of the vector; see `targets_of`."""
         self.rank, self.alpha, self.targets = rank, alpha, targets
         self._base = {name: base.tensors()[name].to(device) for name in targets}
         self.a: dict[str, nn.Parameter] = {}
         self.b: dict[str, nn.Parameter] = {}
         for name in targets:
-            out, inputs = self._base[name].shape
+            out, *inputs = self._base[name].shape  # and a kernel's sides
             random = generator_of(seed, "lora", name)
-            bound = inputs**-0.5  # what peft draws from: Kaiming's with a = √5
-            drawn = torch.rand(rank, inputs, generator=random) * 2 * bound - bound
+            bound = math.prod(inputs) ** -0.5  # what peft draws from: Kaiming's with a = √5
+            drawn = torch.rand(rank, *inputs, generator=random) * 2 * bound - bound
             self.a[name] = nn.Parameter(drawn.to(device))
-            self.b[name] = nn.Parameter(torch.zeros(out, rank, device=device))
+            ones = [1] * len(inputs[1:])
+            self.b[name] = nn.Parameter(torch.zeros(out, rank, *ones, device=device))
 
     @property
     def scale(self) -> float:
@@ -80,8 +87,9 @@ class Lora:
 
     @torch.no_grad()
     def weight(self, name: str) -> Tensor:
-        """W (out, in) of a target, with its update."""
-        return torch.addmm(self._base[name], self.b[name], self.a[name], alpha=self.scale)
+        """W (out, in, ...) of a target, with its update."""
+        base, a, b = self._base[name], self.a[name].flatten(1), self.b[name].flatten(1)
+        return torch.addmm(base.flatten(1), b, a, alpha=self.scale).view_as(base)
 
     def merged(self, base: ParameterVector) -> ParameterVector:
         """The base with every update in it."""
@@ -154,20 +162,24 @@ class LowRank(Wrapped):
         """dL/dA = (α / r) Bᵀ G, dL/dB = (α / r) G Aᵀ, of a weight's gradient G."""
         gradient = weight.grad
         assert gradient is not None
-        a, b = self.lora.a[name], self.lora.b[name]
-        a.grad = self.lora.scale * (b.T @ gradient)
-        b.grad = self.lora.scale * (gradient @ a.T)
+        a, b, flat = self.lora.a[name], self.lora.b[name], gradient.flatten(1)
+        a.grad = (self.lora.scale * (b.flatten(1).T @ flat)).view_as(a)
+        b.grad = (self.lora.scale * (flat @ a.flatten(1).T)).view_as(b)
         weight.grad = None
 
 
-def targets_of(schema: ParameterSchema, modality: str, trunk: bool, predictor: bool) -> list[str]:
-    """Names of the weight matrices of the trunk's blocks, and of the modality's predictor."""
-    places = ("trunk.blocks.",) * trunk + (f"predictors.{modality}.",) * predictor
-    return [
-        spec.name
-        for spec in schema.tensors
-        if spec.name.startswith(places) and spec.name.endswith(".weight") and len(spec.shape) == 2
-    ]
+def targets_of(recipe: Recipe, modality: str) -> list[str]:
+    """Names of the weights of linear layers and convolutions: of the trunk's blocks, of the
+    modality's tokenizer, and of a world model's predictor."""
+    places: tuple[str, ...] = ("trunk.blocks.", f"tokenizers.{modality}.")
+    if recipe.modalities[modality].kind == "trajectory":
+        places += (f"predictors.{modality}.",)
+    modules = hollow_jepa(recipe).named_modules()
+    return sorted(
+        f"{name}.weight"
+        for name, module in modules
+        if name.startswith(places) and isinstance(module, ADAPTED)
+    )
 
 
 def read_adapter(folder: Path, base: ParameterVector) -> Lora:
@@ -187,7 +199,7 @@ def read_adapter(folder: Path, base: ParameterVector) -> Lora:
     for name in targets:
         a = tensors.get(f"{PREFIX}{name.removesuffix('.weight')}.lora_A.weight")
         b = tensors.get(f"{PREFIX}{name.removesuffix('.weight')}.lora_B.weight")
-        found = None if a is None or b is None else (len(b), a.shape[1])
+        found = None if a is None or b is None else (len(b), *a.shape[1:])
         if found is None or found != shapes.get(name):
             what = f"the adapter moves {name} {found}, the release has {shapes.get(name)}"
             raise SchemaMismatchError(what, "use it with releases of its own recipe")

@@ -64,8 +64,7 @@ class Mover:
         return trainer, lora
 
     def _adapters(self, start: ParameterVector) -> Lora:
-        predictor = any(n.name.startswith(self._predictor) for n in start.schema.tensors)
-        targets = targets_of(start.schema, self.modality, trunk=True, predictor=predictor)
+        targets = targets_of(self.recipe, self.modality)
         settings = self.settings.lora
         return Lora(start, targets, settings.rank, settings.alpha, self.settings.seed, self.device)
 

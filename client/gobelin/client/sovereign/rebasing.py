@@ -79,7 +79,7 @@ def align_head(head: Head, frame: Frame) -> Head:
     Raises ConfigError on a kind of head that it does not know.
     """
     if isinstance(head, LinearHead | PooledHead):
-        turned = type(head)(**head.form())
+        turned: Head = type(head)(**head.form())
         weight, bias = frame.into(head.linear.weight.detach()), head.linear.bias.detach()
         turned.load_state_dict({"linear.weight": weight, "linear.bias": bias})
     elif isinstance(head, AttentiveHead):

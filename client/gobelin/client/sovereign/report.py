@@ -227,7 +227,7 @@ def evaluate_build(
         figures = {n: interval(s, **options) for n, s in measured[role].figures.items()}
         if role in shifted:
             figures["accuracy_shifted"] = interval(shifted[role], **options)
-        title = TITLES.get(role, role)
+        title = title_of(role, task.kind)
         of = measured[role]
         found.append(
             Found(role, title, figures, of.facts, _calibrated(of, options), shifts.get(role))
@@ -252,6 +252,13 @@ def evaluate_build(
         notes=tuple(notes),
         class_names=names or (),
     )
+
+
+def title_of(role: str, kind: str) -> str:
+    """What a contender is called in a task of a kind."""
+    title = TITLES.get(role, role)
+    # No other task needs a probe.
+    return title if kind == Classification.kind else title.removesuffix(" + probe")
 
 
 def _options(settings: EvaluationSettings) -> dict[str, Any]:

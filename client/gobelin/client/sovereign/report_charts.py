@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gobelin.client.sovereign.report import SOVEREIGN, TITLES, Found, Point, Report
+from gobelin.client.sovereign.report import SOVEREIGN, Found, Point, Report
 from gobelin.shared.evaluation.charts import COLOURS, INK, ink_figure, svg_of
 from gobelin.shared.evaluation.intervals import Interval
 
@@ -20,7 +20,7 @@ def colour_of(role: str, others: Sequence[str] = ()) -> str:
     return COLOURS[place % len(COLOURS)]
 
 
-def gains_svg(gains: Mapping[str, Interval], unit: str) -> str:
+def gains_svg(gains: Mapping[str, Interval], titles: Mapping[str, str]) -> str:
     """What the sovereign model is ahead of each other, with the intervals."""
     figure, axes = ink_figure(WIDTH, 0.9 + 0.45 * len(gains))
     rows = list(gains.items())[::-1]  # from below
@@ -28,17 +28,17 @@ def gains_svg(gains: Mapping[str, Interval], unit: str) -> str:
         axes.plot([gain.low, gain.high], [row, row], color=colour_of(role), lw=3, alpha=0.6)
         axes.plot([gain.value], [row], "o", color=colour_of(role), ms=7)
     axes.axvline(0, color=INK, lw=1)
-    names = [f"over {TITLES.get(role, role)}" for role, _ in rows]
+    names = [f"over {titles[role]}" for role, _ in rows]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(unit)
+    axes.set_xlabel("points")
     axes.grid(axis="x", alpha=0.2, color=INK)
     return svg_of(figure, "gains")
 
 
-def curve_svg(points: Sequence[Point]) -> str:
+def curve_svg(points: Sequence[Point], titles: Mapping[str, str]) -> str:
     """Accuracy by labels a class."""
     figure, axes = ink_figure(WIDTH, HEIGHT)
     for role in dict.fromkeys(point.role for point in points):
@@ -47,7 +47,7 @@ def curve_svg(points: Sequence[Point]) -> str:
         values = [point.accuracy.value for point in own]
         lows, highs = zip(*((p.accuracy.low, p.accuracy.high) for p in own), strict=True)
         axes.fill_between(at, lows, highs, color=colour, alpha=0.15, lw=0)
-        axes.plot(at, values, "o-", color=colour, ms=4, lw=1.6, label=TITLES.get(role, role))
+        axes.plot(at, values, "o-", color=colour, ms=4, lw=1.6, label=titles[role])
     axes.set_xscale("log")
     ticks = sorted({point.shots for point in points})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -93,10 +93,11 @@ def reliability_svg(found: Found) -> str:
 def charts_of(report: Report) -> dict[str, Any]:
     """All that the report has data for, by name: an SVG, or for reliability one a contender."""
     charts: dict[str, Any] = {"gains": None, "curve": None, "shift": None, "reliability": []}
+    titles = {each.role: each.title for each in report.found}
     if report.gains:
-        charts["gains"] = gains_svg(report.gains, "points")
+        charts["gains"] = gains_svg(report.gains, titles)
     if report.curve:
-        charts["curve"] = curve_svg(report.curve)
+        charts["curve"] = curve_svg(report.curve, titles)
     if any(each.shift for each in report.found):
         charts["shift"] = shift_svg(report.found)
     for each in report.found:

@@ -42,11 +42,11 @@ class HeadSettings(Settings):
 class TuningSettings(Settings):
     """Fine-tuning on labels: AdamW from the head that fits the frozen model (arXiv:2202.10054)."""
 
-    steps: Positive | None = None  # at most; unset: 20 epochs, but 100 at least, 2,000 at most
-    every: Positive = 20  # steps between two looks at the held-out part
-    patience: Positive = 5  # looks without anything gained after which it ends
+    steps: Positive | None = None  # at most; unset: 20 epochs, but 200 at least, 2,000 at most
+    every: Positive | None = None  # steps between two looks at the held-out part; unset: 20 looks
+    patience: Positive = 8  # looks without anything gained after which it ends
     batch_size: Annotated[int, Field(ge=2)] = 32
-    lr: Rate | None = None  # unset: 1e-3 for lora, 3e-4 else
+    lr: Rate | None = None  # unset: 1e-2 for lora, 1e-3 else
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup: Fraction = 0.1
     anchor: Annotated[float, Field(ge=0)] = 0.0  # L2-SP: pull towards the release

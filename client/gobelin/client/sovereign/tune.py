@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from gobelin.client.sovereign.head import Head
-from gobelin.client.sovereign.labels import LabelledStream, Task
+from gobelin.client.sovereign.labels import Balance, LabelledStream, Task
 from gobelin.client.sovereign.lora import Lora
 from gobelin.client.sovereign.moves import Mover
 from gobelin.client.sovereign.settings import Moves, TuningSettings
 from gobelin.client.sovereign.stage import Plan, Progress, Standing, added_under, train_stage
-from gobelin.client.sovereign.supervised import Supervised, logits_of
+from gobelin.client.sovereign.supervised import Supervised, calibrated, logits_of
 from gobelin.client.sovereign.unfinished import Unfinished
 from gobelin.shared.data import Source
 from gobelin.shared.evaluation.probes import accuracy
@@ -27,9 +27,10 @@ from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterVector
 
 STAGE = "tune"
-EPOCHS, FEWEST, MOST = 20, 100, 2_000  # steps where none are said
-RATES = {"lora": 1e-3}
-RATE = 3e-4  # of all others
+EPOCHS, FEWEST, MOST = 20, 200, 2_000  # steps where none are said
+LOOKS = 20  # at the held-out part, where it is not said how often
+RATES = {"lora": 1e-2}
+RATE = 1e-3  # of all others
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,11 @@ def tune(
         moves, objective, stream.batch, _inner(settings, moves), start, settings.anchor
     )
     steps = settings.steps or steps_for(len(task.train), settings.batch_size)
-    plan = Plan(STAGE, steps, settings.every, settings.patience, seed)
+    every = settings.every or max(1, steps // LOOKS)
+    plan = Plan(STAGE, steps, every, settings.patience, seed)
 
     def look(encoder: Encoder) -> float:
-        logits, truth = logits_of(encoder, head, task.held, mover.device)
-        even = task.weights("none" if labels.balance == "none" else "loss")
-        return float(torch.nn.functional.cross_entropy(logits, truth, even))
+        return calibrate(encoder, head, task, labels.balance, mover.device)[1]
 
     standing = train_stage(trainer, start, plan, look, unfinished, watch)
     best = added_under(standing, "head.", mover.device)
@@ -83,6 +83,14 @@ def tune(
 def steps_for(labels: int, batch_size: int) -> int:
     """Steps for so many labels, where none are said: EPOCHS over them, within bounds."""
     return max(FEWEST, min(MOST, EPOCHS * labels // batch_size))
+
+
+def calibrate(
+    encoder: Encoder, head: Head, task: Task, balance: Balance, device: str
+) -> tuple[float, float]:
+    """The temperature that fits the held-out labels best, and the loss with it."""
+    logits, truth = logits_of(encoder, head, task.held, device)
+    return calibrated(logits, truth, task.weights("none" if balance == "none" else "loss"))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gobelin.shared.checkpoint import MANIFEST, Checkpoint, read_checkpoint, write_checkpoint
+from gobelin.shared.errors import GobelinError
 from gobelin.shared.files import json_bytes, read_json, remove_folder, sole_owner, sweep, write_json
 from gobelin.shared.recipe import Recipe
 
@@ -27,7 +28,12 @@ class Unfinished:
 
     def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
         self.folder = folder
-        self.resumed = self._is_of(plan)
+        self._claim(plan)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything to go on from."""
+        return any(path.is_dir() for path in self.folder.iterdir())
 
     def load(self, stage: str) -> Checkpoint | None:
         """Where a stage stood; raises CheckpointError when what is there is damaged."""
@@ -43,17 +49,16 @@ class Unfinished:
         }
         write_checkpoint(self.folder / stage, recipe, standing.vector, standing.facts(), extra)
 
-    def _is_of(self, plan: Mapping[str, Any]) -> bool:
-        """Whether what lies there is of this build; what is of another is removed."""
+    def _claim(self, plan: Mapping[str, Any]) -> None:
+        """What lies there is of this build; what is of another is removed."""
         digest = hashlib.sha256(json_bytes(plan)).hexdigest()
         file = self.folder / PLAN
         if file.is_file() and read_json(file).get("digest") == digest:
-            return any(path.is_dir() for path in self.folder.iterdir())
+            return
         for path in self.folder.iterdir():
             if path.is_dir():
                 remove_folder(path)
         write_json(file, {"digest": digest})
-        return False
 
 
 @contextmanager
@@ -65,5 +70,11 @@ def unfinished_at(out: Path, plan: Mapping[str, Any]) -> Iterator[Unfinished]:
     folder = out.absolute().with_name(f"{out.absolute().name}.unfinished")
     with sole_owner(folder):
         sweep(folder)
-        yield Unfinished(folder, plan)
+        unfinished = Unfinished(folder, plan)
+        try:
+            yield unfinished
+        except GobelinError:
+            if not unfinished.begun:
+                remove_folder(folder)
+            raise
         remove_folder(folder)

@@ -98,7 +98,8 @@ def measure_transplant(
         known_new.tokens, known.labels, unseen_new.tokens, unseen.labels, classes
     )
     dim = known.pooled.shape[1]
-    frame = Frame.between(*(e.tokens.unflatten(1, (-1, dim)) for e in (known_new, known)))
+    shown = (len(known.tokens), -1, dim)
+    frame = Frame.between(known_new.tokens.view(shown), known.tokens.view(shown))
     turned = LinearHead(frame.into(head.weight), head.bias)
     found = Transplant(
         before=before,

@@ -233,22 +233,23 @@ def serve(
     from gobelin.shared.worldmodel.oracle import open_oracle
 
     try:
-        from gobelin.shared.worldmodel import server
+        from gobelin.shared import http_server
+        from gobelin.shared.worldmodel.server import make_app
     except ImportError as error:
         what = f"serving needs FastAPI and uvicorn, and {error.name} is not installed"
         raise ConfigError(what, "pip install 'gobelin[serve]'") from None
     oracle = open_oracle(checkpoint, modality, device, readout)
     form = oracle.model.form
     about = {"model": checkpoint.resolve().name, "observation": form.shape, "actions": form.actions}
-    hosts = server.trusted_hosts(host)
-    made = server.make_app(oracle, about, int(max_mb * 1e6), hosts)
-    listening = server.listen(host, port)
+    hosts = http_server.trusted_hosts(host)
+    made = make_app(oracle, about, int(max_mb * 1e6), hosts)
+    listening = http_server.listen(host, port)
     url = f"http://{format_address(host, listening.getsockname()[1])}"
     said = json.dumps({"url": url, **about}) if as_json else f"serving {checkpoint} at {url}"
     print(said, flush=True)
-    if not server.is_loopback(host):
+    if not http_server.is_loopback(host):
         typer.echo("whoever reaches this address can ask: there is no authentication", err=True)
-    server.serve(made, listening)
+    http_server.serve(made, listening)
 
 
 def _plan_settings(

@@ -58,12 +58,3 @@ class SurpriseRequest(Settings):
 
     observations: list[Observation] = Field(min_length=2)
     actions: list[Any]  # (T, A)
-
-
-class Refusal(Settings):
-    """An answer that is an error: its code, what was found, how to mend it, the command's exit."""
-
-    error: str
-    what: str
-    remedy: str
-    exit_code: int

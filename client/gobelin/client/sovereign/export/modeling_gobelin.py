@@ -63,7 +63,8 @@ class SovereignModel:
             raise ValueError("this model has no head")
         tokens, present = self._tokens(samples)
         logits = self._head(tokens if present is None else tokens * present[..., None])
-        return (logits / self.config["head"]["temperature"]).softmax(dim=1)
+        chances: Tensor = (logits / self.config["head"]["temperature"]).softmax(dim=1)
+        return chances
 
     # ------------------------------------------------------------ world models
 

@@ -1,0 +1,89 @@
+"""Tables of the sovereign build's benches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bench.markdown import figure, table
+
+
+def fewshot_table(values: Mapping[str, Any]) -> str:
+    """What a region reaches with few labels, by start and method."""
+    titles = {
+        "consensus.linear": "**consensus, a head on it**",
+        "solo.linear": "a member's solo model, a head on it",
+        "scratch.linear": "random weights, a head on them",
+        "scratch.full": "from scratch, all of the net",
+        "gain_over_scratch": "consensus over the better from scratch, points",
+        "gain_over_solo": "consensus over the solo model, points",
+    }
+    shots = values["shots"]
+    rows = [
+        [title, *(figure(values.get(f"{n}.{name}"), 1, "gain" in name) for n in shots)]
+        for name, title in titles.items()
+        if any(f"{n}.{name}" in values for n in shots)
+    ]
+    heading = (
+        "## The sovereign build with few labels\n\n"
+        f"`make bench-fewshot`: {_setting(values)}. Percent of the region's 5,000 test images "
+        "told right, by labels a class. What is trained from scratch starts at the head that fits "
+        f"the random net. Goal: {values['goal']}.\n"
+    )
+    return "\n".join([heading, table(["model", *(f"{n} a class" for n in shots)], rows)])
+
+
+def lora_table(values: Mapping[str, Any]) -> str:
+    """LoRA beside full fine-tuning."""
+    count = values["parameters"]
+    rows = [
+        ["frozen release, the head alone", figure(values["frozen"]), "–", "0"],
+        [
+            "LoRA",
+            figure(values["lora"]),
+            figure(values["lora.gain"], 1, True),
+            f"{count['lora']:,}",
+        ],
+        [
+            "full",
+            figure(values["full"]),
+            figure(values["full.gain"], 1, True),
+            f"{count['full']:,}",
+        ],
+    ]
+    heading = (
+        "## LoRA against full fine-tuning\n\n"
+        f"`make bench-lora`: {_setting(values)}; {values['shots']} labels a class, at most "
+        f"{values['steps']} steps, rank {values['rank']}, a head on the tokens' mean. "
+        f"LoRA has {values['share_of_gain']:.0%} of the gain by "
+        f"{values['share_of_parameters']:.1%} of the parameters. Goal: {values['goal']}.\n"
+    )
+    return "\n".join([heading, table(["method", "told right, %", "gain", "trained"], rows)])
+
+
+def forgetting_table(values: Mapping[str, Any]) -> str:
+    """What builds lose of the consensus's own benchmark."""
+    names = [key.removesuffix(".points_lost") for key in values if key.endswith(".points_lost")]
+    rows = [
+        [
+            name,
+            figure(values[f"{name}.general_before"]),
+            figure(values[f"{name}.general"]),
+            figure(values[f"{name}.points_lost"], 2, True),
+        ]
+        for name in names
+    ]
+    heading = (
+        "## Forgetting by a sovereign build\n\n"
+        f"`make bench-forgetting`: {_setting(values)}; {values['shots']} labels a class. The "
+        "consensus's own benchmark (a probe on images as the members have them), before and after, "
+        f"percent. Goal: {values['goal']}.\n"
+    )
+    return "\n".join([heading, table(["build", "before", "after", "points lost"], rows)])
+
+
+def _setting(values: Mapping[str, Any]) -> str:
+    return (
+        f"recipe tiny, {values['release']} of a study's federation (400 steps), a region whose "
+        f"images are turned by 90°, seeds {values['seeds']}, {values['machine']}"
+    )

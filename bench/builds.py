@@ -1,0 +1,134 @@
+"""Sovereign builds for studies: of one region, one start, a number of labels; and their price.
+
+The release is a study's consensus (`bench.releases`), taken unverified. The region's 6,000 images
+are labelled as far as `shots` a class go; nothing is fitted on its 5,000 test images. *General* is
+the consensus's own benchmark: a linear probe on tokens, fitted on 2,000 public images and asked of
+5,000 others, as the members' images are.
+
+`fewshot`, `lora` and `forgetting` share these builds: $GOBELIN_BENCH_JOBS keeps what each found.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.measure import spread
+from bench.releases import federation, public, region
+from gobelin.client.sovereign import BuildSettings, Given, make_model
+from gobelin.client.sovereign.consensus import Consensus
+from gobelin.client.sovereign.lineage import Origin
+from gobelin.client.sovereign.lora import Lora, targets_of
+from gobelin.shared.checkpoint import Checkpoint
+from gobelin.shared.data import MemorySource, Subset
+from gobelin.shared.evaluation.embed import embed
+from gobelin.shared.evaluation.probes import linear_probe
+from gobelin.shared.model import build_jepa, encoder_of
+from gobelin.shared.recipe import Recipe
+from gobelin.shared.seeds import derive_seed
+from gobelin.shared.vector import ParameterVector
+
+RELEASE = "round-16"
+REGION = "turned"
+CLASSES = 10
+STEPS = 400
+STARTS = ("consensus", "solo", "scratch")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One build: by `method`, on `shots` labels a class, from a start of STARTS."""
+
+    seed: int
+    method: str
+    shots: int
+    start: str = "consensus"
+    head: str = "auto"
+    steps: int = STEPS  # of fine-tuning, at most
+    pretrain: int = 0  # steps on the region's unlabelled images before
+    rehearse: bool = False  # the public images, in pre-training
+    anchor: float = 0.0  # of pre-training
+    general: bool = False  # whether the consensus's own benchmark is asked afterwards
+    region: str = REGION
+
+
+def run_job(job: Job) -> dict[str, float]:
+    """Build, and measure on the region's test images."""
+    begun = start_of(job.seed, job.start)
+    mine = region(job.region, job.seed)
+    older = _benchmark(job.seed).labelled if job.rehearse else None
+    given = Given(few(mine.labelled, job.shots, job.seed), mine.test, mine.labelled, older)
+    wanted: dict[str, Any] = {"release": "-", "data": "-", "out": "-", "unverified": True}
+    wanted |= {"method": job.method, "seed": job.seed, "head": {"kind": job.head}}
+    wanted["compute"] = {"device": "cpu"}
+    wanted["tuning"] = {"steps": job.steps}
+    if job.pretrain:
+        wanted["pretrain"] = {"steps": job.pretrain, "anchor": job.anchor}
+    settings = BuildSettings.model_validate(wanted)
+    model = make_model(begun, given, settings)
+    found = model.lineage.evaluation
+    told = {key: float(found[key]) for key in ("accuracy", "balanced") if key in found}
+    told["frozen"] = found.get("frozen", found).get("accuracy", 0.0)
+    told["steps"] = model.lineage.steps
+    if job.general:
+        told["general"] = general(job.seed, model.recipe, model.vector)
+        told["general_before"] = _general_of(job.seed, job.start)
+    return told
+
+
+def start_of(seed: int, name: str) -> Consensus:
+    """What a build starts from: the consensus, one member's own model, or random weights."""
+    known: Checkpoint = federation(seed, names=("solo" if name == "solo" else RELEASE,)).popitem()[
+        1
+    ]
+    vector = known.vector
+    if name == "scratch":
+        vector = ParameterVector.of(build_jepa(known.recipe, derive_seed(seed, "from scratch")))
+    return Consensus(known.recipe, vector, Origin(vector_digest=vector.digest))
+
+
+def few(source: MemorySource, shots: int, seed: int) -> Subset[Any]:
+    """`shots` samples of every class, drawn by seed; fewer shots are among more."""
+    assert source.labels is not None
+    labels = source.labels.numpy()
+    order = np.random.default_rng(derive_seed(seed, "shots")).permutation(len(labels))
+    chosen = [order[labels[order] == k][:shots] for k in range(CLASSES)]
+    return Subset(source, np.sort(np.concatenate(chosen)))
+
+
+@functools.lru_cache(maxsize=4)
+def _benchmark(seed: int) -> Any:
+    return public(seed)
+
+
+def general(seed: int, recipe: Recipe, vector: ParameterVector) -> float:
+    """Percent right on the consensus's own benchmark, of a model of its recipe."""
+    encoder, asked = encoder_of(recipe, vector), _benchmark(seed)
+    known, unseen = embed(encoder, asked.labelled), embed(encoder, asked.test)
+    return linear_probe(known.tokens, known.labels, unseen.tokens, unseen.labels, CLASSES)[0]
+
+
+@functools.lru_cache(maxsize=4)
+def _general_of(seed: int, start: str) -> float:
+    begun = start_of(seed, start)
+    return general(seed, begun.recipe, begun.vector)
+
+
+def sizes(seed: int, rank: int, alpha: float) -> tuple[int, int]:
+    """Scalars that LoRA trains, and those that full fine-tuning moves (tokenizer and trunk).
+
+    The head, which both train, is in neither.
+    """
+    begun = start_of(seed, "consensus")
+    targets = targets_of(begun.recipe, "image")
+    moved = [s for s in begun.vector.schema.tensors if s.role in ("tokenizers", "trunk")]
+    return Lora(begun.vector, targets, rank, alpha).size, sum(s.numel for s in moved)
+
+
+def over_seeds(values: Iterable[float]) -> dict[str, float]:
+    """Mean, deviation, least and greatest."""
+    return spread(list(values))

@@ -1,0 +1,56 @@
+"""`gobelin serve`: a sovereign model over HTTP."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gobelin.shared.options import AsJson, Device
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def serve(
+    package: Annotated[Path, typer.Argument(help="A sovereign model's folder.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 for a free one.", min=0, max=65535)] = 0,
+    max_mb: Annotated[float, typer.Option(help="Largest request, in MB.", min=0.001)] = 16.0,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="Who asks has to bear this token; made there on first use."),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Public key of the region that must have signed the package.")
+    ] = None,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Answer /embed, /classify and /surprise until stopped, on loopback unless told otherwise."""
+    from gobelin.client.sovereign.package import load
+    from gobelin.shared.address import format_address
+    from gobelin.shared.errors import ConfigError
+
+    try:
+        from gobelin.client.serving.server import make_app
+        from gobelin.client.serving.token import read_token
+        from gobelin.shared import http_server
+    except ImportError as error:
+        what = f"serving needs FastAPI and uvicorn, and {error.name} is not installed"
+        raise ConfigError(what, "pip install 'gobelin[serve]'") from None
+    if token_file is None and not http_server.is_loopback(host):
+        what = f"whoever reaches {host} could ask this model"
+        raise ConfigError(what, "name a --token-file, or listen on 127.0.0.1")
+    model = load(package, key=key, device=device)
+    token = "" if token_file is None else read_token(token_file)
+    hosts = http_server.trusted_hosts(host)
+    made = make_app(model, int(max_mb * 1e6), hosts, token)
+    listening = http_server.listen(host, port)
+    url = f"http://{format_address(host, listening.getsockname()[1])}"
+    about = {"url": url, "model": model.digest, "task": model.task}
+    said = f"serving {package}, a {model.task} model of {model.lineage.region}, at {url}"
+    print(json.dumps(about) if as_json else said, flush=True)
+    http_server.serve(made, listening)
