@@ -144,7 +144,7 @@ def test_a_round_that_revocations_leave_without_its_quorum_is_void_at_once() -> 
     shell.on(Looked(5.0, left, {"n": "0"}), Ticked(5.0))
     assert shell.state.phase is Phase.VOID  # it need not run to its deadline
     (void,) = (each for each in shell.asked(Tell) if each.event == "round_void")
-    assert "revoked: south" in void.facts["reason"]
+    assert "off the roster: south" in void.facts["reason"]
 
 
 def test_a_revoked_member_that_is_not_needed_changes_nothing() -> None:

@@ -98,10 +98,9 @@ class Round:
         }
 
     @property
-    def revoked(self) -> set[str]:
-        """Members with a seat and no node on the roster any more; none while it is unknown."""
-        there = {seat.member for seat in self.roster.values()}
-        return {seat.member for seat in self.seats.values()} - there if self.roster else set()
+    def gone(self) -> set[str]:
+        """Members whose seats are off the roster, unanswered; none while the roster is unknown."""
+        return {seat.member for seat in self.seats.values()} - self.able if self.roster else set()
 
     @property
     def needed(self) -> int:

@@ -232,8 +232,8 @@ def _ticked(state: Round, at: float) -> Step:
     if below := state.harmful:
         names = ", ".join(sorted(state.seats[asked.node].name for asked in below))
         missing = f"{missing}; below the quality floor: {names}"
-    if state.revoked and len(state.able) < state.needed:
-        over, missing = True, f"{missing}; revoked: {', '.join(sorted(state.revoked))}"
+    if state.gone and len(state.able) < state.needed:
+        over, missing = True, f"{missing}; off the roster: {', '.join(sorted(state.gone))}"
     if over:
         return state, (Record(Voided(at, missing)),)
     return (state, ()) if owing else _wait(state, missing)
