@@ -60,6 +60,18 @@ REMARKS: dict[str, str] = {
         "together, lie close to one another. The first rounds of one local step each made "
         "foresight what it is (`bench.world_schedules`); distances between rooms they do not set."
     ),
+    "rebase": (
+        "The whole delta under an aligned head is what is best here; either mask takes half of the "
+        "delta's square norm and several points with it, and recovery, which starts from what was "
+        "carried over, has found nothing better on held-out samples. Of a build that fits a head "
+        "alone a rebase saves less of the time, for there is little to save."
+    ),
+    "head_transplant": (
+        "The features of the next release are as good as before; their frame has moved. BatchNorm "
+        "in the projector does not see where the mean of the trunk's features lies, so nothing "
+        "holds it: most of what is lost comes back where the mean alone is put back. The later "
+        "pair loses little as it is, since the learning rate has fallen by then."
+    ),
     "split_world": THIN_WALL,
     "remedies": THIN_WALL,
 }
