@@ -66,10 +66,18 @@ REMARKS: dict[str, str] = {
         "carried over, has found nothing better on held-out samples. Of a build that fits a head "
         "alone a rebase saves less of the time, for there is little to save."
     ),
+    "merging": (
+        "One scanner's head reads nothing of the other's pictures, and the mean of two such heads "
+        "reads neither: joined heads fail where regions see the world differently. The merged "
+        "trunks under each region's own head are no better than the release under it. The first "
+        "try, of two regions further apart, was stopped when one seed showed as much, and the rows "
+        "under own heads were added then."
+    ),
     "head_transplant": (
         "The features of the next release are as good as before; their frame has moved. BatchNorm "
         "in the projector does not see where the mean of the trunk's features lies, so nothing "
-        "holds it: most of what is lost comes back where the mean alone is put back. The later "
+        "holds it: on the one seed looked at, most of what was lost came back where the mean alone "
+        "was put back. The later "
         "pair loses little as it is, since the learning rate has fallen by then."
     ),
     "split_world": THIN_WALL,
