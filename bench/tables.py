@@ -36,7 +36,7 @@ from bench.study_tables import (
     sigreg_table,
     split_table,
 )
-from bench.trust_tables import admission_table, enrolment_table, hostile_table
+from bench.trust_tables import admission_table, enrolment_table, fresh_table, hostile_table
 from bench.world_tables import (
     expectation_table,
     federated_table,
@@ -94,6 +94,7 @@ def main() -> None:
         "hostile_corpus": hostile_table,
         "admission": admission_table,
         "enrolment_kills": enrolment_table,
+        "fresh_machine": fresh_table,
         "onnx": onnx_table,
         "island": island_table,
         "ledger_verify": ledger_table,

@@ -57,3 +57,22 @@ def enrolment_table(values: Mapping[str, Any]) -> str:
         f"{values['machine']}. Goal: {values['goal']}.\n"
     )
     return "\n".join([heading, table(["figure", "value"], rows)])
+
+
+def fresh_table(values: Mapping[str, Any]) -> str:
+    """How long a newcomer needs."""
+    rows = [
+        ["`pip install`, into a new virtual environment", f"{values['install_s']:.0f}"],
+        ["`gobelin node join INVITE`", f"{values['join_s']:.0f}"],
+        [
+            "`gobelin node run`, until a contribution counts",
+            f"{values['first_contribution_s']:.0f}",
+        ],
+        ["all", f"{values['seconds']:.0f}"],
+    ]
+    heading = (
+        "## From a fresh machine to the first accepted contribution\n\n"
+        "`make bench-fresh_machine`: recipe tiny, 50 local steps, a federation on loopback that is "
+        f"up before, {values['machine']}. Goal: {values['goal']}.\n"
+    )
+    return "\n".join([heading, table(["command", "seconds"], rows)])
