@@ -53,13 +53,13 @@ REMARKS: dict[str, str] = {
         "forgot more. More than rank 4 would be more parameters than the goal allows."
     ),
     "federated_worldmodel": (
-        "One seed says little here: in `bench.world_schedules` the same federation did 98, 92 and "
-        "32 % of the journeys by seed. Where it fails, journeys end at the right height, at the "
-        "same place of the other room: the rooms, which no member but one has seen together, came "
-        "to lie on one another, and a plan goes by distance in latent space. That happens between "
-        "steps 30 and 75, with one local step a round, too, or later, where rounds of many steps "
-        "begin while the learning rate is high. The length of 600 steps was chosen after runs of "
-        "seed 0 with 900, in which rounds of ten steps undid what the first 300 had laid out."
+        "The goal is not reached, and one seed says little here: with 600 steps in all, by rounds "
+        "of the same kinds, this seed's real federation did 32 % of the journeys, and 92 and 98 % "
+        "were done by two other seeds in process (`bench.world_schedules`). Where it fails, "
+        "journeys end at the right height, at the same place of the other room: the rooms, which "
+        "no member but one has seen together, came to lie on one another, and a plan goes by "
+        "distance in latent space. That happens between steps 30 and 75, with one local step a "
+        "round, too, or later, where rounds of many steps begin while the learning rate is high."
     ),
     "rebase": (
         "The whole delta under an aligned head is what is best here; either mask takes half of the "

@@ -52,7 +52,7 @@ class Plan:
     """What a demo does; the bench runs several."""
 
     folder: Path
-    rounds: int = 330
+    rounds: int = 360
     local_steps: int = 10
     warmup_rounds: int = 300  # of the rounds, the first: one local step each
     episodes: int = 1_500  # of each member
