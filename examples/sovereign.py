@@ -48,6 +48,7 @@ from gobelin.shared.recipe import Recipe
 Rows = dict[str, dict[str, float]]  # of one seed: a model's figures by column
 CACHE = Path(".cache")
 BRIEF: dict[str, Any] = {"shots": (), "shifted_samples": 0, "resamples": 500}
+FEW_STEPS = {"steps": 4, "every": 2}  # of training, in the smallest form
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,26 @@ class Run:
     out: Path  # where the first seed leaves its model and report
     first: bool  # whether this is it
     fast: bool  # the smallest form: that it works, not how well
+
+    def shortened(self, methods: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """The methods, in the smallest form hardly trained at all."""
+        if not self.fast:
+            return {name: dict(changes) for name, changes in methods.items()}
+        return {
+            name: {key: FEW_STEPS if key == "pretrain" else told for key, told in changes.items()}
+            | {"tuning": FEW_STEPS}
+            for name, changes in methods.items()
+        }
+
+
+def label_methods(kept: str) -> dict[str, dict[str, Any]]:
+    """Builds that learn from labels; the one named `kept` is first pre-trained on own samples."""
+    return {
+        "linear head": {"method": "linear"},
+        "LoRA": {"method": "lora"},
+        "full fine-tune": {"method": "full"},
+        kept: {"method": "linear", "pretrain": {"steps": 150}},
+    }
 
 
 @dataclass(frozen=True)

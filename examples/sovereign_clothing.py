@@ -25,6 +25,7 @@ from examples.sovereign import (
     Place,
     Rows,
     Run,
+    label_methods,
     part,
     run_example,
     taken,
@@ -42,25 +43,13 @@ SCANNER = "turned"
 SHOTS = 10  # labels a class
 TEST, UNLABELLED = 2_000, 6_000
 KEPT = "pre-train on own images, linear head"
-METHODS = {
-    "linear head": {"method": "linear"},
-    "LoRA": {"method": "lora"},
-    "full fine-tune": {"method": "full"},
-    KEPT: {"method": "linear", "pretrain": {"steps": 150}},
-}
+METHODS = label_methods(KEPT)
 COLUMNS = ("accuracy", "over consensus", "over scratch", "over solo", "points lost")
 
 
 def run(run: Run) -> Rows:
     """One seed: every method, and what it is compared with."""
-    methods = METHODS
-    if run.fast:
-        few = {"steps": 4, "every": 2}
-        methods = {
-            name: {**m, "tuning": few, **({"pretrain": few} if "pretrain" in m else {})}
-            for name, m in METHODS.items()
-        }
-    return region_of(run).compare(run, methods, keep=KEPT)
+    return region_of(run).compare(run, run.shortened(METHODS), keep=KEPT)
 
 
 def region_of(run: Run) -> Place:

@@ -32,6 +32,7 @@ from examples.sovereign import (
     Place,
     Rows,
     Run,
+    label_methods,
     require_data,
     run_example,
     taken,
@@ -51,12 +52,7 @@ KNOWN = 10  # languages of every other region that the consensus's own benchmark
 SHOTS = 10  # labelled articles a language
 ROUNDS, LOCAL_STEPS = 6, 30
 KEPT = "pre-train on own texts, linear head"
-METHODS = {
-    "linear head": {"method": "linear"},
-    "LoRA": {"method": "lora"},
-    "full fine-tune": {"method": "full"},
-    KEPT: {"method": "linear", "pretrain": {"steps": 150}},
-}
+METHODS = label_methods(KEPT)
 COLUMNS = ("accuracy", "over consensus", "over scratch", "over solo", "points lost")
 HOW = "gobelin data prepare udhr --split-by region --out .cache/udhr"
 
@@ -70,14 +66,7 @@ def run(run: Run) -> Rows:
     train, test = place.region.train, place.region.test
     sides = [side for s in (train, test) for side in (n_grams(s.read(np.arange(len(s)))), s.labels)]
     rows: Rows = {"byte n-grams, no model": {"accuracy": linear_probe(*sides, len(ours))[0]}}
-    methods = METHODS
-    if run.fast:
-        few = {"steps": 4, "every": 2}
-        methods = {
-            name: {**m, "tuning": few, **({"pretrain": few} if "pretrain" in m else {})}
-            for name, m in METHODS.items()
-        }
-    return {**rows, **place.compare(run, methods, keep=KEPT)}
+    return {**rows, **place.compare(run, run.shortened(METHODS), keep=KEPT)}
 
 
 def draw_languages(

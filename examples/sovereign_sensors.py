@@ -23,6 +23,7 @@ from bench.sensors import anomaly_auroc, joined, labels_of, whole, without
 from examples.sovereign import (
     BRIEF,
     CACHE,
+    FEW_STEPS,
     Place,
     Rows,
     Run,
@@ -57,7 +58,7 @@ def run(run: Run) -> Rows:
     """One seed: every method, baselines without a model, and what it is compared with."""
     recipe = small(load_recipe("series_tiny")) if run.fast else load_recipe("series_tiny")
     place = region_of(run, recipe)
-    steps = {"steps": 4, "every": 2} if run.fast else {"steps": 150}
+    steps = FEW_STEPS if run.fast else {"steps": 150}
     methods = {
         name: {"method": "pretrain", "pretrain": {**steps, **changes}}
         for name, changes in METHODS.items()

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from examples.sovereign import (
     BRIEF,
     CACHE,
+    FEW_STEPS,
     Place,
     Rows,
     Run,
@@ -82,7 +83,7 @@ def run(run: Run) -> Rows:
     place = region_of(run, taken(consensus), solo, data)
     methods = {}
     for name, changes in METHODS.items():
-        pretrain = {"steps": 4, "every": 2} if run.fast else {"steps": 300}
+        pretrain = FEW_STEPS if run.fast else {"steps": 300}
         own = {"rehearsal": data / "general"} if name == KEPT else {}
         methods[name] = {"method": "pretrain", "pretrain": {**changes, **pretrain, **own}}
     return place.compare(run, methods, keep=KEPT)

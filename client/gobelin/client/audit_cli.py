@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gobelin.shared.options import AsJson
+
 if TYPE_CHECKING:
     from gobelin.client.leakage import LeakageReport
     from gobelin.client.leakage.subject import Subject
@@ -49,7 +51,7 @@ def leakage(
     seed: Annotated[int, typer.Option(help="Of whatever is drawn.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw it: a .png, .svg or .pdf file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Inversion, membership inference and canaries against real updates, with a control."""
     from gobelin.client.leakage import Audit, audit_leakage

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gobelin.client.options import Key, Unverified
+from gobelin.shared.options import AsJsonLines
+
 if TYPE_CHECKING:
     from gobelin.client.sovereign.package import SovereignModel
     from gobelin.client.sovereign.settings import BuildSettings
@@ -31,18 +34,14 @@ def build(
         str | None,
         typer.Option(help="auto, linear, attentive, lora, partial, full or pretrain."),
     ] = None,
-    key: Annotated[
-        Path | None, typer.Option(help="The federation's ca.pem; else the one in --home.")
-    ] = None,
-    unverified: Annotated[
-        bool, typer.Option("--unverified", help="Take a bare checkpoint, and say so for ever.")
-    ] = False,
+    key: Key = None,
+    unverified: Unverified = False,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Any other setting, over the TOML."),
     ] = None,
     home: Home = DEFAULT_HOME,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """Build a region's own model on a release, sign it and write it. Killed, it goes on.
 

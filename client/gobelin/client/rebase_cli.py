@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gobelin.client.build_cli import DEFAULT_HOME, Home
+from gobelin.client.options import Key, Unverified
 from gobelin.shared.options import AsJson, Device
 
 if TYPE_CHECKING:
@@ -56,12 +57,8 @@ def rebase(
         Path | None,
         typer.Option(help="BUILD.toml, for [evaluation] and [gate]; else the package's own gate."),
     ] = None,
-    key: Annotated[
-        Path | None, typer.Option(help="The federation's ca.pem; else the one in --home.")
-    ] = None,
-    unverified: Annotated[
-        bool, typer.Option("--unverified", help="Take a bare checkpoint, and say so for ever.")
-    ] = False,
+    key: Key = None,
+    unverified: Unverified = False,
     home: Home = DEFAULT_HOME,
     device: Device = "cpu",
     as_json: AsJson = False,

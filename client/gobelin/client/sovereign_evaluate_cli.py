@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gobelin.shared.options import AsJson
+
 if TYPE_CHECKING:
     from gobelin.client.sovereign.assessment import Again, Region
     from gobelin.client.sovereign.consensus import Consensus
@@ -49,7 +51,7 @@ def evaluate(
     ] = None,
     unverified: Annotated[bool, typer.Option(help="--release is a bare checkpoint.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare a model with the consensus and others, sample by sample, with intervals.
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from gobelin.client.privacy.accounting import Spend, epsilon
 from gobelin.client.privacy.gradients import Mechanism, PrivateGradients
-from gobelin.client.privacy.lower_bound import epsilon_at_least
 from gobelin.client.privacy.noise import Secret
 from gobelin.shared.model import build_jepa
 from gobelin.shared.objective import Draw
 from gobelin.shared.objective.per_example import require_per_example
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import generator_of
+from tests.client.privacy.lower_bound import epsilon_at_least
 from tests.client.privacy.recipes import BYOL, MASKED
 
 pytest.importorskip("dp_accounting")
