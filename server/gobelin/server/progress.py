@@ -17,9 +17,9 @@ from gobelin.server.journal import Journal
 from gobelin.server.round_events import Convened
 from gobelin.server.round_state import Round
 from gobelin.server.round_steps import fold
-from gobelin.server.rounds import terms_of
+from gobelin.server.terms import terms_of
 from gobelin.shared.address import format_address
-from gobelin.shared.codec import describe_codec
+from gobelin.shared.codec_name import describe_codec
 from gobelin.shared.console import LiveConsole
 from gobelin.shared.files import is_owned
 from gobelin.shared.ledger import LedgerFolder
