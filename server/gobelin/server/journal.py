@@ -53,6 +53,14 @@ class Journal:
             self._end += len(line)
         return events
 
+    def stamp(self) -> tuple[int, int]:
+        """What changes when the events do: for who reads them again and again."""
+        try:
+            stat = self._file.stat()
+        except FileNotFoundError:
+            return (0, 0)
+        return (stat.st_mtime_ns, stat.st_size)
+
     def append(self, event: Durable) -> None:
         """Write one event behind the last and flush it."""
         if not self._file.exists():
