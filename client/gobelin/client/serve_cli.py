@@ -37,8 +37,8 @@ def serve(
 
     try:
         from gobelin.client.serving.server import make_app
-        from gobelin.client.serving.token import read_token
         from gobelin.shared import http_server
+        from gobelin.shared.token import read_token
     except ImportError as error:
         what = f"serving needs FastAPI and uvicorn, and {error.name} is not installed"
         raise ConfigError(what, "pip install 'gobelin[serve]'") from None
