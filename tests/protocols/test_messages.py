@@ -32,6 +32,7 @@ CONTRIBUTION = Contribution("fed", 3, "p" * 64, "b" * 64, "d" * 64, 500, 64, 1.5
 FAREWELL = Farewell("fed", 9, "v" * 64)
 STEP = Step(3, "b" * 64, "int8")
 RECEIPT = Receipt("fed", 3, "d" * 64, True, "", 0.25)
+LEFT_OUT = {"rollbacks"}  # while it says what its absence does
 EXAMPLES: list[Message] = [PLAN, CONTRIBUTION, FAREWELL, STEP, RECEIPT]
 
 ASCII = st.characters(codec="ascii")
@@ -87,6 +88,7 @@ def test_the_byte_form_is_sorted_json_without_whitespace_and_the_digest_its_sha2
     message: Message,
 ) -> None:
     values = {"kind": type(message).__name__, **vars(message)}
+    values = {name: value for name, value in values.items() if name not in LEFT_OUT}
     data = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
     assert message.to_bytes() == data
     assert message.digest == hashlib.sha256(data).hexdigest()

@@ -191,6 +191,7 @@ def status(home: Home = DEFAULT_HOME, as_json: AsJsonLines = False) -> None:
     print_status(NodeHome(home), as_json)
 
 
-from gobelin.client import membership_cli  # noqa: E402  its commands are part of this group
+from gobelin.client import membership_cli, operate_cli  # noqa: E402  parts of this group
 
 membership_cli.add_to(app)
+operate_cli.add_to(app)

@@ -225,7 +225,7 @@ def require_member(home: NodeHome) -> None:
 class NodeStatus:
     """What a node is doing, for its terminal view and `status.json`."""
 
-    state: str  # idle, waiting, training, warning, sending, finished
+    state: str  # idle, waiting, paused, training, warning, sending, finished
     round: int = 0
     rounds: int = 0
     step: int = 0

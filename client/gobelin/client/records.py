@@ -36,6 +36,7 @@ from gobelin.protocols.messages import (
     Contribution,
     Farewell,
     MalformedMessageError,
+    Notice,
     Receipt,
     RoundPlan,
     Step,
@@ -86,6 +87,14 @@ def read_farewell(content: RecordDict) -> Farewell:
     """The farewell of a message; raises ContributionError when it is malformed."""
     try:
         return Farewell.from_bytes(content[HEADER][PAYLOAD])
+    except (MalformedMessageError, KeyError, TypeError):
+        raise _malformed() from None
+
+
+def read_notice(content: RecordDict) -> Notice:
+    """The notice of a message; raises ContributionError when it is malformed."""
+    try:
+        return Notice.from_bytes(content[HEADER][PAYLOAD])
     except (MalformedMessageError, KeyError, TypeError):
         raise _malformed() from None
 

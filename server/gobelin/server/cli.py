@@ -263,6 +263,7 @@ def status(home: Home = DEFAULT_HOME, as_json: AsJsonLines = False) -> None:
     print_status(AggregatorHome(home), as_json)
 
 
-from gobelin.server import roster_cli  # noqa: E402  its commands are part of this group
+from gobelin.server import operate_cli, roster_cli  # noqa: E402  parts of this group
 
 roster_cli.add_to(app)
+operate_cli.add_to(app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from itertools import starmap
 from typing import Any
 
@@ -23,6 +24,7 @@ from gobelin.shared.codec import describe_codec
 from gobelin.shared.console import LiveConsole
 from gobelin.shared.files import is_owned
 from gobelin.shared.ledger import LedgerFolder
+from gobelin.shared.pausing import read_pause
 
 
 class Progress(LiveConsole):
@@ -103,6 +105,8 @@ def describe(event: dict[str, Any], rounds: int) -> str:
         return f"damaged: {event['what']}; nodes are sent the whole base instead"
     if kind == "waiting":
         return str(event["reason"])
+    if kind == "paused":
+        return f"paused: {event['reason'] or 'no reason given'}; no new round is opened"
     if kind == "finished":
         return f"finished: consensus {event['vector_digest'][:12]} after {event['round']} rounds"
     return " ".join(str(value) for value in event.values())
@@ -214,6 +218,7 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
         "federation": settings.name,
         "running": is_owned(home.folder),
         "address": format_address(settings.network.host, settings.network.port),
+        "paused": asdict(paused) if (paused := read_pause(home.folder)) else None,
         "sealed": sealed[-1] if sealed else None,
         "rounds": settings.rounds.rounds,
         "open": opened,
@@ -239,6 +244,8 @@ def print_status(home: AggregatorHome, as_json: bool) -> None:
     console = Console(highlight=False)
     state = "up" if facts["running"] else "not running"
     console.print(f"{settings.name}: {state}, {facts['sealed']} of {facts['rounds']} rounds sealed")
+    if paused:
+        console.print(str(paused), markup=False)
     if opened:
         console.print(_describe_open(opened), markup=False)
     heads = ("member", "node", "last contribution", "sent", "influence: last round", "so far")

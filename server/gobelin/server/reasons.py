@@ -30,6 +30,7 @@ class RefusalCode(Reason):
         "contribution.base_missing",
         "the node lacks the base its steps go on from; it is sent the whole",
     )
+    PAUSED = "paused", "the node's operator has paused it: it is away by choice"
     DUPLICATE = "duplicate", "a contribution of this node is counted already"
     MALFORMED = "malformed", "the header is not the canonical bytes of a contribution"
     OVERSIZE = "oversize", "it has more parts or bytes than the plan's schema and codec allow"

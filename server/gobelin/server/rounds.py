@@ -26,8 +26,7 @@ from gobelin.server.ledger import RoundLedger
 from gobelin.server.open_round import OpenRound, Rim
 from gobelin.server.probe import ProbeLoss, open_probe
 from gobelin.server.quality import SAMPLES, CollapseGate, Examiner
-from gobelin.server.round_events import Asked
-from gobelin.server.round_state import Terms
+from gobelin.server.round_state import Known, Terms
 from gobelin.server.seal import Sealer, Standing
 from gobelin.server.sealed_policy import require_places, require_sealable
 from gobelin.shared.recipe import Recipe
@@ -93,12 +92,12 @@ class RoundEngine:
         rim.sealer.publisher.release(
             last, standing.base, checkpoint.facts
         )  # a kill may have come between
-        offered: Mapping[Asked, str] = {}
+        known = Known()
         for number in range(last + 1, rounds.rounds + 1):
             plan = self._plan(number, standing)
             terms = terms_of(self._settings, standing.scores)
-            opened = OpenRound(rim, plan, terms, standing, self._past(plan), offered)
-            standing, offered = opened.run(), opened.offered
+            opened = OpenRound(rim, plan, terms, standing, self._past(plan), known)
+            standing, known = opened.run(), opened.known
             del opened  # with the base before; else it is held until the next round has begun
         rim.journal.clear()  # a kill may have come between
         digest = standing.base.digest
