@@ -75,6 +75,7 @@ from gobelin.shared.errors import (
     EnvelopeError,
     GobelinError,
     LedgerError,
+    ProtocolError,
     SignatureError,
     SitePolicyError,
     TwoHistoriesError,
@@ -89,7 +90,7 @@ HOME_KEY = "home"
 HELD_KEY = "held"  # set where a reply is held back until the spool has the contribution
 TRAIN = MessageType.TRAIN
 WARM = 1  # contributors kept: a node has one, and who simulates many meets each once a round
-NOT_OURS = (ContributionError, EnvelopeError, SitePolicyError)  # they refuse one plan
+NOT_OURS = (ContributionError, EnvelopeError, ProtocolError, SitePolicyError)  # they refuse one plan
 HISTORY = (LedgerError, SignatureError, TwoHistoriesError)  # an aggregator to be doubted
 
 # ---------------------------------------------------------------- the ClientApp
@@ -134,7 +135,7 @@ def recall(message: Message, context: Context) -> Message:
         spooled = contributor.finished(plan, envelope)
         if spooled is not None:
             _clear(home, spooled)
-    except SitePolicyError as error:
+    except (ProtocolError, SitePolicyError) as error:
         _say_of(home, str(error))
         return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
     except GobelinError as error:

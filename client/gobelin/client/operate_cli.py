@@ -15,7 +15,7 @@ Why = Annotated[str, typer.Option(help="One line for who looks at this node's st
 
 def add_to(app: typer.Typer) -> None:
     """Put these commands into the node's group."""
-    for command in (pause, resume):
+    for command in (pause, resume, upgrade):
         app.command()(command)
 
 
@@ -41,6 +41,32 @@ def resume(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
     ended = end_pause(home)
     said = "resumed" if ended else "was not paused"
     tell({"paused": False, "was_paused": ended is not None}, said, as_json)
+
+
+def upgrade(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
+    home: Home = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Bring this home to the formats of this gobelin, with a copy of what changes.
+
+    Starting does it as well. Exit code 76: it is of a newer gobelin.
+    """
+    from gobelin.client.home import NodeHome
+    from gobelin.shared.files import sole_owner
+    from gobelin.shared.formats import NODE, behind, formats_of
+    from gobelin.shared.formats import upgrade as bring
+
+    NodeHome(home).settings()
+    old = behind(home, NODE)
+    changed: dict[str, list[str]] = {}
+    if not dry_run:
+        with sole_owner(home, wait_s=1):
+            changed = bring(home, NODE)
+    steps = [f"{name}: {was} to {now}" for name, (was, now) in old.items()]
+    said = ("would change " if dry_run else "changed ") + ", ".join(steps) if old else "up to date"
+    facts = {"formats": formats_of(home, NODE), "behind": old, "files": changed}
+    tell(facts, said, as_json)
 
 
 def tell(facts: dict[str, Any], said: str, as_json: bool) -> None:

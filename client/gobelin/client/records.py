@@ -43,7 +43,9 @@ from gobelin.protocols.messages import (
     encoding_of,
 )
 from gobelin.protocols.sealing import ENCODING_MASKED, MASK, MASKED, SealedAnswer, SealedCall
+from gobelin.protocols.version import protocol_of
 from gobelin.shared.errors import ContributionError, EgressError, LedgerError
+from gobelin.shared.formats import require_plan
 from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import DTYPE
 
@@ -64,9 +66,11 @@ class Offer:
 
 
 def read_plan(content: RecordDict) -> RoundPlan:
-    """The plan of a message; raises ContributionError when it is malformed."""
+    """The plan of a message; raises ContributionError when it is malformed, or ProtocolError."""
     try:
-        return RoundPlan.from_bytes(content[HEADER][PAYLOAD])
+        data = content[HEADER][PAYLOAD]
+        require_plan(protocol_of(data))
+        return RoundPlan.from_bytes(data)
     except (MalformedMessageError, KeyError, TypeError):
         raise _malformed() from None
 

@@ -16,6 +16,7 @@ from gobelin.protocols.messages import (
     MalformedMessageError,
     RoundPlan,
 )
+from gobelin.protocols.version import PROTOCOL
 from gobelin.server.admission import Admitted, Announced, Refusal, admit, admit_sealed
 from gobelin.server.contribution_row import row_of
 from gobelin.server.courier import MALFORMED, OVERSIZE, Courier, Parcel, Reply
@@ -77,6 +78,10 @@ LOOK_EVERY_S = 1.0  # who is online
 NO_ANSWER = frozenset({NOT_SPOOLED, SUPERSEDED})  # nothing is wrong, and nothing is owed less
 UNREAD = {OVERSIZE: RefusalCode.OVERSIZE, MALFORMED: RefusalCode.MALFORMED}
 BASE_MISSING = f"gobelin:{RefusalCode.BASE_MISSING}"
+OLD = {f"gobelin:{code}": code for code in (RefusalCode.NODE_TOO_OLD, RefusalCode.TOO_OLD_HERE)}
+
+
+_SPOKEN = f"the plan is of protocol {PROTOCOL}"
 
 
 @dataclass(frozen=True)
@@ -244,6 +249,8 @@ class OpenRound:
         elif reply.error == PAUSED:
             why = Refusal(RefusalCode.PAUSED, "it is asked again when it comes back")
             self._advance(Refused(reply.node, number, why))
+        elif reply.error in OLD:
+            self._advance(Refused(reply.node, number, Refusal(OLD[reply.error], _SPOKEN)))
         elif reply.error in UNREAD:
             found = "its parts were not read" if reply.error == OVERSIZE else "not a contribution"
             self._advance(Refused(reply.node, number, Refusal(UNREAD[reply.error], found)))

@@ -10,12 +10,14 @@ import datetime
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from gobelin.protocols.messages import Farewell, RoundPlan
+from gobelin.protocols.version import OLDEST, PROTOCOL
 from gobelin.server.courier import Courier
 from gobelin.server.dispatch import Dispatch
 from gobelin.server.envelopes import Envelopes
@@ -26,6 +28,7 @@ from gobelin.server.ledger import RoundLedger
 from gobelin.server.open_round import OpenRound, Rim
 from gobelin.server.probe import ProbeLoss, open_probe
 from gobelin.server.quality import SAMPLES, CollapseGate, Examiner
+from gobelin.server.round_events import Convened
 from gobelin.server.round_state import Known, Terms
 from gobelin.server.seal import Sealer, Standing
 from gobelin.server.sealed_policy import require_places, require_sealable
@@ -94,7 +97,7 @@ class RoundEngine:
         )  # a kill may have come between
         known = Known()
         for number in range(last + 1, rounds.rounds + 1):
-            plan = self._plan(number, standing)
+            plan = self._as_begun(self._plan(number, standing))
             terms = terms_of(self._settings, standing.scores)
             opened = OpenRound(rim, plan, terms, standing, self._past(plan), known)
             standing, known = opened.run(), opened.known
@@ -125,6 +128,13 @@ class RoundEngine:
             warmup_rounds=rounds.warmup_rounds,
             **_sealed_terms(rounds),
         )
+
+    def _as_begun(self, plan: RoundPlan) -> RoundPlan:
+        """The plan as an older gobelin has begun this very round by: what is in counts on."""
+        events = self._rim.journal.events()
+        begun = events[0].plan_digest if events and isinstance(events[0], Convened) else ""
+        older = (replace(plan, protocol=number) for number in range(OLDEST, PROTOCOL))
+        return next((one for one in older if one.digest == begun), plan)
 
     def _past(self, plan: RoundPlan) -> dict[int, Past]:
         """The sealed rounds that may still be answered; those of older versions may not."""
