@@ -81,6 +81,7 @@ from gobelin.shared.errors import (
     TwoHistoriesError,
 )
 from gobelin.shared.files import write_json
+from gobelin.shared.notify import alive, ready
 from gobelin.shared.patience import pause
 from gobelin.shared.pausing import Pause, read_pause
 
@@ -236,6 +237,7 @@ def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
     key = str(home.folder)
     say = _watchers[key] = _recording(home, say)
     uplink = Uplink(home.uplink_file)
+    ready("looking for the aggregator")
     wait_reachable(home, say, give_up_s)
     with FleetConnection(home, say) as link:
         say(NodeStatus("idle", note="connected; waiting for a round"))
@@ -354,6 +356,7 @@ def _recording(home: NodeHome, say: Say) -> Say:
     def record(status: NodeStatus) -> None:
         nonlocal written
         now = time.monotonic()
+        alive(status.note)
         if status.state != "training" or now - written >= 1.0:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / PEAK_PER_MB
             facts = replace(status, peak_mb=peak).facts()
