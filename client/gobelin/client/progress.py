@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from typing import Any
 
 from gobelin.client.home import NodeHome, NodeStatus
@@ -13,6 +14,7 @@ from gobelin.protocols.messages import METRIC_DISTORTION, METRIC_SENT_BYTES, Con
 from gobelin.shared.codec import describe_codec
 from gobelin.shared.console import LiveConsole
 from gobelin.shared.files import is_owned, read_json
+from gobelin.shared.pausing import read_pause
 
 PLAIN_EVERY_S = 10.0  # between two lines about training where there is no terminal
 
@@ -64,6 +66,7 @@ def print_status(home: NodeHome, as_json: bool) -> None:
         "member": settings.member,
         "aggregator": settings.aggregator,
         "running": running,
+        "paused": asdict(paused) if (paused := read_pause(home.folder)) else None,
         "status": last,
         "egress": settings.egress.model_dump(exclude_none=True),
         "upload_bytes_per_second": Uplink(home.uplink_file).bytes_per_second(),
@@ -74,6 +77,8 @@ def print_status(home: NodeHome, as_json: bool) -> None:
         print(json.dumps(facts, sort_keys=True))
         return
     print(f"{settings.node} of {settings.member}: {'running' if running else 'not running'}")
+    if paused:
+        print(f"  {paused}")
     print(f"  {describe(NodeStatus(**last))}")
     print(f"  {settings.egress}")
     for entry in entries:
