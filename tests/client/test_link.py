@@ -65,7 +65,7 @@ def mail(name: str, kind: str) -> Mail:
 
 def answered(box: Box, count: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(link.time, "sleep", lambda _: None)
-    messages = itertools.islice(link._messages(box), count)
+    messages = itertools.islice(link._messages(box, lambda called: False), count)
     return [message.metadata.group_id for message in messages]
 
 

@@ -121,6 +121,8 @@ def run(
             progress.say(str(settings.egress))
             if settings.privacy is not None:
                 progress.say(str(settings.privacy))
+            if settings.shadow is not None:
+                progress.say(str(settings.shadow))
             from gobelin.client.link import serve
 
             with kept_up(place, progress.say):

@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from gobelin.client.home import NodeHome, NodeStatus
+from gobelin.client.home import BUSY, NodeHome, NodeStatus
 from gobelin.client.spool import Entry, Spool
 from gobelin.client.uplink import Uplink
 from gobelin.protocols.messages import METRIC_DISTORTION, METRIC_SENT_BYTES, Contribution
@@ -31,17 +31,20 @@ class Progress(LiveConsole):
         here = (status.state, status.round, status.note)
         due = time.monotonic() - self._last_plain >= PLAIN_EVERY_S
         self.show(describe(status))
-        if here == self._last and not (due and status.state == "training"):
+        if here == self._last and not (due and status.state in BUSY):
             return
         self._last, self._last_plain = here, time.monotonic()
         if self._as_json:
             print(json.dumps(status.facts(), sort_keys=True), flush=True)
-        elif not self._console.is_terminal or status.state != "training":
+        elif not self._console.is_terminal or status.state not in BUSY:
             self.say(f"{self._name}: {describe(status)}")
 
 
 def describe(status: NodeStatus) -> str:
     """One line for one status."""
+    if status.state == "shadow" and status.steps:
+        rate = f"step {status.step}/{status.steps}, {status.samples_per_second:,.0f} samples/s"
+        return f"between rounds: {status.note}, {rate}, loss {status.loss:.3f}"
     if status.state != "training":
         return f"{status.state}: {status.note}" if status.note else status.state
     return (
