@@ -1,4 +1,4 @@
-"""Identification does not depend on a latent space's frame or scale, and one point finds nothing."""
+"""Identification knows no frame or scale of a latent space, and one point for all finds none."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_one_point_for_all_finds_nothing() -> None:
 def test_the_same_views_are_asked_of_every_model_and_again() -> None:
     model = build_jepa(load_recipe("toy"), seed=0)
     generator = torch.Generator().manual_seed(2)
-    images = torch.randint(0, 256, (24, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    images = model.encoder(None).modality.made_up(24, generator)
     found = [identify(model.encoder(None), images, 3) for _ in range(2)]
     assert torch.equal(*found)
     assert found[0].any()
