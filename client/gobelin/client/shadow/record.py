@@ -38,6 +38,7 @@ class Record:
     solo_samples: int = 0
     training_s: float = 0.0  # spent on the solo model
     measuring_s: float = 0.0  # and on judging both
+    waited_s: float = 0.0  # the longest that mail has waited for the shadow to give way
     ended: str = ""  # why the shadow has ended, where it has
 
     @property

@@ -119,13 +119,25 @@ class Shadow:
             return False
         self._catch_up(trainer, parts)
         worked = False
-        while not called() and (piece := self._piece(trainer, parts)) is not None:
-            piece(called)
+        since: float | None = None
+
+        def watched() -> bool:
+            nonlocal since
+            if called():
+                since = self._clock() if since is None else since
+            return since is not None
+
+        while not watched() and (piece := self._piece(trainer, parts)) is not None:
+            piece(watched)
             worked = True
-            if not called():
+            if not watched():
                 self._write(trainer)
+        record = self._of_record()
+        if since is not None:
+            longest = max(record.waited_s, self._clock() - since)
+            self._record = replace(record, waited_s=longest)
         if worked:
-            self._say(NodeStatus("idle", round=self._of_record().plan.round, note=self._tale()))
+            self._say(NodeStatus("idle", round=record.plan.round, note=self._tale()))
         return worked
 
     # ------------------------------------------------------------ what there is to do
