@@ -18,6 +18,7 @@ from gobelin.protocols.messages import (
     encoding_of,
 )
 from gobelin.server.aggregation import LIMIT
+from gobelin.server.reasons import Refusal as Refusal
 from gobelin.server.reasons import RefusalCode
 from gobelin.shared.codec import CODECS, Payload, codec_named, rungs_from
 from gobelin.shared.errors import CodecError, MomentsError, VectorError
@@ -25,14 +26,6 @@ from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of, size_of
 from gobelin.shared.schedule import Schedule
 from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why a reply is not counted: the reason code and one line about what was found."""
-
-    reason: RefusalCode
-    found: str
 
 
 @dataclass(frozen=True)
