@@ -16,9 +16,9 @@ from gobelin.shared.errors import GobelinError
 from gobelin.shared.files import folder_atomic, read_json, write_atomic, write_json
 from gobelin.shared.frame import Frame
 from gobelin.shared.ledger import influence_of
+from gobelin.shared.premium import PremiumReport, premium_report, why_held
 from gobelin.shared.release import ReleaseKey, bom, card, seal_release
 from gobelin.shared.release.evidence import add_evidence
-from gobelin.shared.release.premium import PremiumReport, premium_report, why_held
 from gobelin.shared.release.transplant import fill_transplant
 from gobelin.shared.vector import ParameterVector
 

@@ -13,7 +13,7 @@ from gobelin.server.ledger import RoundLedger
 from gobelin.server.publisher import Publisher
 from gobelin.server.seal import _counted
 from gobelin.shared.checkpoint import read_checkpoint
-from gobelin.shared.release.premium import premium_report, why_held
+from gobelin.shared.premium import premium_report, why_held
 from gobelin.shared.settings import write_settings
 from tests.server.ledger.witness import ca, verify
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gobelin.protocols.ledger import ReleaseStatement, RoundRecord
-from gobelin.shared.release.premium import PremiumReport
-from gobelin.shared.release.premium import section as premium_section
+from gobelin.shared.premium import PremiumReport
+from gobelin.shared.premium import section as premium_section
 
 FILE = "model_card.md"
 

@@ -41,6 +41,11 @@ class PremiumReport:
     told: int  # of them, who told any premium
     by: tuple[Reported, ...]  # a measure each: points of different ones do not add up
 
+    @property
+    def mean(self) -> float | None:
+        """By the measure that most members used; None where none told any."""
+        return max(self.by, key=lambda each: len(each.members)).mean if self.by else None
+
     def facts(self) -> dict[str, Any]:
         """As plain data."""
         return {"of": self.of, "told": self.told, "by": [each.facts() for each in self.by]}
