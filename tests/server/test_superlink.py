@@ -31,3 +31,18 @@ def test_flowers_command_runs_with_a_longer_wait_and_bounded_requests() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
     found = (done.stdout.split(), done.returncode)
     assert found == ([str(BUSY_TIMEOUT_MS), "WAL", str(MOST_OF_REQUEST)], 3), done.stderr
+
+
+def test_it_does_without_torch() -> None:
+    """200 MB of every aggregator's memory, and seconds of every restart."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, gobelin.server.superlink; print('torch' in sys.modules)",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "False"

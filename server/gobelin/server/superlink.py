@@ -5,7 +5,7 @@ and a ServerApp. One transaction that drops the objects of a base of a hundred m
 holds the lock for longer on a busy machine, and the round that is begun anew ends in the same way.
 
 And it reads 2 GiB of one request before anybody asks whose it is. No honest request is larger than
-one chunk of an array (`limits`), so a stranger's, and a node's, ends there.
+one chunk of an array (`objects`), so a stranger's, and a node's, ends there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from flwr.supercore import constant
 
-from gobelin.server.limits import MOST_OF_ONE
+from gobelin.server.objects import MOST_OF_ONE
 
 BUSY_TIMEOUT_MS = 120_000
 MOST_OF_REQUEST = 2 * MOST_OF_ONE  # bytes, of a request or an answer
