@@ -117,6 +117,9 @@ class ReleaseSettings(Settings):
     probe: Path | None = None  # public labelled samples: what heads of the last release are worth
     modality: str | None = None  # of the probe, where the recipe has several
     probe_samples: Positive = 2000  # of them at most, half to fit heads on and half to test them
+    # Releases wait until the members' median premium, by their own word, is so many points …
+    least_premium: Annotated[float, Field(ge=-100, le=100)] | None = None
+    premium_members: Share = 0.5  # … told by this share of those who contributed to the round
 
 
 class FederationSettings(Settings):

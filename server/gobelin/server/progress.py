@@ -84,6 +84,8 @@ def describe(event: dict[str, Any], rounds: int) -> str:
         lost = event.get("head_points_lost")
         heads = "" if lost is None else f", on which heads of the last lose {lost:.1f} points"
         return f"{number}: released {event['folder']}{heads}"
+    if kind == "release_held":
+        return f"{number}: the release is held back: {event['why']}"
     if kind == "transplant_unknown":
         return f"warning: what heads lose on this release was not measured: {event['why']}"
     if kind == "damaged":

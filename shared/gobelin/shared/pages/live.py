@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -56,6 +56,11 @@ class Watcher(Generic[Seen]):
                     async with self._news:
                         self._news.notify_all()
             return self._seen
+
+    async def aside(self, read: Callable[..., Any], *of: Any) -> Any:
+        """What `read` gives, in a thread, and never while there is a look."""
+        async with self._lock:
+            return await asyncio.to_thread(read, *of)
 
     async def _watch(self) -> None:
         while self._streams:
