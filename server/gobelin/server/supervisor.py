@@ -32,7 +32,7 @@ from gobelin.shared.files import PRIVATE, is_owned, sole_owner, sweep, write_ato
 from gobelin.shared.notify import alive, ready, stopping
 from gobelin.shared.signals import stop_on_signals
 
-READY_S = 60.0  # for the SuperLink to answer
+READY_S = 180.0  # for the SuperLink to answer: a machine that is busy takes long to import it
 TICK_S = 0.5
 GONE_S = 3.0  # without a ServerApp: a moment for one that has ended well to be reported as such
 RESTARTS = 5  # of children within RESTART_WINDOW_S before the supervisor gives up
