@@ -37,6 +37,15 @@ REMARKS: dict[str, str] = {
         "aggregator the checkpoint and what its broadcast owes, and all of them are hashed, while "
         "stock Flower writes nothing. Other work began on the machine while this ran."
     ),
+    "image_recipe": (
+        "Twelve settings, one seed: differences below half a point say little. Views have to "
+        "differ in brightness, or that is what is learnt. Inverting the bright half of some views "
+        "gained on every probe; a jitter of every image beside it gained on all but tokens, and is "
+        "in `tiny_long` for that of few labels. Smaller batches, no flip and local views of four "
+        "tokens gained nothing at this budget. One block in place of two has better tokens at "
+        "equal time, and is not taken: it was not tried with the rest. What counts most is time. "
+        "`tiny` itself is unchanged, as are the figures and digests that stand on it."
+    ),
     "fewshot": (
         "The goal over scratch is not reached, and the data set the bound: a linear head reads "
         "clothes off random convolutions nearly as well as off trained ones, in the demo's table, "
