@@ -220,7 +220,7 @@ def page(
 ) -> None:
     """Serve the same as a page for this machine's browsers; it changes nothing."""
     from gobelin.client.home import NodeHome
-    from gobelin.client.page import serve_page
+    from gobelin.client.page.server import serve_page
 
     serve_page(NodeHome(home), host, port, token_file, as_json)
 
