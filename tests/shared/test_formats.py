@@ -110,7 +110,7 @@ def test_a_newer_or_unknown_format_is_refused_naming_both_versions(
 
 
 def test_a_format_that_is_too_old_says_which_are_read(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="notes is of version 1, gobelin .* reads 2 to 3"):
+    with pytest.raises(FormatError, match=r"notes is of version 1, gobelin .* reads 2 to 3"):
         require_readable(tmp_path, [Format("notes", 3, 2, FILE)])
 
 

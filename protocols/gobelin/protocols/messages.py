@@ -2,8 +2,8 @@
 
 Each is a frozen dataclass with one canonical byte form (JSON, sorted keys, no whitespace), over
 which its digest is taken. A field that came later is left out while it says what its absence meant
-before, so that what was signed then has the same bytes now. Parameter vectors, and moments of projections where a federation tests
-across nodes, travel beside them, bound by digest.
+before, so that what was signed then has the same bytes now. Parameter vectors, and moments of
+projections where a federation tests across nodes, travel beside them, bound by digest.
 """
 
 from __future__ import annotations
@@ -64,7 +64,6 @@ _SAID = object()  # no field has this value
 def later(default: Any, absent: Any) -> Any:
     """A field that messages have not always had; left out, it says `absent`."""
     return field(default=default, metadata={"absent": absent})
-
 
 
 @dataclass(frozen=True)

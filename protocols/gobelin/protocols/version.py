@@ -1,7 +1,7 @@
 """Which version of its messages a federation speaks.
 
-A plan says it, an enrolment and its answer say it; what does not say any is of the first. It changes
-only where messages do, so most upgrades of gobelin leave it as it is.
+A plan says it, an enrolment and its answer say it; what does not say any is of the first. It
+changes only where messages do, so most upgrades of gobelin leave it as it is.
 
     1  what came before there were versions
     2  plans name the rollbacks behind them; rounds that are rollbacks in the ledger; notices

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from gobelin.server.places import FederationName, NetworkSettings, Places
+from gobelin.server.retention import RetentionSettings
 from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
 from gobelin.shared.codec import CodecName
 from gobelin.shared.errors import ConfigError, StateError
@@ -128,6 +129,7 @@ class FederationSettings(Settings):
     aggregation: AggregationSettings = AggregationSettings()
     policy: PolicySettings = PolicySettings()
     releases: ReleaseSettings = ReleaseSettings()
+    retention: RetentionSettings = RetentionSettings()
 
     def require_fit(self, recipe: Recipe) -> None:
         """Raise ConfigError on a probe of no modality, or of one where members have several.

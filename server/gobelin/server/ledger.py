@@ -65,6 +65,7 @@ class RoundLedger:
         self._shown = (0, 0)  # size, and size known, of …
         self._view: LedgerView  # … what was last shown
         self._recent: dict[int, Entry] = {}
+        self.rollbacks: dict[int, int] = {}  # rounds that are, and what each went back to
 
     def __len__(self) -> int:
         return len(self._tree)
@@ -200,6 +201,8 @@ class RoundLedger:
         size = len(self._tree)
         self._recent[size - 1] = signed.entry
         self._recent.pop(size - 1 - RECENT, None)
+        if (record := signed.entry.record).why:
+            self.rollbacks[record.round] = record.restores
         head = TreeHead(self._origin, size, self._tree.root())
         have = self._folder.head(size)
         if have is None:

@@ -16,7 +16,7 @@ Why = Annotated[str, typer.Option(help="One line that every node's operator read
 
 def add_to(app: typer.Typer) -> None:
     """Put these commands into the aggregator's group."""
-    for command in (pause, resume, upgrade):
+    for command in (pause, resume, rollback, prune, upgrade):
         app.command()(command)
 
 
@@ -44,6 +44,55 @@ def resume(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
         places.record(_event("resumed"))
     said = "resumed" if ended else "was not paused"
     tell({"paused": False, "was_paused": ended is not None}, said, as_json)
+
+
+def rollback(
+    to: Annotated[str, typer.Option(help="round-5, or release-00010.")],
+    why: Annotated[str, typer.Option(help="One line; it stands in the ledger for ever.")],
+    home: Home = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Go back to what an earlier round has left; stop the aggregator first.
+
+    Nothing is rewritten: the rollback is a sealed round of its own, in the ledger, and is released.
+    """
+    from gobelin.server.home import AggregatorHome
+    from gobelin.server.rollback import roll_back
+
+    place = AggregatorHome(home)
+    done = roll_back(place, to, why, lambda event, facts: place.record(_event(event, **facts)))
+    lost = f"; {done['dropped']} contributions to the open round are dropped" * bool(
+        done["dropped"]
+    )
+    tell(done, f"round {done['round']} is a rollback to round {done['to']}{lost}", as_json)
+
+
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    home: Home = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what [retention] in federation.toml lets go; every seal does it as well.
+
+    Stop the aggregator first, but for --dry-run.
+    """
+    from gobelin.server.home import AggregatorHome
+    from gobelin.server.retention import plan_pruning
+    from gobelin.server.retention import prune as remove
+    from gobelin.shared.files import sole_owner
+
+    place = AggregatorHome(home)
+    settings = place.settings()
+    asked = (place, settings.retention, settings.rounds.max_staleness)
+    found = plan_pruning(*asked, weigh=True)
+    if not dry_run:
+        with sole_owner(home), sole_owner(place.rounds):
+            remove(*asked)
+    would = "would remove" if dry_run else "removed"
+    first = found.replayable
+    left = "no round can be replayed" if first is None else f"replays start at round {first}"
+    said = f"{would} {len(found.folders)} folders, {found.bytes / 1e6:.3g} MB; {left}"
+    tell(found.facts(), said, as_json)
 
 
 def upgrade(

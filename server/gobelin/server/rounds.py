@@ -28,10 +28,12 @@ from gobelin.server.ledger import RoundLedger
 from gobelin.server.open_round import OpenRound, Rim
 from gobelin.server.probe import ProbeLoss, open_probe
 from gobelin.server.quality import SAMPLES, CollapseGate, Examiner
+from gobelin.server.retention import prune
 from gobelin.server.round_events import Convened
 from gobelin.server.round_state import Known, Terms
 from gobelin.server.seal import Sealer, Standing
 from gobelin.server.sealed_policy import require_places, require_sealable
+from gobelin.shared.ledger.course import told
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.sealing import bits_for
 
@@ -101,6 +103,7 @@ class RoundEngine:
             terms = terms_of(self._settings, standing.scores)
             opened = OpenRound(rim, plan, terms, standing, self._past(plan), known)
             standing, known = opened.run(), opened.known
+            prune(rim.home, self._settings.retention, rounds.max_staleness)
             del opened  # with the base before; else it is held until the next round has begun
         rim.journal.clear()  # a kill may have come between
         digest = standing.base.digest
@@ -126,6 +129,7 @@ class RoundEngine:
             fragments=self._settings.outer.fragments,
             alpha=self._settings.outer.alpha,
             warmup_rounds=rounds.warmup_rounds,
+            rollbacks=told(self._rim.ledger.rollbacks),
             **_sealed_terms(rounds),
         )
 
@@ -137,8 +141,12 @@ class RoundEngine:
         return next((one for one in older if one.digest == begun), plan)
 
     def _past(self, plan: RoundPlan) -> dict[int, Past]:
-        """The sealed rounds that may still be answered; those of older versions may not."""
-        first = max(1, plan.round - self._settings.rounds.max_staleness)
+        """The sealed rounds that may still be answered.
+
+        Those of older versions may not, nor those before a rollback: their base was left behind.
+        """
+        since = max(self._rim.ledger.rollbacks, default=0)
+        first = max(1, plan.round - self._settings.rounds.max_staleness, since)
         sealed = set(self._rim.home.sealed_rounds())  # some may lie with an aggregator before
         facts = {n: self._rim.home.facts(n) for n in range(first, plan.round) if n in sealed}
         return past_rounds({n: of for n, of in facts.items() if "plan" in of}, plan)
