@@ -70,6 +70,10 @@ class RoundLedger:
     def __len__(self) -> int:
         return len(self._tree)
 
+    def root(self, size: int) -> bytes:
+        """Of the first `size` rounds."""
+        return self._tree.root(size)
+
     def mend(self) -> None:
         """Write whatever of the sealed rounds the ledger lacks.
 

@@ -29,6 +29,7 @@ from gobelin.server.open_round import OpenRound, Rim
 from gobelin.server.probe import ProbeLoss, open_probe
 from gobelin.server.quality import SAMPLES, CollapseGate, Examiner
 from gobelin.server.retention import prune
+from gobelin.server.rollcall import RollCall
 from gobelin.server.round_events import Convened
 from gobelin.server.round_state import Known, Terms
 from gobelin.server.seal import Sealer, Standing
@@ -97,6 +98,7 @@ class RoundEngine:
         rim.sealer.publisher.release(
             last, standing.base, checkpoint.facts
         )  # a kill may have come between
+        self._call_roll(standing)
         known = Known()
         for number in range(last + 1, rounds.rounds + 1):
             plan = self._as_begun(self._plan(number, standing))
@@ -132,6 +134,12 @@ class RoundEngine:
             rollbacks=told(self._rim.ledger.rollbacks),
             **_sealed_terms(rounds),
         )
+
+    def _call_roll(self, standing: Standing) -> None:
+        """Where this home was restored from a backup, hear first what members know."""
+        rim = self._rim
+        dispatch = Dispatch(rim.home, standing, rim.envelopes, rim.ledger, self._tell)
+        RollCall(rim, dispatch, terms_of(self._settings)).hold()
 
     def _as_begun(self, plan: RoundPlan) -> RoundPlan:
         """The plan as an older gobelin has begun this very round by: what is in counts on."""
