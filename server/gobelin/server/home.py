@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from gobelin.server.places import FederationName, NetworkSettings, Places
+from gobelin.server.retention import RetentionSettings
 from gobelin.shared.codec_name import CodecName
 from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.schedule import Schedule
@@ -133,6 +134,7 @@ class FederationSettings(Settings):
     aggregation: AggregationSettings = AggregationSettings()
     policy: PolicySettings = PolicySettings()
     releases: ReleaseSettings = ReleaseSettings()
+    retention: RetentionSettings = RetentionSettings()
 
     def require_fit(self, recipe: Recipe) -> None:
         """Raise ConfigError on a probe of no modality, or of one where members have several.

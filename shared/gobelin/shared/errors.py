@@ -276,6 +276,12 @@ class StaleError(TwoHistoriesError):
     code = "two_histories.stale"
 
 
+class LaterHistoryError(TwoHistoriesError):
+    """Members know rounds that a restored home does not."""
+
+    code = "two_histories.later"
+
+
 class BuildError(GobelinError):
     """A sovereign build cannot be made of what it was given, or cannot go on."""
 
