@@ -104,13 +104,17 @@ class OpenRound:
         past: Mapping[int, Past],
         offered: Mapping[Asked, str],
     ) -> None:
-        """`past` are the rounds that may still be answered, `offered` what nodes were asked."""
+        """`past` are the rounds that may still be answered, `offered` what nodes were asked.
+
+        Of that only what may be answered in a round to come is kept: rounds are many.
+        """
         self._rim = rim
         self._plan = plan
         self._plans = {**{number: of.plan for number, of in past.items()}, plan.round: plan}
         self._numbers = {of.digest: number for number, of in self._plans.items()}
         self._standing = standing
         self._dispatch = Dispatch(rim.home, standing, rim.envelopes, rim.ledger, rim.tell)
+        oldest = plan.round - terms.max_staleness
         self._state = Round(
             plan.round,
             plan.digest,
@@ -118,7 +122,7 @@ class OpenRound:
             terms,
             rim.clock(),
             {number: of.owing for number, of in past.items()},
-            offered=offered,
+            offered={asked: since for asked, since in offered.items() if asked.round >= oldest},
         )
         schema = standing.base.schema
         self._fragment = fragment_of_round(schema, plan.fragments, plan.round)
