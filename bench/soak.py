@@ -91,14 +91,19 @@ class Soak:
     # ------------------------------------------------------------ what is known, a line each
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
-        """What has been noted so far, a torn last line left out."""
+        """What has been noted so far; a line that a kill has torn was never one."""
         file = self.folder / f"{kind}.jsonl"
-        data = file.read_bytes() if file.exists() else b""
-        return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
+        found = []
+        for line in file.read_bytes().splitlines() if file.exists() else []:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found
 
     def _note(self, kind: str, **facts: Any) -> None:
-        with (self.folder / f"{kind}.jsonl").open("ab") as file:
-            file.write(json.dumps(facts).encode() + b"\n")
+        with (self.folder / f"{kind}.jsonl").open("ab+") as file:
+            file.seek(max(file.tell() - 1, 0))
+            torn = file.read() not in (b"", b"\n")
+            file.write(b"\n" * torn + json.dumps(facts).encode() + b"\n")
 
     @property
     def finished(self) -> bool:
@@ -287,6 +292,8 @@ def result(quiet: Soak, killed: Soak, rounds: int) -> dict[str, Any]:
     growth = quiet.growth()
     return {
         "rounds": len(sealed[1]),
+        "planned": rounds,
+        "undisturbed_rounds": len(sealed[0]),
         "violations": len(violations),
         "violated": violations,
         "lost": found.lost,
@@ -353,7 +360,7 @@ def main() -> None:
                 done, running = wait(running, timeout=SAVE_S)
                 for future in done:
                     future.result()
-                values = {**result(quiet, killed, options.rounds), **chosen, "goal": GOAL}
+                values = {**chosen, **result(quiet, killed, options.rounds), "goal": GOAL}
                 write_result(options.name, values)
         finally:
             stop.set()  # whatever still runs ends now

@@ -8,7 +8,7 @@ It also looks for expired tasks at every request, by two UPDATEs that take that 
 there are any, which is a quarter of what a request costs. Once a second is as good.
 
 And it reads 2 GiB of one request before anybody asks whose it is. No honest request is larger than
-one chunk of an array (`limits`), so a stranger's, and a node's, ends there.
+one chunk of an array (`objects`), so a stranger's, and a node's, ends there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from flwr.supercore import constant
 
-from gobelin.server.limits import MOST_OF_ONE
+from gobelin.server.objects import MOST_OF_ONE
 
 BUSY_TIMEOUT_MS = 120_000
 EXPIRY_EVERY_S = 1.0
