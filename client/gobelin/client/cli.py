@@ -38,6 +38,9 @@ def init(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for all.")] = 0,
+    proxy: Annotated[
+        str | None, typer.Option(help="HTTP proxy on the way; else what https_proxy says.")
+    ] = None,
     moments: Annotated[
         bool, typer.Option(help="Send moments of projections where the federation asks for them.")
     ] = True,
@@ -77,6 +80,7 @@ def init(
                 "max_mb_per_round": max_mb_per_round,
                 "seconds_per_round": upload_seconds_per_round,
             },
+            "network": {"proxy": proxy},
         },
     )
     if as_json:
@@ -194,3 +198,7 @@ def status(home: Home = DEFAULT_HOME, as_json: AsJsonLines = False) -> None:
 from gobelin.client import membership_cli  # noqa: E402  its commands are part of this group
 
 membership_cli.add_to(app)
+
+from gobelin.client import forecast_cli  # noqa: E402  and so is this one
+
+forecast_cli.add_to(app)
