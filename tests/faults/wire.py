@@ -18,7 +18,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -37,6 +37,7 @@ class Faults:
     latency_s: float = 0.0  # each way
     reset_share: float = 0.0  # of connections that are reset in the middle
     reset_within: int = 1 << 16  # bytes sent up, at most, by one that is; drawn uniformly
+    life: int | None = None  # bytes up after which any connection is closed, so that more are made
     silent_after: int | None = None  # bytes up after which a connection swallows all: half-open
 
 
@@ -170,23 +171,44 @@ class Wire:
                 raise _Reset
             sink.write(data)
             await sink.drain()
+            if way == "up" and self.faults.life is not None and passed >= self.faults.life:
+                raise ConnectionError
         if sink.can_write_eof():
             sink.write_eof()
 
     async def _take_time(self, size: int, way: str) -> None:
         """Sleep as long as the bytes take on this network."""
         now, rate = time.monotonic(), self.faults.bytes_per_second
-        until = now + self.faults.latency_s
-        if rate is not None:
-            self._due[way] = max(now, self._due[way]) + size / rate
-            until = self._due[way] + self.faults.latency_s
-        if until > now:
-            await asyncio.sleep(until - now)
+        idle = now - self._due[way] > self.faults.latency_s
+        self._due[way] = max(now, self._due[way]) + (size / rate if rate is not None else 0.0)
+        late = self.faults.latency_s if idle else 0.0  # once for what follows at once
+        if self._due[way] + late > now:
+            await asyncio.sleep(self._due[way] + late - now)
 
     @staticmethod
     async def _until(holds: Callable[[], bool]) -> None:
         while not holds():
             await asyncio.sleep(0.02)
+
+
+@contextlib.contextmanager
+def echoing() -> Iterator[str]:
+    """The address of a server that says back all it hears."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer(end: socket.socket) -> None:
+        with end, contextlib.suppress(OSError):
+            while data := end.recv(BUFFER):
+                end.sendall(data)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    with listener:
+        yield format_address("127.0.0.1", listener.getsockname()[1])
 
 
 class _Reset(Exception):
