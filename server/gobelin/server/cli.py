@@ -276,5 +276,7 @@ def status(
 
 
 from gobelin.server import roster_cli  # noqa: E402  its commands are part of this group
+from gobelin.server.page import cli as page_cli  # noqa: E402
 
+app.command()(page_cli.page)
 roster_cli.add_to(app)

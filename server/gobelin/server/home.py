@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gobelin.server.places import FederationName, NetworkSettings, Places
+from gobelin.server.places import FederationName, NetworkSettings, Places, Port
 from gobelin.shared.codec_name import CodecName
 from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.schedule import Schedule
@@ -119,6 +119,14 @@ class ReleaseSettings(Settings):
     probe_samples: Positive = 2000  # of them at most, half to fit heads on and half to test them
 
 
+class PageSettings(Settings):
+    """The aggregator's page; `gobelin aggregator up` serves it where a port is set."""
+
+    host: str = "127.0.0.1"
+    port: Port | None = None
+    token_file: Path | None = None  # who reads the page bears it; a must beyond loopback
+
+
 class FederationSettings(Settings):
     """`federation.toml`."""
 
@@ -130,6 +138,7 @@ class FederationSettings(Settings):
     aggregation: AggregationSettings = AggregationSettings()
     policy: PolicySettings = PolicySettings()
     releases: ReleaseSettings = ReleaseSettings()
+    page: PageSettings = PageSettings()
 
     def require_fit(self, recipe: Recipe) -> None:
         """Raise ConfigError on a probe of no modality, or of one where members have several.
