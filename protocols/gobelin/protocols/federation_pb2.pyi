@@ -45,10 +45,14 @@ class AuthorityRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class AuthorityReply(_message.Message):
-    __slots__ = ("ca_pem",)
+    __slots__ = ("ca_pem", "recipe", "terms")
     CA_PEM_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
     ca_pem: bytes
-    def __init__(self, ca_pem: _Optional[bytes] = ...) -> None: ...
+    recipe: bytes
+    terms: str
+    def __init__(self, ca_pem: _Optional[bytes] = ..., recipe: _Optional[bytes] = ..., terms: _Optional[str] = ...) -> None: ...
 
 class EnrolRequest(_message.Message):
     __slots__ = ("enrolment", "signature")
@@ -65,7 +69,7 @@ class StatusRequest(_message.Message):
     def __init__(self, node: _Optional[str] = ...) -> None: ...
 
 class EnrolmentReply(_message.Message):
-    __slots__ = ("state", "reason", "what", "words", "certificate", "record", "signature", "ca_pem", "genesis")
+    __slots__ = ("state", "reason", "what", "words", "certificate", "record", "signature", "ca_pem", "genesis", "protocol")
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     WHAT_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +79,7 @@ class EnrolmentReply(_message.Message):
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     CA_PEM_FIELD_NUMBER: _ClassVar[int]
     GENESIS_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     state: EnrolmentState
     reason: str
     what: str
@@ -84,7 +89,8 @@ class EnrolmentReply(_message.Message):
     signature: str
     ca_pem: bytes
     genesis: str
-    def __init__(self, state: _Optional[_Union[EnrolmentState, str]] = ..., reason: _Optional[str] = ..., what: _Optional[str] = ..., words: _Optional[str] = ..., certificate: _Optional[bytes] = ..., record: _Optional[bytes] = ..., signature: _Optional[str] = ..., ca_pem: _Optional[bytes] = ..., genesis: _Optional[str] = ...) -> None: ...
+    protocol: int
+    def __init__(self, state: _Optional[_Union[EnrolmentState, str]] = ..., reason: _Optional[str] = ..., what: _Optional[str] = ..., words: _Optional[str] = ..., certificate: _Optional[bytes] = ..., record: _Optional[bytes] = ..., signature: _Optional[str] = ..., ca_pem: _Optional[bytes] = ..., genesis: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
 
 class RosterRequest(_message.Message):
     __slots__ = ("first",)
@@ -195,3 +201,15 @@ class ReleaseChunk(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class ProbeRequest(_message.Message):
+    __slots__ = ("padding",)
+    PADDING_FIELD_NUMBER: _ClassVar[int]
+    padding: bytes
+    def __init__(self, padding: _Optional[bytes] = ...) -> None: ...
+
+class ProbeReply(_message.Message):
+    __slots__ = ("clock_ms",)
+    CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
+    clock_ms: int
+    def __init__(self, clock_ms: _Optional[int] = ...) -> None: ...

@@ -9,7 +9,9 @@ from gobelin.protocols.bundle import WireArray
 from gobelin.protocols.messages import (
     BYTES,
     ENCODING_MOMENTS,
+    METRIC_PREMIUM_SEEN,
     METRICS,
+    METRICS_PREMIUM,
     Contribution,
     MalformedMessageError,
     RoundPlan,
@@ -145,6 +147,11 @@ def _claims(contribution: Contribution, batch: int | None) -> Refusal | None:
         return Refusal(RefusalCode.CLAIMS, "took less than no time")
     if unknown := sorted(contribution.metrics.keys() - METRICS):
         return Refusal(RefusalCode.CLAIMS, f"says {unknown[0]!r:.40}, which nobody asks for")
+    told = contribution.metrics
+    if any(abs(told.get(name, 0.0)) > 100 for name in METRICS_PREMIUM.values()):
+        return Refusal(RefusalCode.CLAIMS, "a premium of more than 100 points")
+    if not 0 <= told.get(METRIC_PREMIUM_SEEN, 0.0) <= 1:
+        return Refusal(RefusalCode.CLAIMS, "a premium at a share of samples that is none")
     return None
 
 

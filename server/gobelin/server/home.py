@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from gobelin.server.places import FederationName, NetworkSettings, Places, Port
+from gobelin.server.retention import RetentionSettings
 from gobelin.shared.codec_name import CodecName
 from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.schedule import Schedule
@@ -117,6 +118,9 @@ class ReleaseSettings(Settings):
     probe: Path | None = None  # public labelled samples: what heads of the last release are worth
     modality: str | None = None  # of the probe, where the recipe has several
     probe_samples: Positive = 2000  # of them at most, half to fit heads on and half to test them
+    # Releases wait until the members' median premium, by their own word, is so many points …
+    least_premium: Annotated[float, Field(ge=-100, le=100)] | None = None
+    premium_members: Share = 0.5  # … told by this share of those who contributed to the round
 
 
 class PageSettings(Settings):
@@ -139,6 +143,7 @@ class FederationSettings(Settings):
     policy: PolicySettings = PolicySettings()
     releases: ReleaseSettings = ReleaseSettings()
     page: PageSettings = PageSettings()
+    retention: RetentionSettings = RetentionSettings()
 
     def require_fit(self, recipe: Recipe) -> None:
         """Raise ConfigError on a probe of no modality, or of one where members have several.

@@ -85,12 +85,20 @@ def describe(event: dict[str, Any], rounds: int) -> str:
         lost = event.get("head_points_lost")
         heads = "" if lost is None else f", on which heads of the last lose {lost:.1f} points"
         return f"{number}: released {event['folder']}{heads}"
+    if kind == "release_held":
+        return f"{number}: the release is held back: {event['why']}"
     if kind == "transplant_unknown":
         return f"warning: what heads lose on this release was not measured: {event['why']}"
     if kind == "damaged":
         return f"damaged: {event['what']}; nodes are sent the whole base instead"
     if kind == "waiting":
         return str(event["reason"])
+    if kind == "restore_confirmed":
+        return f"restored: {', '.join(sorted(event['nodes']))} know no more than is here"
+    if kind == "rolled_back":
+        return f"{number}: went back to what round {event['to']} had left: {event['why']}"
+    if kind == "paused":
+        return f"paused: {event['reason'] or 'no reason given'}; no new round is opened"
     if kind == "finished":
         return f"finished: consensus {event['vector_digest'][:12]} after {event['round']} rounds"
     return " ".join(str(value) for value in event.values())

@@ -17,8 +17,8 @@ from gobelin.server.overview import RoundPoint
 from gobelin.server.places import Places
 from gobelin.shared.errors import StateError
 from gobelin.shared.files import MANIFEST
+from gobelin.shared.premium import premium_report
 
-PREMIUM = "premium"  # a declared metric, where members tell it
 NAN = float("nan")
 
 
@@ -166,7 +166,7 @@ def point_of(digest: str, facts: Mapping[str, Any], sealed: float) -> RoundPoint
         ),
         sigreg=_mean(_told(rows, "metrics", "anti_collapse")),
         distortion=_mean(_told(rows, "metrics", METRIC_DISTORTION)),
-        premium=_mean(_told(rows, "metrics", PREMIUM)),
+        premium=premium_report(rows).mean,
         cosine=facts.get("cosine"),
         sign_most=facts.get("sign_most"),
         sign_all=facts.get("sign_all"),
