@@ -66,7 +66,7 @@ def measure(home: AggregatorHome, times: int) -> dict[str, Any]:
     with served(home.folder) as (url, process), browser() as chromium:
         server = psutil.Process(process.pid)
         first = chromium.new_page()
-        first.goto(url)
+        first.goto(url, timeout=180_000)
         ready = time.monotonic() - started
         first.close()
         for _ in range(times):
