@@ -11,3 +11,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AsJsonLines = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
 Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint or release folder.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
+TlsCertificate = Annotated[
+    Path | None, typer.Option(help="Answer over TLS: PEM of the certificate and its chain.")
+]
+TlsKey = Annotated[Path | None, typer.Option(help="PEM of the certificate's key.")]
