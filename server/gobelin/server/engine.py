@@ -39,6 +39,7 @@ from flwr.proto.control_pb2 import (
     UnregisterNodeRequest,
 )
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.constant import NodeStatus
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
 
@@ -261,9 +262,10 @@ class Control:
     def sync_roster(self, roster: Roster) -> list[str]:
         """Make the SuperLink's registered nodes those of the roster; names of the changed ones."""
         wanted = {entry.id: entry for entry in roster.contributors}
-        registered = {
+        registered = {  # the SuperLink goes on listing those that it has let go
             fingerprint(info.public_key): info.node_id
             for info in self._client.ListNodes(ListNodesRequest()).nodes_info
+            if info.status != NodeStatus.UNREGISTERED
         }
         changed = []
         for node in wanted.keys() - registered.keys():
