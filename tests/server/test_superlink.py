@@ -1,4 +1,4 @@
-"""The SuperLink's process waits for database and uploads for longer than Flower's, and reads less."""
+"""The SuperLink's process waits for its database and for uploads, and reads less."""
 
 from __future__ import annotations
 

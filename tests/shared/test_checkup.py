@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from gobelin.shared.checkup import Check, Found, failed, fail, ok, print_checkup, run_checks
+from gobelin.shared.checkup import Check, Found, fail, failed, ok, print_checkup, run_checks
 from gobelin.shared.errors import DataError
 
 
@@ -30,7 +30,7 @@ def test_a_check_that_breaks_is_told_and_hides_no_other() -> None:
 
 def test_what_takes_too_long_fails_and_is_not_waited_for() -> None:
     ends = threading.Event()
-    slow = Check("slow", lambda: ok("late") if ends.wait(60) else ok("late"), wait_s=0.05)
+    slow = Check("slow", lambda: ok(f"late {ends.wait(60)}"), wait_s=0.05)
     rows = run_checks([slow, Check("quick", lambda: ok("fine"))])
     ends.set()
     assert [(row.check, row.verdict, row.code) for row in rows] == [
