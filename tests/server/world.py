@@ -20,11 +20,13 @@ from gobelin.protocols.messages import (
     NOT_SPOOLED,
     Contribution,
     Farewell,
+    Notice,
     RoundPlan,
 )
 from gobelin.server.courier import NodeState, Parcel, Reply
 from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
+from gobelin.server.retention import RetentionSettings
 from gobelin.server.rounds import RoundEngine
 from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
 from gobelin.shared.fragments import fragment_of_round
@@ -32,6 +34,7 @@ from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import generator_of
+from gobelin.shared.settings import write_settings
 from gobelin.shared.step import follow
 from gobelin.shared.vector import ParameterVector
 from tests.answers import contribution, signed, wired
@@ -147,7 +150,7 @@ class World:
     def __init__(self, *nodes: Node) -> None:
         self.all = {node.id: node for node in nodes}
         self.now = 0.0
-        self.sent: list[tuple[float, str, RoundPlan | Farewell]] = []
+        self.sent: list[tuple[float, str, RoundPlan | Farewell | Notice]] = []
         self.parcels: list[Parcel] = []
         self.recalled: list[tuple[str, RoundPlan]] = []
         self.happenings: list[tuple[float, Callable[[], None]]] = []  # at a time, once
@@ -177,8 +180,8 @@ class World:
                 continue
             self.sent.append((self.now, node.name, message))
             self.parcels.append(parcel)
-            if isinstance(message, Farewell):
-                self.arrive(0.1, Reply(parcel.node))
+            if isinstance(message, Farewell | Notice):
+                self.arrive(0.1, Reply(parcel.node, plan=message.digest))
                 continue
             base = node.base_of(parcel)
             if base is None:
@@ -222,6 +225,7 @@ class Federation:
     """A founded home with its roster, and engines that run on it."""
 
     def __init__(self, folder: Path, world: World, roster: Iterable[Node], **rounds: Any) -> None:
+        retention = rounds.pop("retention", None)
         tables = ("outer", "aggregation", "policy", "releases")
         parts = {"outer": SGD} | {name: rounds.pop(name) for name in tables if name in rounds}
         values = {
@@ -234,6 +238,10 @@ class Federation:
         }
         found(folder, Charter("fed", "toy", "127.0.0.1:0", 1, rounds=values, **parts))
         self.home = AggregatorHome(folder)
+        if retention is not None:
+            settings = self.home.settings()
+            kept = RetentionSettings.model_validate(retention)
+            write_settings(self.home.settings_file, settings.model_copy(update={"retention": kept}))
         self.world = world
         for node in roster:
             self.admit(node)

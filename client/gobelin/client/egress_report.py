@@ -13,7 +13,7 @@ from gobelin.client.home import NodeHome
 from gobelin.client.plan import parse_recipe
 from gobelin.client.privacy.budget import BARE, Prospect, Spent, prospect_of
 from gobelin.client.site_policy import judge, read_policy
-from gobelin.client.workbench import open_data
+from gobelin.client.workbench import open_parts
 from gobelin.protocols.messages import MalformedMessageError, RoundPlan
 from gobelin.shared.errors import ConfigError, StateError
 
@@ -83,7 +83,7 @@ def prospect_of_node(home: NodeHome, plan: RoundPlan, delta: float) -> Prospect:
     """What a node would train a plan by."""
     if home.settings().privacy is None:
         return BARE
-    samples = len(open_data(home.settings(), parse_recipe(plan.recipe)))
+    samples = len(open_parts(home.settings(), parse_recipe(plan.recipe)).kept)
     return prospect_of(home, home.settings(), plan, samples, delta)
 
 

@@ -18,7 +18,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,8 +33,8 @@ from flwr.clientapp import ClientApp
 
 from gobelin.client.contributor import Contributor
 from gobelin.client.egress import NOTHING_SPENT, clear
-from gobelin.client.fleet import FleetConnection, Say
-from gobelin.client.home import NodeHome, NodeStatus
+from gobelin.client.fleet import FleetConnection, Mail, Say
+from gobelin.client.home import BUSY, NodeHome, NodeStatus
 from gobelin.client.ledger import NodeLedger
 from gobelin.client.privacy.budget import spent_by
 from gobelin.client.reach import wait_reachable
@@ -46,11 +46,13 @@ from gobelin.client.records import (
     read_envelope,
     read_farewell,
     read_ledger,
+    read_notice,
     read_offer,
     read_plan,
     read_receipts,
     sealed_record,
 )
+from gobelin.client.shadow.shadow import Called
 from gobelin.client.site_policy import read_policy
 from gobelin.client.spool import Spooled
 from gobelin.client.uplink import Uplink
@@ -60,6 +62,8 @@ from gobelin.protocols.messages import (
     METRIC_SENT_BYTES,
     MOMENTS,
     NOT_SPOOLED,
+    NOTICE,
+    PAUSED,
     PAYLOAD,
     RECALL,
     SUPERSEDED,
@@ -72,20 +76,25 @@ from gobelin.shared.errors import (
     EnvelopeError,
     GobelinError,
     LedgerError,
+    ProtocolError,
     SignatureError,
     SitePolicyError,
     TwoHistoriesError,
 )
 from gobelin.shared.files import write_json
+from gobelin.shared.notify import alive, ready
 from gobelin.shared.patience import pause
+from gobelin.shared.pausing import Pause, read_pause
 
 POLL_S = (0.05, 0.5)  # between two looks for messages, at first and at most
+LOOK_EVERY_S = 0.1  # while the shadow works
 PEAK_PER_MB = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
 HOME_KEY = "home"
 HELD_KEY = "held"  # set where a reply is held back until the spool has the contribution
 TRAIN = MessageType.TRAIN
 WARM = 1  # contributors kept: a node has one, and who simulates many meets each once a round
-NOT_OURS = (ContributionError, EnvelopeError, SitePolicyError)  # they refuse one plan
+# They refuse one plan.
+NOT_OURS = (ContributionError, EnvelopeError, ProtocolError, SitePolicyError)
 HISTORY = (LedgerError, SignatureError, TwoHistoriesError)  # an aggregator to be doubted
 
 # ---------------------------------------------------------------- the ClientApp
@@ -105,7 +114,10 @@ def train(message: Message, context: Context) -> Message:
         envelope = contributor.envelopes.open_plan(plan, offer.envelope, offer.receipts)
         ledger = NodeLedger(NodeHome(Path(home)))
         view = read_ledger(message.content)
-        ledger.hear(plan.federation, view, offer.receipts, plan, envelope.issued)
+        base = ledger.hear(plan.federation, view, offer.receipts, plan, envelope.issued)
+        if base is not None and base.why:
+            back = f"the federation went back to what round {base.restores} had left: {base.why}"
+            _watchers.get(home, _ignore)(NodeStatus("warning", round=base.round, note=back))
         contributor.hear(plan.federation, plan.round, offer.receipts)
         spooled = contributor.prepare(plan, offer.segments, offer.moments, offer.steps, envelope)
         if not context.node_config.get(HELD_KEY):
@@ -130,7 +142,7 @@ def recall(message: Message, context: Context) -> Message:
         spooled = contributor.finished(plan, envelope)
         if spooled is not None:
             _clear(home, spooled)
-    except SitePolicyError as error:
+    except (ProtocolError, SitePolicyError) as error:
         _say_of(home, str(error))
         return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
     except GobelinError as error:
@@ -180,6 +192,22 @@ def hear_farewell(message: Message, context: Context) -> Message:
     return Message(content, reply_to=message)
 
 
+@app.query("notice")
+def hear_notice(message: Message, context: Context) -> Message:
+    """Tell the operator what the aggregator's has to say, and acknowledge it."""
+    home, content = str(context.node_config[HOME_KEY]), RecordDict()
+    try:
+        notice = read_notice(message.content)
+        _contributor(home).envelopes.open_notice(notice, read_envelope(message.content))
+    except GobelinError as error:  # anybody may say anything
+        _say_of(home, f"a notice was not believed: {error}")
+        return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
+    note = f"the aggregator says: {notice.what}"
+    _watchers.get(home, _ignore)(NodeStatus("waiting", round=notice.round, note=note))
+    cosignature = NodeLedger(NodeHome(Path(home))).cosignature()
+    return Message(cosigned(content, cosignature), reply_to=message)
+
+
 @functools.lru_cache(maxsize=WARM)
 def _contributor(home: str) -> Contributor:
     """The contributor of the home this process answers for, kept warm between rounds."""
@@ -215,10 +243,12 @@ def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
     key = str(home.folder)
     say = _watchers[key] = _recording(home, say)
     uplink = Uplink(home.uplink_file)
+    ready("looking for the aggregator")
     wait_reachable(home, say, give_up_s)
     with FleetConnection(home, say) as link:
         say(NodeStatus("idle", note="connected; waiting for a round"))
-        for message in _messages(link):
+        rest = lambda called: _contributor(key).rest(called)  # noqa: E731
+        for message in _messages(link, rest, lambda: read_pause(home.folder), say):
             reply, sent = _answer(link, message, key, say)
             if message.metadata.message_type == MessageType.QUERY:
                 if reply.has_error():
@@ -231,6 +261,8 @@ def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
                 if not reply.has_error():  # else it has said why
                     say(NodeStatus("idle", note=_answered(message, sent)))
                 continue
+            if message.metadata.message_type == NOTICE:
+                continue  # it has said what it says
             if message.metadata.message_type == RECALL and reply.has_error():
                 continue
             failure = take_failure(key)
@@ -249,7 +281,8 @@ def _answer(
     context = Context(message.metadata.run_id, link.node_id, config, RecordDict(), {})
     started = time.monotonic()
     reply = app(message, context)
-    say(NodeStatus("sending"))
+    if message.metadata.message_type != NOTICE:
+        say(NodeStatus("sending"))
     return reply, link.send(reply, time.monotonic() - started, _contributor(home).flush)
 
 
@@ -284,24 +317,67 @@ def _answered(message: Message, sent: tuple[int, float] | None) -> str:
     return f"sealed round: answered {phase}, {sent[0] if sent else 0:,} bytes"
 
 
-def _messages(link: FleetConnection) -> Iterator[Message]:
-    """What has arrived, the plan last; of several plans only the newest is worth training for."""
-    since = time.monotonic()
+def _messages(
+    link: FleetConnection,
+    rest: Callable[[Called], bool],
+    pause_of: Callable[[], Pause | None],
+    say: Say,
+) -> Iterator[Message]:
+    """What has arrived, the plan last; of several plans only the newest is worth training for.
+
+    While nothing has, `rest` may use the time, and asks now and then whether something has; it
+    says whether it had any use for it. While this node is paused, plans are declined, and all else
+    is answered.
+    """
+    inbox = Inbox(link)
+    since, paused = time.monotonic(), None
+
+    def called() -> bool:
+        return inbox.called() or pause_of() is not None
+
     while True:
+        before, paused = paused, pause_of()
+        if paused != before:
+            say(NodeStatus("paused" if paused else "idle", note=str(paused or "taking part again")))
+            if paused is None:
+                link.come_back()
         link.settle()
-        waiting = list(iter(link.pull, None))
+        waiting = inbox.empty()
         plans = [mail for mail in waiting if mail.message.metadata.message_type == TRAIN]
-        for overtaken in plans[:-1]:
-            link.decline(overtaken, Error(OUR_ERROR, SUPERSEDED))
+        for overtaken in plans if paused else plans[:-1]:
+            link.decline(overtaken, Error(OUR_ERROR, PAUSED if paused else SUPERSEDED))
         others = [mail for mail in waiting if mail not in plans]
-        for mail in others + plans[-1:]:
+        for mail in others + ([] if paused else plans[-1:]):
             message = link.fetch(mail)
             if message is not None:
                 yield message
         if waiting:
             since = time.monotonic()
-        else:
+        elif paused or not rest(called):
             time.sleep(pause(time.monotonic() - since, *POLL_S))
+
+
+class Inbox:
+    """Mail that was pulled, until it is looked through."""
+
+    def __init__(self, link: FleetConnection) -> None:
+        self._link, self._mail, self._looked = link, list[Mail](), time.monotonic()
+
+    def called(self) -> bool:
+        """Whether there is mail; looks for some if it has not just been looked."""
+        if not self._mail and time.monotonic() - self._looked >= LOOK_EVERY_S:
+            self._pull()
+        return bool(self._mail)
+
+    def empty(self) -> list[Mail]:
+        """All mail there is."""
+        self._pull()
+        mail, self._mail = self._mail, []
+        return mail
+
+    def _pull(self) -> None:
+        self._mail += iter(self._link.pull, None)
+        self._looked = time.monotonic()
 
 
 def _finished(message: Message) -> NodeStatus:
@@ -320,7 +396,8 @@ def _recording(home: NodeHome, say: Say) -> Say:
     def record(status: NodeStatus) -> None:
         nonlocal written
         now = time.monotonic()
-        if status.state != "training" or now - written >= 1.0:
+        alive(status.note)
+        if status.state not in BUSY or now - written >= 1.0:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / PEAK_PER_MB
             facts = replace(status, peak_mb=peak).facts()
             write_json(home.status_file, facts, flush=False)  # it is only looked at

@@ -63,17 +63,18 @@ def rehearse(settings: NodeSettings, recipe: Recipe, codec: str, budget_s: float
 
     from gobelin.client.privacy.training import PrivateTrainer
     from gobelin.client.trainer import LocalSteps, StepReport
-    from gobelin.client.workbench import build_private_trainer, build_trainer, open_data
+    from gobelin.client.workbench import build_private_trainer, build_trainer, open_parts
     from gobelin.shared.codec import compress
     from gobelin.shared.model import build_jepa
     from gobelin.shared.vector import ParameterVector
 
     started = time.perf_counter()
-    source = open_data(settings, recipe)
+    source = open_parts(settings, recipe).kept
     if settings.privacy is None:
-        trainer = build_trainer(settings, recipe, 0)
+        trainer = build_trainer(settings, recipe, 0, source)
     else:
-        trainer = build_private_trainer(settings, settings.privacy, recipe, os.urandom(32))
+        secret = os.urandom(32)
+        trainer = build_private_trainer(settings, settings.privacy, recipe, secret, source)
     base = ParameterVector.of(build_jepa(recipe, seed=0), trainer.schema)
     on_gpu = trainer.device.type == "cuda"
     if on_gpu:

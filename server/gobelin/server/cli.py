@@ -173,12 +173,16 @@ def up(home: Home = DEFAULT_HOME, as_json: AsJsonLines = False) -> None:
     from gobelin.server.progress import Progress
     from gobelin.server.sealed_policy import require_places, require_sealable
     from gobelin.server.supervisor import Supervisor
+    from gobelin.shared.files import sole_owner
+    from gobelin.shared.formats import AGGREGATOR, upgrade
     from gobelin.shared.signals import Stopped
 
     place = AggregatorHome(home)
     place.require()
     require_sealable(place.settings(), place.recipe())
     require_places(place.settings(), place.roster())
+    with sole_owner(home, wait_s=1):
+        upgrade(home, AGGREGATOR)
     with Progress(place, as_json) as progress:
         try:
             Supervisor(place, progress.on_event).run()
@@ -255,14 +259,27 @@ def evidence(
 
 
 @app.command()
-def status(home: Home = DEFAULT_HOME, as_json: AsJsonLines = False) -> None:
-    """Show where the federation stands."""
+def status(
+    number: Annotated[
+        int | None, typer.Option("--round", min=1, help="Everything of one sealed round instead.")
+    ] = None,
+    node: Annotated[str, typer.Option(help="Or of one node.")] = "",
+    member: Annotated[str, typer.Option(help="Or of one member.")] = "",
+    home: Home = DEFAULT_HOME,
+    as_json: AsJsonLines = False,
+) -> None:
+    """Show where the federation stands, and what needs a person."""
     from gobelin.server.home import AggregatorHome
-    from gobelin.server.progress import print_status
+    from gobelin.server.status import print_detail, print_status
 
-    print_status(AggregatorHome(home), as_json)
+    place = AggregatorHome(home)
+    if number is not None or node or member:
+        print_detail(place, number, node, member, as_json)
+    else:
+        print_status(place, as_json)
 
 
-from gobelin.server import roster_cli  # noqa: E402  its commands are part of this group
+from gobelin.server import operate_cli, roster_cli  # noqa: E402  parts of this group
 
 roster_cli.add_to(app)
+operate_cli.add_to(app)

@@ -19,12 +19,14 @@ from gobelin.server.roster_book import RosterBook
 from gobelin.shared.errors import StateError
 from gobelin.shared.federation import federation_digest, parse_certificate, spki_pin
 from gobelin.shared.files import MANIFEST, read_json
+from gobelin.shared.formats import AGGREGATOR, require_readable
 from gobelin.shared.ledger.folder import entry_file
 from gobelin.shared.settings import Settings, read_settings, read_toml
 from gobelin.shared.signing import find_signing_key
 
 FederationName = Annotated[str, Field(min_length=1, max_length=48, pattern=r"^[A-Za-z0-9][\w.-]*$")]
 Port = Annotated[int, Field(gt=0, lt=65536)]
+EVENT_BYTES = 1 << 24  # of the event log, read at a time
 TERMS = (
     "rounds",
     "local_steps",
@@ -68,6 +70,7 @@ class Places:
         self.releases = folder / "releases"
         self.issued_file = folder / "issued.json"  # when the last plan was
         self.evidence = folder / "evidence"  # that goes with the releases to come
+        self.processes_file = self.folder / "flower" / "processes.json"  # of `up`
         self.journal = folder / "journal"  # of the open round: its events and counted replies
         self.collecting = folder / "collecting"  # scratch: the open round's deltas, decoded
         self.enrolment = folder / "enrolment"  # invites and the requests they have led to
@@ -80,11 +83,15 @@ class Places:
         self.roster_file = self.book.file
 
     def require(self) -> None:
-        """Raise StateError unless `gobelin aggregator init` has been here."""
+        """Raise StateError unless `gobelin aggregator init` has been here, in a version known here.
+
+        Else FormatError.
+        """
         if not self.settings_file.exists():
             raise StateError(
                 f"{self.folder} is no aggregator home", "run `gobelin aggregator init` first"
             )
+        require_readable(self.folder, AGGREGATOR)
 
     def front(self) -> Front:
         """Name and addresses of the federation."""
@@ -158,16 +165,25 @@ class Places:
 
     def events(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
         """Complete events from byte `offset` on, and the offset behind them."""
+        found: list[dict[str, Any]] = []
+        while True:
+            lines, offset = self.event_lines(offset)
+            found += filter(None, map(parse_event, lines))
+            if not lines:
+                return found, offset
+
+    def event_lines(self, offset: int) -> tuple[list[bytes], int]:
+        """Whole lines of the event log from byte `offset` on, some MB at most, and their end."""
         if not self.events_file.exists():
             return [], offset
         with self.events_file.open("rb") as file:
             file.seek(offset)
-            data = file.read()
+            data = file.read(EVENT_BYTES)
         whole = data[: data.rfind(b"\n") + 1]
-        return [row for row in map(_event, whole.splitlines()) if row], offset + len(whole)
+        return whole.splitlines(), offset + len(whole)
 
 
-def _event(line: bytes) -> dict[str, Any]:
+def parse_event(line: bytes) -> dict[str, Any]:
     """One event, or nothing where a full disk or a power cut has torn its line."""
     try:
         row = json.loads(line)

@@ -6,6 +6,7 @@ meaning is the line beside it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -29,6 +30,12 @@ class RefusalCode(Reason):
     BASE_MISSING = (
         "contribution.base_missing",
         "the node lacks the base its steps go on from; it is sent the whole",
+    )
+    PAUSED = "paused", "the node's operator has paused it: it is away by choice"
+    NODE_TOO_OLD = "protocol.node", "the node does not know the plan's protocol: upgrade it"
+    TOO_OLD_HERE = (
+        "protocol.aggregator",
+        "the node does not know the plan's protocol any more: upgrade the aggregator",
     )
     DUPLICATE = "duplicate", "a contribution of this node is counted already"
     MALFORMED = "malformed", "the header is not the canonical bytes of a contribution"
@@ -65,6 +72,14 @@ class RefusalCode(Reason):
     GARBLED = "garbled", "the sealed round's sum was none, so nobody's delta has moved anything"
     UNSEALED = "unsealed", "the plan asks for a delta to be masked, or for it not to be"
     QUALITY_FLOOR = "quality_floor", "it makes the consensus worse on the public probe"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a reply is not counted: the reason code and one line about what was found."""
+
+    reason: RefusalCode
+    found: str
 
 
 class ReductionCode(Reason):

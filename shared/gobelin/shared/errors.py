@@ -246,6 +246,12 @@ class PrivacyError(GobelinError):
     code, exit_code = "privacy", 52
 
 
+class ShadowError(GobelinError):
+    """A solo model that cannot be trained or measured as it is set, or whose state is damaged."""
+
+    code, exit_code = "shadow", 72
+
+
 class LedgerError(GobelinError):
     """A ledger, a receipt or a release does not hold what it says."""
 
@@ -268,6 +274,12 @@ class StaleError(TwoHistoriesError):
     """What is shown is older than what is known, or older than it may be."""
 
     code = "two_histories.stale"
+
+
+class LaterHistoryError(TwoHistoriesError):
+    """Members know rounds that a restored home does not."""
+
+    code = "two_histories.later"
 
 
 class BuildError(GobelinError):
@@ -316,6 +328,30 @@ class MergeError(GobelinError):
     """Sovereign models that do not go together."""
 
     code, exit_code = "merge", 69
+
+
+class FormatError(GobelinError):
+    """Something on disk is of a version that this gobelin does not read."""
+
+    code, exit_code = "format", 76
+
+
+class ProtocolError(GobelinError):
+    """Node and aggregator speak versions of the messages that do not go together."""
+
+    code, exit_code = "protocol", 77
+
+
+class NodeTooOldError(ProtocolError):
+    """It is the node that must be upgraded."""
+
+    code = "protocol.node"
+
+
+class AggregatorTooOldError(ProtocolError):
+    """It is the aggregator that must be upgraded."""
+
+    code = "protocol.aggregator"
 
 
 class UnreachableError(GobelinError):

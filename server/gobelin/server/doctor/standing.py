@@ -9,7 +9,7 @@ from gobelin.server.enrolment import Desk
 from gobelin.server.home import AggregatorHome
 from gobelin.server.journal import Journal
 from gobelin.server.round_events import Convened, Seat
-from gobelin.server.rounds import terms_of
+from gobelin.server.terms import terms_of
 from gobelin.shared.checkup import Found, fail, ok, skip, warn
 from gobelin.shared.files import is_owned
 from gobelin.shared.invite import describe_seconds
