@@ -6,10 +6,10 @@ is the fault-injecting proxy of `tests/faults/wire`: a rate for both ways togeth
 every connection is reset after a number of bytes that is drawn uniformly up to --cut-mb.
 
 `sent_again` is what passed the proxy upwards beyond the contribution's bytes, as a share of them:
-TLS, polls and heartbeats included. `mb_again_a_reset` is the same a reset; an object is at most 5 MiB,
-and two are on their way until a node knows its link to be slow. `from_zero` counts departures of the
-node's egress ledger after the first that sent half of the contribution or more: begun from the
-beginning. Seconds are those of the whole round, base down and update up.
+TLS, polls and heartbeats included. `mb_again_a_reset` is the same a reset; an object is at most
+5 MiB, and two are on their way until a node knows its link to be slow. `from_zero` counts
+departures of the node's egress ledger after the first that sent half of the contribution or more:
+begun from the beginning. Seconds are those of the whole round, base down and update up.
 
 A 400 MB update at 1 Mbit/s takes 53 minutes each way: `--size 100 --mbit 1` is that. By default
 it is 28 MB at 8 Mbit/s, so heartbeats and timeouts are less tried than they would be, and cuts come
