@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import os
 
+from gobelin.server.loopback import sparing_loopback
+
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported: it reads them once
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+os.environ.update(sparing_loopback(os.environ))  # for this process and all it starts
 
 import hashlib
 import itertools
