@@ -14,9 +14,9 @@ def dashboard_table(values: Mapping[str, Any]) -> str:
     """The aggregator's page of a large federation."""
     heading = (
         f"## The page with {values['rounds']:,} rounds of {values['members']} members\n\n"
-        f"`make bench-dashboard`: a home in the real format with made-up figures, Chromium without a "
-        f"window, {values['times']} times, {values['machine']}; mean ± standard deviation. "
-        "Goal: " + values["goal"] + ".\n"
+        "`make bench-dashboard`: a home in the real format with made-up figures, Chromium "
+        f"without a window, {values['times']} times, {values['machine']}; "
+        "mean ± standard deviation. Goal: " + values["goal"] + ".\n"
     )
     rows = [
         ["first contentful paint, s", figure(values["first_paint_s"], 2), "≤ 1"],
@@ -35,9 +35,10 @@ def stuck_table(values: Mapping[str, Any]) -> str:
     """How soon silence is told."""
     heading = (
         "## A node that falls silent\n\n"
-        "`make bench-stuck_visible`: an aggregator and three nodes on loopback, each a process, the "
-        f"page open in Chromium; {values['times']} times each, {values['machine']}. Seconds, mean ± "
-        f"standard deviation. Goal: {values['goal']}; the slowest took {values['seconds']:.0f} s.\n"
+        "`make bench-stuck_visible`: an aggregator and three nodes on loopback, each a process, "
+        f"the page open in Chromium; {values['times']} times each, {values['machine']}. Seconds, "
+        f"mean ± standard deviation. Goal: {values['goal']}; "
+        f"the slowest took {values['seconds']:.0f} s.\n"
     )
     rows = [
         ["kill −9, until the page says so", figure(values["killed"], 1), "≤ 60"],
@@ -54,6 +55,6 @@ def axe_table(values: Mapping[str, Any]) -> str:
         "## Accessibility of the pages\n\n"
         f"`make bench-axe`: axe-core {values['axe_core']} on {values['pages']} pages, light and "
         f"dark, wide and 390 px: {values['looks']} looks, {values['rules_passed']} rules passed. "
-        f"Serious or critical violations: {values['serious']} (goal: {values['goal']}); of any kind: "
-        f"{sum(values['violations'].values())}.\n"
+        f"Serious or critical violations: {values['serious']} (goal: {values['goal']}); "
+        f"of any kind {sum(values['violations'].values())}.\n"
     )
