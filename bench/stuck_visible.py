@@ -41,7 +41,7 @@ def main() -> None:
         net.found()
         port = free_port()
         settings = net.aggregator_home / "federation.toml"
-        settings.write_text(f"{settings.read_text()}\n[page]\nport = {port}\n")
+        settings.write_text(settings.read_text().replace("[page]\n", f"[page]\nport = {port}\n"))
         net.start()
         net.wait_for("round_sealed", timeout_s=600)
         with browser() as chromium:
