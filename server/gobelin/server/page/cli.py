@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -56,6 +57,7 @@ def page(
     print(json.dumps({"url": url}) if as_json else f"the page of {home} is at {url}", flush=True)
     if certificate is None and not http_server.is_loopback(host):
         typer.echo("token and page go in the clear: give a --tls-certificate", err=True)
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # open events, when it stops
     try:
         http_server.serve(app, listening, certificate)
     finally:
