@@ -23,6 +23,7 @@ from gobelin.protocols.ledger import LEDGER
 from gobelin.protocols.messages import (
     HEADER,
     NOT_SPOOLED,
+    PAUSED,
     PAYLOAD,
     RECALL,
     RECEIPTS,
@@ -30,6 +31,7 @@ from gobelin.protocols.messages import (
     RoundPlan,
 )
 from gobelin.shared.errors import LedgerError, StateError
+from gobelin.shared.pausing import Pause
 
 TRAIN, QUERY = MessageType.TRAIN, MessageType.QUERY
 
@@ -37,9 +39,15 @@ TRAIN, QUERY = MessageType.TRAIN, MessageType.QUERY
 class Box:
     """A connection whose mail is given; what is fetched and declined is kept."""
 
+    reason = SUPERSEDED  # of what is declined
+
     def __init__(self, *batches: list[tuple[str, str]]) -> None:
         self.batches = [[mail(name, kind) for name, kind in batch] for batch in batches]
         self.declined: list[str] = []
+        self.sessions = 1
+
+    def come_back(self) -> None:
+        self.sessions += 1
 
     def settle(self) -> None:
         """Nothing is in doubt."""
@@ -54,7 +62,7 @@ class Box:
         return None if "ended" in mail.objects[0] else mail.message
 
     def decline(self, mail: Mail, error: Error) -> None:
-        assert error.reason == SUPERSEDED
+        assert error.reason == self.reason
         self.declined.append(mail.objects[0])
 
 
@@ -65,7 +73,8 @@ def mail(name: str, kind: str) -> Mail:
 
 def answered(box: Box, count: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(link.time, "sleep", lambda _: None)
-    messages = itertools.islice(link._messages(box, lambda called: False), count)
+    said = link._messages(box, lambda called: False, lambda: None, lambda _: None)
+    messages = itertools.islice(said, count)
     return [message.metadata.group_id for message in messages]
 
 
@@ -91,6 +100,27 @@ def test_a_farewell_is_heard_before_any_plan(monkeypatch: pytest.MonkeyPatch) ->
 def test_mail_of_a_run_that_has_ended_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     box = Box([("ended", TRAIN)], [("2", TRAIN)])
     assert answered(box, 1, monkeypatch) == ["2"]
+
+
+def test_a_paused_node_declines_plans_and_answers_all_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link.time, "sleep", lambda _: None)
+    box = Box([("5", TRAIN), ("recall 4", RECALL)], [("6", TRAIN)], [("7", TRAIN)])
+    box.reason = PAUSED
+    held = Pause("the cluster is full", 0)
+    pauses = iter([held, held, None])  # at every look
+    said: list[NodeStatus] = []
+    messages = itertools.islice(
+        link._messages(box, lambda called: False, lambda: next(pauses), said.append), 2
+    )
+    assert [message.metadata.group_id for message in messages] == ["recall 4", "7"]
+    assert box.declined == ["5", "6"]
+    assert [(status.state, "the cluster is full" in status.note) for status in said] == [
+        ("paused", True),
+        ("idle", False),
+    ]
+    assert box.sessions == 2  # come back, it is asked again
 
 
 def test_a_recall_that_a_damaged_spool_cannot_answer_is_told_to_the_operator(

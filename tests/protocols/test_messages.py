@@ -32,6 +32,7 @@ CONTRIBUTION = Contribution("fed", 3, "p" * 64, "b" * 64, "d" * 64, 500, 64, 1.5
 FAREWELL = Farewell("fed", 9, "v" * 64)
 STEP = Step(3, "b" * 64, "int8")
 RECEIPT = Receipt("fed", 3, "d" * 64, True, "", 0.25)
+LEFT_OUT = {"rollbacks"}  # while it says what its absence does
 EXAMPLES: list[Message] = [PLAN, CONTRIBUTION, FAREWELL, STEP, RECEIPT]
 
 ASCII = st.characters(codec="ascii")
@@ -87,6 +88,7 @@ def test_the_byte_form_is_sorted_json_without_whitespace_and_the_digest_its_sha2
     message: Message,
 ) -> None:
     values = {"kind": type(message).__name__, **vars(message)}
+    values = {name: value for name, value in values.items() if name not in LEFT_OUT}
     data = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
     assert message.to_bytes() == data
     assert message.digest == hashlib.sha256(data).hexdigest()
@@ -113,7 +115,7 @@ def test_two_kinds_with_like_values_have_different_digests() -> None:
 @each_field
 def test_a_missing_field_is_refused(message: Message, name: str) -> None:
     values = json.loads(message.to_bytes())
-    del values[name]
+    values.pop(name, None)  # left out already, or not
     with pytest.raises(MalformedMessageError):
         type(message).from_bytes(json.dumps(values).encode())
 

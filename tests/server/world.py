@@ -20,6 +20,7 @@ from gobelin.protocols.messages import (
     NOT_SPOOLED,
     Contribution,
     Farewell,
+    Notice,
     RoundPlan,
 )
 from gobelin.server.courier import NodeState, Parcel, Reply
@@ -147,7 +148,7 @@ class World:
     def __init__(self, *nodes: Node) -> None:
         self.all = {node.id: node for node in nodes}
         self.now = 0.0
-        self.sent: list[tuple[float, str, RoundPlan | Farewell]] = []
+        self.sent: list[tuple[float, str, RoundPlan | Farewell | Notice]] = []
         self.parcels: list[Parcel] = []
         self.recalled: list[tuple[str, RoundPlan]] = []
         self.happenings: list[tuple[float, Callable[[], None]]] = []  # at a time, once
@@ -177,8 +178,8 @@ class World:
                 continue
             self.sent.append((self.now, node.name, message))
             self.parcels.append(parcel)
-            if isinstance(message, Farewell):
-                self.arrive(0.1, Reply(parcel.node))
+            if isinstance(message, Farewell | Notice):
+                self.arrive(0.1, Reply(parcel.node, plan=message.digest))
                 continue
             base = node.base_of(parcel)
             if base is None:

@@ -103,6 +103,7 @@ def run(
     from gobelin.client.membership import kept_up
     from gobelin.client.progress import Progress
     from gobelin.shared.files import sole_owner, sweep
+    from gobelin.shared.formats import NODE, upgrade
     from gobelin.shared.signals import Stopped, stop_on_signals
 
     place = NodeHome(home)
@@ -118,6 +119,7 @@ def run(
         try:
             progress.say(f"node {settings.node!r} of member {settings.member!r}: starting")
             sweep(home)
+            upgrade(home, NODE)
             progress.say(str(settings.egress))
             if settings.privacy is not None:
                 progress.say(str(settings.privacy))
@@ -223,6 +225,7 @@ def page(
     serve_page(NodeHome(home), host, port, token_file, as_json)
 
 
-from gobelin.client import membership_cli  # noqa: E402  its commands are part of this group
+from gobelin.client import membership_cli, operate_cli  # noqa: E402  parts of this group
 
 membership_cli.add_to(app)
+operate_cli.add_to(app)

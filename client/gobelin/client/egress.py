@@ -30,11 +30,13 @@ from gobelin.client.site_policy import (
 from gobelin.client.spool import Spool, Spooled
 from gobelin.protocols.messages import METRICS
 from gobelin.shared.errors import EgressError, GobelinError, SitePolicyError
+from gobelin.shared.notify import alive
 from gobelin.shared.objective.moments import digest_of
 
 UPLOADS = frozenset({"PushMessages", "PushObject"})  # requests that carry a departure
+HEARTBEAT = "SendNodeHeartbeat"
 REQUESTS = UPLOADS | {
-    *("ActivateNode", "DeactivateNode", "SendNodeHeartbeat"),
+    *("ActivateNode", "DeactivateNode", HEARTBEAT),
     *("PullMessages", "PullObject", "ConfirmMessageReceived"),
 }
 SESSION_EVERY_S = 600.0  # between records of requests that carry nothing
@@ -149,6 +151,7 @@ class Egress:
             if why != told:
                 say(f"{why}; the contribution stays in the spool until then")
                 told = why
+            alive()
             self._sleep(LOOK_EVERY_S)
 
     def request(self, method: str, size: int, object_id: str = "") -> None:
@@ -158,6 +161,8 @@ class Egress:
         """
         if method not in REQUESTS:
             raise EgressError(f"no request of this node is called {method[:40]!r}")
+        if method != HEARTBEAT:  # which has a thread of its own, and says nothing of the work
+            alive()
         with self._lock:
             if method not in UPLOADS:
                 self._session[method] += 1

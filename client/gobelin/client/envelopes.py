@@ -9,6 +9,7 @@ from gobelin.client.home import NodeHome
 from gobelin.protocols.envelope import (
     CONTRIBUTION,
     FAREWELL,
+    NOTICE,
     PLAN,
     RECALLED,
     Envelope,
@@ -19,6 +20,7 @@ from gobelin.protocols.messages import (
     Contribution,
     Farewell,
     MalformedMessageError,
+    Notice,
     Receipt,
     RoundPlan,
 )
@@ -65,6 +67,12 @@ class Envelopes:
         """The envelope of a farewell, which holds for ever; raises EnvelopeError."""
         return self._open(FAREWELL, farewell, signed, receipts)
 
+    def open_notice(self, notice: Notice, signed: SignedEnvelope) -> Envelope:
+        """The envelope of a notice; raises EnvelopeError."""
+        envelope = self._open(NOTICE, notice, signed, ())
+        require_time(envelope, self._now(), ahead=SKEW)
+        return envelope
+
     def begin(self, envelope: Envelope) -> None:
         """Remember that work on a plan begins; raises EnvelopeReplayedError on an overtaken one.
 
@@ -96,7 +104,7 @@ class Envelopes:
     def _open(
         self,
         purpose: str,
-        message: RoundPlan | Farewell,
+        message: RoundPlan | Farewell | Notice,
         signed: SignedEnvelope,
         receipts: Sequence[Receipt],
     ) -> Envelope:

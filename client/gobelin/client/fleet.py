@@ -177,6 +177,10 @@ class FleetConnection:
         self._home.remember("flower_node_id", str(response.node_id))
         self._doubtful = False
 
+    def come_back(self) -> None:
+        """Begin the session anew at the next look, for the aggregator to ask again."""
+        self._doubtful = True
+
     def settle(self) -> None:
         """Begin the session anew where a message or a reply may have been lost.
 

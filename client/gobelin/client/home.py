@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from gobelin.shared.errors import ConfigError, EnrolmentError, StateError
 from gobelin.shared.files import PRIVATE, folder_atomic, read_json, write_atomic, write_json
+from gobelin.shared.formats import NODE, require_readable
 from gobelin.shared.keys import (
     check_certificate,
     fingerprint,
@@ -162,12 +163,16 @@ class NodeHome:
         self.uplink_file = folder / "uplink.json"  # how fast contributions have left so far
 
     def settings(self) -> NodeSettings:
-        """The node's settings; raises StateError unless `gobelin node init` has been here."""
+        """The node's settings; raises StateError unless `gobelin node init` has been here.
+
+        FormatError where it was a newer gobelin.
+        """
         if not self.settings_file.exists():
             raise StateError(
                 f"{self.folder} is no node home",
                 "run `gobelin node join`, or `gobelin node init`, first",
             )
+        require_readable(self.folder, NODE)
         return read_settings(NodeSettings, self.settings_file)
 
     def aggregator_key(self) -> str:
@@ -256,7 +261,7 @@ BUSY = ("training", "shadow")  # states that are told of step by step
 class NodeStatus:
     """What a node is doing, for its terminal view and `status.json`."""
 
-    state: str  # idle, waiting, training, shadow, warning, sending, finished
+    state: str  # idle, waiting, paused, training, shadow, warning, sending, finished
     round: int = 0
     rounds: int = 0
     step: int = 0

@@ -22,18 +22,21 @@ from gobelin.client.home import NodeHome, NodeSettings
 from gobelin.client.service import Connection, Patience, Say, fetch_authority
 from gobelin.protocols import federation_pb2 as pb
 from gobelin.protocols.enrolment import ADMIT, PURPOSE_ENROLMENT, ROLE, Enrolment
+from gobelin.protocols.version import FIRST
 from gobelin.shared.certificates import invited, make_csr
 from gobelin.shared.errors import (
     ClockError,
     ConfigError,
     EnrolmentError,
     InviteError,
+    ProtocolError,
     RosterError,
     SignatureError,
     StateError,
 )
 from gobelin.shared.federation import federation_digest, parse_certificate, spki_pin
 from gobelin.shared.files import PRIVATE, is_unfinished, read_json, write_atomic, write_json
+from gobelin.shared.formats import require_plan
 from gobelin.shared.invite import AGAIN, Invite
 from gobelin.shared.keys import (
     fingerprint,
@@ -236,7 +239,10 @@ def enrolment_request(home: NodeHome) -> pb.EnrolRequest:
 
 
 def require_admitted(reply: Any) -> None:
-    """Raise what a refused enrolment means for whoever asked."""
+    """Raise what a refused enrolment means for whoever asked, and ProtocolError."""
+    require_plan(reply.protocol or FIRST)
+    if reply.reason == "protocol":
+        raise ProtocolError(f"not admitted: {reply.what[:300]}", "then run the same command again")
     if reply.state == pb.ADMITTED:
         return
     what = f"not admitted: {reply.what[:300] or 'no reason was given'}"

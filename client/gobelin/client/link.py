@@ -46,6 +46,7 @@ from gobelin.client.records import (
     read_envelope,
     read_farewell,
     read_ledger,
+    read_notice,
     read_offer,
     read_plan,
     read_receipts,
@@ -61,6 +62,8 @@ from gobelin.protocols.messages import (
     METRIC_SENT_BYTES,
     MOMENTS,
     NOT_SPOOLED,
+    NOTICE,
+    PAUSED,
     PAYLOAD,
     RECALL,
     SUPERSEDED,
@@ -73,12 +76,15 @@ from gobelin.shared.errors import (
     EnvelopeError,
     GobelinError,
     LedgerError,
+    ProtocolError,
     SignatureError,
     SitePolicyError,
     TwoHistoriesError,
 )
 from gobelin.shared.files import write_json
+from gobelin.shared.notify import alive, ready
 from gobelin.shared.patience import pause
+from gobelin.shared.pausing import Pause, read_pause
 
 POLL_S = (0.05, 0.5)  # between two looks for messages, at first and at most
 LOOK_EVERY_S = 0.1  # while the shadow works
@@ -87,7 +93,8 @@ HOME_KEY = "home"
 HELD_KEY = "held"  # set where a reply is held back until the spool has the contribution
 TRAIN = MessageType.TRAIN
 WARM = 1  # contributors kept: a node has one, and who simulates many meets each once a round
-NOT_OURS = (ContributionError, EnvelopeError, SitePolicyError)  # they refuse one plan
+# They refuse one plan.
+NOT_OURS = (ContributionError, EnvelopeError, ProtocolError, SitePolicyError)
 HISTORY = (LedgerError, SignatureError, TwoHistoriesError)  # an aggregator to be doubted
 
 # ---------------------------------------------------------------- the ClientApp
@@ -132,7 +139,7 @@ def recall(message: Message, context: Context) -> Message:
         spooled = contributor.finished(plan, envelope)
         if spooled is not None:
             _clear(home, spooled)
-    except SitePolicyError as error:
+    except (ProtocolError, SitePolicyError) as error:
         _say_of(home, str(error))
         return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
     except GobelinError as error:
@@ -182,6 +189,22 @@ def hear_farewell(message: Message, context: Context) -> Message:
     return Message(content, reply_to=message)
 
 
+@app.query("notice")
+def hear_notice(message: Message, context: Context) -> Message:
+    """Tell the operator what the aggregator's has to say, and acknowledge it."""
+    home, content = str(context.node_config[HOME_KEY]), RecordDict()
+    try:
+        notice = read_notice(message.content)
+        _contributor(home).envelopes.open_notice(notice, read_envelope(message.content))
+    except GobelinError as error:  # anybody may say anything
+        _say_of(home, f"a notice was not believed: {error}")
+        return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
+    note = f"the aggregator says: {notice.what}"
+    _watchers.get(home, _ignore)(NodeStatus("waiting", round=notice.round, note=note))
+    cosignature = NodeLedger(NodeHome(Path(home))).cosignature()
+    return Message(cosigned(content, cosignature), reply_to=message)
+
+
 @functools.lru_cache(maxsize=WARM)
 def _contributor(home: str) -> Contributor:
     """The contributor of the home this process answers for, kept warm between rounds."""
@@ -217,10 +240,12 @@ def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
     key = str(home.folder)
     say = _watchers[key] = _recording(home, say)
     uplink = Uplink(home.uplink_file)
+    ready("looking for the aggregator")
     wait_reachable(home, say, give_up_s)
     with FleetConnection(home, say) as link:
         say(NodeStatus("idle", note="connected; waiting for a round"))
-        for message in _messages(link, lambda called: _contributor(key).rest(called)):
+        rest = lambda called: _contributor(key).rest(called)  # noqa: E731
+        for message in _messages(link, rest, lambda: read_pause(home.folder), say):
             reply, sent = _answer(link, message, key, say)
             if message.metadata.message_type == MessageType.QUERY:
                 if reply.has_error():
@@ -233,6 +258,8 @@ def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
                 if not reply.has_error():  # else it has said why
                     say(NodeStatus("idle", note=_answered(message, sent)))
                 continue
+            if message.metadata.message_type == NOTICE:
+                continue  # it has said what it says
             if message.metadata.message_type == RECALL and reply.has_error():
                 continue
             failure = take_failure(key)
@@ -251,7 +278,8 @@ def _answer(
     context = Context(message.metadata.run_id, link.node_id, config, RecordDict(), {})
     started = time.monotonic()
     reply = app(message, context)
-    say(NodeStatus("sending"))
+    if message.metadata.message_type != NOTICE:
+        say(NodeStatus("sending"))
     return reply, link.send(reply, time.monotonic() - started, _contributor(home).flush)
 
 
@@ -286,28 +314,43 @@ def _answered(message: Message, sent: tuple[int, float] | None) -> str:
     return f"sealed round: answered {phase}, {sent[0] if sent else 0:,} bytes"
 
 
-def _messages(link: FleetConnection, rest: Callable[[Called], bool]) -> Iterator[Message]:
+def _messages(
+    link: FleetConnection,
+    rest: Callable[[Called], bool],
+    pause_of: Callable[[], Pause | None],
+    say: Say,
+) -> Iterator[Message]:
     """What has arrived, the plan last; of several plans only the newest is worth training for.
 
     While nothing has, `rest` may use the time, and asks now and then whether something has; it
-    says whether it had any use for it.
+    says whether it had any use for it. While this node is paused, plans are declined, and all else
+    is answered.
     """
     inbox = Inbox(link)
-    since = time.monotonic()
+    since, paused = time.monotonic(), None
+
+    def called() -> bool:
+        return inbox.called() or pause_of() is not None
+
     while True:
+        before, paused = paused, pause_of()
+        if paused != before:
+            say(NodeStatus("paused" if paused else "idle", note=str(paused or "taking part again")))
+            if paused is None:
+                link.come_back()
         link.settle()
         waiting = inbox.empty()
         plans = [mail for mail in waiting if mail.message.metadata.message_type == TRAIN]
-        for overtaken in plans[:-1]:
-            link.decline(overtaken, Error(OUR_ERROR, SUPERSEDED))
+        for overtaken in plans if paused else plans[:-1]:
+            link.decline(overtaken, Error(OUR_ERROR, PAUSED if paused else SUPERSEDED))
         others = [mail for mail in waiting if mail not in plans]
-        for mail in others + plans[-1:]:
+        for mail in others + ([] if paused else plans[-1:]):
             message = link.fetch(mail)
             if message is not None:
                 yield message
         if waiting:
             since = time.monotonic()
-        elif not rest(inbox.called):
+        elif paused or not rest(called):
             time.sleep(pause(time.monotonic() - since, *POLL_S))
 
 
@@ -350,6 +393,7 @@ def _recording(home: NodeHome, say: Say) -> Say:
     def record(status: NodeStatus) -> None:
         nonlocal written
         now = time.monotonic()
+        alive(status.note)
         if status.state not in BUSY or now - written >= 1.0:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / PEAK_PER_MB
             facts = replace(status, peak_mb=peak).facts()

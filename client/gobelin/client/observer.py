@@ -43,6 +43,7 @@ from gobelin.protocols.messages import (
 )
 from gobelin.shared.errors import EgressError, GobelinError, ShadowError, StateError
 from gobelin.shared.files import is_owned, read_json
+from gobelin.shared.pausing import read_pause
 
 SLOWLY_S = 20.0  # between two looks at what takes long to look at
 
@@ -96,6 +97,7 @@ class Observer:
             spool=tuple(self._spooled(entry) for entry in entries),
             upload_bytes_per_second=Uplink(home.uplink_file).bytes_per_second(),
             egress=settings.egress.model_dump(exclude_none=True),
+            paused=read_pause(home.folder),
             leaving=str(settings.egress),
             privacy=str(settings.privacy or "trained without differential privacy"),
             epsilon=self._epsilon(settings, records),

@@ -16,6 +16,7 @@ from typing import Any
 from gobelin.client.egress_ledger import CALL, LEAVING, LEFT, SESSION
 from gobelin.client.home import BUSY, NodeStatus
 from gobelin.client.refusals import remedy_of
+from gobelin.shared.pausing import Pause
 
 STALE_S = 60.0  # a status that is told of step by step and is older than this is no longer true
 PURPOSES = ("deltas", "moments", "sealed", "cosignatures", "calls", "sessions", "other")
@@ -165,6 +166,7 @@ class Overview:
     egress: Mapping[str, Any]  # what may leave, by node.toml
     leaving: str  # the same in words
     privacy: str  # in words
+    paused: Pause | None = None  # by its operator
     epsilon: float | None = None  # spent, where training is private
 
     @property

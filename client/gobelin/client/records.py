@@ -36,13 +36,16 @@ from gobelin.protocols.messages import (
     Contribution,
     Farewell,
     MalformedMessageError,
+    Notice,
     Receipt,
     RoundPlan,
     Step,
     encoding_of,
 )
 from gobelin.protocols.sealing import ENCODING_MASKED, MASK, MASKED, SealedAnswer, SealedCall
+from gobelin.protocols.version import protocol_of
 from gobelin.shared.errors import ContributionError, EgressError, LedgerError
+from gobelin.shared.formats import require_plan
 from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import DTYPE
 
@@ -63,9 +66,11 @@ class Offer:
 
 
 def read_plan(content: RecordDict) -> RoundPlan:
-    """The plan of a message; raises ContributionError when it is malformed."""
+    """The plan of a message; raises ContributionError when it is malformed, or ProtocolError."""
     try:
-        return RoundPlan.from_bytes(content[HEADER][PAYLOAD])
+        data = content[HEADER][PAYLOAD]
+        require_plan(protocol_of(data))
+        return RoundPlan.from_bytes(data)
     except (MalformedMessageError, KeyError, TypeError):
         raise _malformed() from None
 
@@ -86,6 +91,14 @@ def read_farewell(content: RecordDict) -> Farewell:
     """The farewell of a message; raises ContributionError when it is malformed."""
     try:
         return Farewell.from_bytes(content[HEADER][PAYLOAD])
+    except (MalformedMessageError, KeyError, TypeError):
+        raise _malformed() from None
+
+
+def read_notice(content: RecordDict) -> Notice:
+    """The notice of a message; raises ContributionError when it is malformed."""
+    try:
+        return Notice.from_bytes(content[HEADER][PAYLOAD])
     except (MalformedMessageError, KeyError, TypeError):
         raise _malformed() from None
 

@@ -30,6 +30,7 @@ def lines_of(of: Overview) -> list[str]:
     """For a terminal, what needs a person first."""
     state = "running" if of.running else "not running"
     lines = [f"{of.node} of {of.member}: {state}", f"  {describe(of.status)}", *_warnings(of)]
+    lines += [f"  {of.paused}"] if of.paused else []
     lines += [f"  {coming}"] if (coming := next_line(of)) else []
     lines += [f"  {of.leaving}", f"  {left_line(of)}"]
     lines += [_spooled(entry) for entry in of.spool]

@@ -10,7 +10,8 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gobelin.protocols.messages import Message, Receipt
+from gobelin.protocols.messages import Message, Receipt, later
+from gobelin.protocols.version import FIRST, PROTOCOL
 
 PURPOSE_ENROLMENT = "enrolment"
 PURPOSE_RECORD = "roster record"
@@ -36,6 +37,7 @@ class Enrolment(Message):
     csr: str  # PEM, PKCS #10
     signing_key: str
     at_ms: int  # the node's clock, Unix milliseconds
+    protocol: int = later(PROTOCOL, FIRST)  # see version.py
 
 
 @dataclass(frozen=True)

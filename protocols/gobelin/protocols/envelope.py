@@ -2,7 +2,7 @@
 
 It names whom a message is between, what it is about and how long it holds, and binds the message
 by digest; the message's own digests bind the tensors. Whose it is the direction says: plans,
-recalls and farewells are the aggregator's, contributions are a node's.
+recalls, notices and farewells are the aggregator's, contributions are a node's.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ SIGNATURE = "signature"  # key of the signature inside ENVELOPE
 PLAN = "plan"  # purposes of signatures
 RECALLED = "recall"
 FAREWELL = "farewell"
+NOTICE = "notice"
 CONTRIBUTION = "contribution"
 
 

@@ -65,7 +65,7 @@ class StatusRequest(_message.Message):
     def __init__(self, node: _Optional[str] = ...) -> None: ...
 
 class EnrolmentReply(_message.Message):
-    __slots__ = ("state", "reason", "what", "words", "certificate", "record", "signature", "ca_pem", "genesis")
+    __slots__ = ("state", "reason", "what", "words", "certificate", "record", "signature", "ca_pem", "genesis", "protocol")
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     WHAT_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,7 @@ class EnrolmentReply(_message.Message):
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     CA_PEM_FIELD_NUMBER: _ClassVar[int]
     GENESIS_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     state: EnrolmentState
     reason: str
     what: str
@@ -84,7 +85,8 @@ class EnrolmentReply(_message.Message):
     signature: str
     ca_pem: bytes
     genesis: str
-    def __init__(self, state: _Optional[_Union[EnrolmentState, str]] = ..., reason: _Optional[str] = ..., what: _Optional[str] = ..., words: _Optional[str] = ..., certificate: _Optional[bytes] = ..., record: _Optional[bytes] = ..., signature: _Optional[str] = ..., ca_pem: _Optional[bytes] = ..., genesis: _Optional[str] = ...) -> None: ...
+    protocol: int
+    def __init__(self, state: _Optional[_Union[EnrolmentState, str]] = ..., reason: _Optional[str] = ..., what: _Optional[str] = ..., words: _Optional[str] = ..., certificate: _Optional[bytes] = ..., record: _Optional[bytes] = ..., signature: _Optional[str] = ..., ca_pem: _Optional[bytes] = ..., genesis: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
 
 class RosterRequest(_message.Message):
     __slots__ = ("first",)

@@ -1,12 +1,14 @@
 """The messages of a federation: round plans, the contributions they earn, what becomes of them.
 
 Each is a frozen dataclass with one canonical byte form (JSON, sorted keys, no whitespace), over
-which its digest is taken. Parameter vectors, and moments of projections where a federation tests
-across nodes, travel beside them, bound by digest.
+which its digest is taken. A field that came later is left out while it says what its absence meant
+before, so that what was signed then has the same bytes now. Parameter vectors, and moments of
+projections where a federation tests across nodes, travel beside them, bound by digest.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -15,6 +17,8 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+from gobelin.protocols.version import FIRST, PROTOCOL
 
 MAX_BYTES = 1 << 20  # of one message without its tensors
 HEADER = "gobelin"  # name of the record that carries a message
@@ -27,6 +31,8 @@ PAYLOAD = "message"  # key of the canonical bytes inside HEADER
 ENCODING = "gobelin.fp32"  # of a tensor's bytes: little-endian fp32, canonical order
 RECALL = "query.recall"  # type of a plan without its base: it asks for what is finished, only
 NOT_SPOOLED = "gobelin:not_spooled"  # a node's answer to a recall of what it has not finished
+PAUSED = "gobelin:paused"  # its answer to a plan while its operator has paused it
+NOTICE = "query.notice"  # type of a message that asks for nothing: something to tell operators
 SUPERSEDED = "gobelin:superseded"  # its answer to a plan that a newer one has overtaken
 BYTES = "uint8"  # dtype of an array of plain bytes, such as moments or a coded step
 ENCODING_MOMENTS = "gobelin.moments"  # of canonical bytes of moments
@@ -59,6 +65,12 @@ class MalformedMessageError(ValueError):
 
 
 M = TypeVar("M", bound="Message")
+_SAID = object()  # no field has this value
+
+
+def later(default: Any, absent: Any) -> Any:
+    """A field that messages have not always had; left out, it says `absent`."""
+    return field(default=default, metadata={"absent": absent})
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,9 @@ class Message:
     def plain(self) -> dict[str, Any]:
         """The fields and the kind, as JSON has them."""
         values = {name: getattr(self, name) for name in _kinds(type(self))}  # type: ignore[arg-type]
-        return {"kind": type(self).__name__, **values}
+        absent = _absent(type(self))  # type: ignore[arg-type]
+        told = {name: value for name, value in values.items() if value != absent.get(name, _SAID)}
+        return {"kind": type(self).__name__, **told}
 
     @functools.cached_property
     def digest(self) -> str:
@@ -100,6 +114,8 @@ class Message:
         if not isinstance(values, dict) or values.get("kind") != cls.__name__:
             raise MalformedMessageError(f"not a {cls.__name__}")
         kinds = _kinds(cls)  # type: ignore[arg-type]
+        absent = _absent(cls)  # type: ignore[arg-type]
+        values = {**absent, **values}
         if set(values) != {*kinds, "kind"}:
             raise MalformedMessageError(f"not the fields of a {cls.__name__}")
         return cls(**{name: _typed(name, values[name], kind) for name, kind in kinds.items()})
@@ -130,6 +146,8 @@ class RoundPlan(Message):
     sealed_bound: float = 0.0  # largest |δ| of a sealed round; what is beyond is owed
     sealed_norm: float = 0.0  # length to which nodes shorten their deltas; 0 for none
     sealed_threshold: float = 0.0  # share of its nodes that a sealed round needs more than
+    protocol: int = later(PROTOCOL, FIRST)  # see version.py
+    rollbacks: str = later("", "")  # behind the base: see `shared/ledger/course`
 
 
 @dataclass(frozen=True)
@@ -179,6 +197,27 @@ class Farewell(Message):
     federation: str
     rounds: int
     vector_digest: str
+
+
+@dataclass(frozen=True)
+class Notice(Message):
+    """Something the aggregator's operator tells all nodes; they answer by an acknowledgement."""
+
+    federation: str
+    round: int  # the last sealed
+    what: str  # one line
+    since: int  # seconds since 1970
+    protocol: int = later(PROTOCOL, FIRST)
+
+
+@functools.cache
+def _absent(message: type[Any]) -> dict[str, Any]:
+    """What fields that came later say where they are left out."""
+    return {
+        one.name: one.metadata["absent"]
+        for one in dataclasses.fields(message)
+        if "absent" in one.metadata
+    }
 
 
 @functools.cache

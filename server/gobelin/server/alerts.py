@@ -58,6 +58,7 @@ class Code(StrEnum):
     RELEASE_BROKEN = "release_broken"
     CLOCK = "clock"
     ENROLMENT_WAITS = "enrolment_waits"
+    PAUSED = "paused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,9 @@ def _engine(of: Overview) -> Iterator[Alert]:
     elif not of.running:
         what = "the aggregator is not running, so no round goes on"
         yield Alert(Code.NOT_RUNNING, Severity.CRITICAL, what, "", up)
+    if of.paused is not None:
+        remedy = "gobelin aggregator resume"
+        yield Alert(Code.PAUSED, Severity.NOTICE, str(of.paused), "", remedy)
     for child in of.processes if of.running else ():
         if not child.alive:
             what = f"{child.name} does not answer: it has ended or is stopped"
@@ -145,7 +149,7 @@ def usual_seconds(of: Overview) -> float | None:
 def _stuck(of: Overview) -> Iterator[Alert]:
     """A round that cannot reach its quorum, or waits far longer than rounds do."""
     opened = of.open
-    if opened is None or not of.running:
+    if opened is None or not of.running or (of.paused and opened.phase == "open"):
         return
     where, status = f"round {opened.round}", "gobelin aggregator status"
     able = {node.member for node in of.nodes if _may_answer(node, opened, of.at)}
@@ -229,6 +233,10 @@ def _nodes(of: Overview) -> Iterator[Alert]:
     for one in of.open.refused if of.open else ():
         if one.reason == RefusalCode.BASE_MISSING:
             continue  # it is being sent the whole base
+        if one.reason == RefusalCode.PAUSED:
+            what = f"{one.node} takes no part for now: its operator has paused it"
+            yield Alert(Code.PAUSED, Severity.NOTICE, what, one.node, "wait, or ask its operator")
+            continue
         meaning = next((code.meaning for code in RefusalCode if code == one.reason), "")
         what = f"{one.node} was refused in {_round(of)}: {one.reason} ({one.found or meaning})"
         command = f"gobelin aggregator status --node {one.node}"

@@ -173,12 +173,16 @@ def up(home: Home = DEFAULT_HOME, as_json: AsJsonLines = False) -> None:
     from gobelin.server.progress import Progress
     from gobelin.server.sealed_policy import require_places, require_sealable
     from gobelin.server.supervisor import Supervisor
+    from gobelin.shared.files import sole_owner
+    from gobelin.shared.formats import AGGREGATOR, upgrade
     from gobelin.shared.signals import Stopped
 
     place = AggregatorHome(home)
     place.require()
     require_sealable(place.settings(), place.recipe())
     require_places(place.settings(), place.roster())
+    with sole_owner(home, wait_s=1):
+        upgrade(home, AGGREGATOR)
     with Progress(place, as_json) as progress:
         try:
             Supervisor(place, progress.on_event).run()
@@ -275,6 +279,7 @@ def status(
         print_status(place, as_json)
 
 
-from gobelin.server import roster_cli  # noqa: E402  its commands are part of this group
+from gobelin.server import operate_cli, roster_cli  # noqa: E402  parts of this group
 
 roster_cli.add_to(app)
+operate_cli.add_to(app)

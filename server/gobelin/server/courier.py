@@ -9,7 +9,7 @@ from typing import Protocol
 from gobelin.protocols.bundle import WireArray
 from gobelin.protocols.envelope import UNSIGNED, SignedEnvelope
 from gobelin.protocols.ledger import LedgerView
-from gobelin.protocols.messages import Farewell, Receipt, RoundPlan
+from gobelin.protocols.messages import Farewell, Notice, Receipt, RoundPlan
 from gobelin.protocols.sealing import SealedCall
 from gobelin.server.limits import SMALL, Limit
 from gobelin.shared.objective.pools import Pools
@@ -70,7 +70,7 @@ class Parcel:
     """
 
     node: str
-    message: RoundPlan | Farewell | SealedCall
+    message: RoundPlan | Farewell | Notice | SealedCall
     enclosure: Enclosure | None
     receipts: tuple[Receipt, ...] = ()
     envelope: SignedEnvelope = UNSIGNED

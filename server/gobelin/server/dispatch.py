@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
-from gobelin.protocols.messages import Farewell, RoundPlan, Step
+from gobelin.protocols.messages import Farewell, Notice, RoundPlan, Step
 from gobelin.server.broadcast import STEP, rounds_to_send
 from gobelin.server.courier import Enclosure, Parcel
 from gobelin.server.envelopes import Envelopes
@@ -17,6 +17,7 @@ from gobelin.server.node_record import NodeRecord
 from gobelin.server.seal import Standing
 from gobelin.shared.checkpoint import read_extra
 from gobelin.shared.codec import segments_of
+from gobelin.shared.envelope import MICRO
 from gobelin.shared.errors import CheckpointError
 from gobelin.shared.fragments import fragment_of_round
 from gobelin.shared.step import CodedStep
@@ -71,6 +72,13 @@ class Dispatch:
             envelope = self._envelopes.of_farewell(farewell, member, node, receipts)
             shown = self._ledger.show(node, receipts)
             yield Parcel(node, farewell, None, receipts, envelope, ledger=shown)
+
+    def notices(self, last: int, what: str, owners: Mapping[str, str]) -> Iterator[Parcel]:
+        """Something to tell each node's operator, after round `last` was sealed."""
+        notice = Notice(self._envelopes.federation, last, what, self._envelopes.now() // MICRO)
+        for node, member in owners.items():
+            envelope = self._envelopes.of_notice(notice, member, node)
+            yield Parcel(node, notice, None, (), envelope)
 
     def _parcel(
         self, node: str, member: str, plan: RoundPlan, enclosure: Enclosure | None

@@ -43,7 +43,9 @@ from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
 
 from gobelin.protocols.messages import (
+    NOTICE,
     RECALL,
+    Notice,
     RoundPlan,
 )
 from gobelin.protocols.sealing import SEALED, SealedCall
@@ -150,6 +152,8 @@ class GridCourier:
         kind = MessageType.QUERY
         if isinstance(parcel.message, RoundPlan):
             kind = RECALL if parcel.enclosure is None else MessageType.TRAIN
+        elif isinstance(parcel.message, Notice):
+            kind = NOTICE
         elif isinstance(parcel.message, SealedCall):
             kind = SEALED
         return Message(content, self._flower_ids[parcel.node], kind, ttl=self._lifetime_s)

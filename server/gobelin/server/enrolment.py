@@ -20,6 +20,7 @@ from typing import Any
 
 from gobelin.protocols.enrolment import ADMIT, PURPOSE_ENROLMENT, Enrolment, RosterRecord
 from gobelin.protocols.messages import MalformedMessageError
+from gobelin.protocols.version import protocol_of
 from gobelin.server.places import Places
 from gobelin.server.roster import NodeEntry, require_name
 from gobelin.shared.address import format_address
@@ -27,6 +28,7 @@ from gobelin.shared.certificates import anchor, key_of_csr
 from gobelin.shared.errors import ConfigError, SignatureError, StateError
 from gobelin.shared.federation import spki_pin
 from gobelin.shared.files import PRIVATE, read_json, sole_owner, sweep, write_json
+from gobelin.shared.formats import refusal_of_node
 from gobelin.shared.invite import ID_DIGITS, Invite, describe_seconds, new_secret
 from gobelin.shared.keys import fingerprint, public_pem
 from gobelin.shared.roster_log import Signed
@@ -153,6 +155,8 @@ class Desk:
         promise = self._promise(invite_key)
         if promise is None:
             return _refused("unknown", "this aggregator knows no such invite")
+        if old := refusal_of_node(protocol_of(statement)):
+            return _refused("protocol", old)
         try:
             asked = Enrolment.from_bytes(statement)
             verify(asked.signing_key, PURPOSE_ENROLMENT, statement, signature)

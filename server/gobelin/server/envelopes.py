@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 
 from gobelin.protocols.envelope import (
     FAREWELL,
+    NOTICE,
     PLAN,
     RECALLED,
     SignedEnvelope,
     digest_of_receipts,
 )
-from gobelin.protocols.messages import Farewell, Receipt, RoundPlan
+from gobelin.protocols.messages import Farewell, Notice, Receipt, RoundPlan
 from gobelin.server.home import AggregatorHome, RoundSettings
 from gobelin.shared.envelope import MICRO, NEVER, SKEW, seal
 from gobelin.shared.errors import ClockError
@@ -25,8 +26,10 @@ class Envelopes:
 
     def __init__(self, home: AggregatorHome, wall: Callable[[], float] = time.time) -> None:
         """`wall` is Unix time in seconds."""
+        settings = home.settings()
+        self.federation = settings.name
         self._key = home.signing_key()
-        self._lifetime = int(lifetime_s(home.settings().rounds) * MICRO)
+        self._lifetime = int(lifetime_s(settings.rounds) * MICRO)
         self._wall = wall
         self._file = home.issued_file
         known = read_json(self._file) if self._file.exists() else {}
@@ -43,6 +46,10 @@ class Envelopes:
         purpose, now = RECALLED if alone else PLAN, self.now()
         return self._seal(purpose, plan, member, node, receipts, now + self._lifetime)
 
+    def of_notice(self, notice: Notice, member: str, node: str) -> SignedEnvelope:
+        """Of a notice for a node."""
+        return self._seal(NOTICE, notice, member, node, (), self.now() + self._lifetime)
+
     def of_farewell(
         self, farewell: Farewell, member: str, node: str, receipts: Sequence[Receipt]
     ) -> SignedEnvelope:
@@ -52,7 +59,7 @@ class Envelopes:
     def _seal(
         self,
         purpose: str,
-        message: RoundPlan | Farewell,
+        message: RoundPlan | Farewell | Notice,
         member: str,
         node: str,
         receipts: Sequence[Receipt],

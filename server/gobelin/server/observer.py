@@ -43,6 +43,7 @@ from gobelin.shared.address import format_address
 from gobelin.shared.errors import LedgerError, StateError
 from gobelin.shared.files import is_owned, read_json
 from gobelin.shared.ledger import LedgerFolder
+from gobelin.shared.pausing import read_pause
 from gobelin.shared.shelf import Announced, Shelf
 
 Verdict = tuple[str, str]  # of a release: holds, broken or unknown, and what is broken
@@ -95,6 +96,7 @@ class Observer:
             waiting=tuple(request.node for request in Desk(home).waiting()),
             processes=_processes(home, running),
             disk=self._disk(),
+            paused=read_pause(home.folder),
             clock_ahead=max(0.0, max([self.events.ahead, *seen]) - now),
             broadcast=self.sealed.last.get("broadcast"),
             failure=self.events.failure,

@@ -10,11 +10,13 @@ import torch
 
 from gobelin.protocols.messages import (
     NOT_SPOOLED,
+    PAUSED,
     SUPERSEDED,
     Contribution,
     MalformedMessageError,
     RoundPlan,
 )
+from gobelin.protocols.version import PROTOCOL
 from gobelin.server.admission import Admitted, Announced, Refusal, admit, admit_sealed
 from gobelin.server.contribution_row import row_of
 from gobelin.server.courier import MALFORMED, OVERSIZE, Courier, Parcel, Reply
@@ -44,6 +46,7 @@ from gobelin.server.round_events import (
     GiveUp,
     Looked,
     Lost,
+    Notify,
     Offer,
     Recall,
     Record,
@@ -58,7 +61,7 @@ from gobelin.server.round_events import (
     Undelivered,
     Voided,
 )
-from gobelin.server.round_state import Phase, Round, Terms, screen
+from gobelin.server.round_state import Known, Phase, Round, Terms, screen
 from gobelin.server.round_steps import fold, step
 from gobelin.server.seal import Outcome, Sealer, Standing
 from gobelin.server.sealed_exchange import Exchange, Opened, TooFew, answers_a_call
@@ -68,12 +71,17 @@ from gobelin.shared.fragments import fragment_of_round
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.pools import Pools
 from gobelin.shared.patience import pause
+from gobelin.shared.pausing import read_pause
 
 POLL_S = (0.02, 0.2)  # between two looks for replies, at first and at most
 LOOK_EVERY_S = 1.0  # who is online
 NO_ANSWER = frozenset({NOT_SPOOLED, SUPERSEDED})  # nothing is wrong, and nothing is owed less
 UNREAD = {OVERSIZE: RefusalCode.OVERSIZE, MALFORMED: RefusalCode.MALFORMED}
 BASE_MISSING = f"gobelin:{RefusalCode.BASE_MISSING}"
+OLD = {f"gobelin:{code}": code for code in (RefusalCode.NODE_TOO_OLD, RefusalCode.TOO_OLD_HERE)}
+
+
+_SPOKEN = f"the plan is of protocol {PROTOCOL}"
 
 
 @dataclass(frozen=True)
@@ -102,9 +110,9 @@ class OpenRound:
         terms: Terms,
         standing: Standing,
         past: Mapping[int, Past],
-        offered: Mapping[Asked, str],
+        known: Known,
     ) -> None:
-        """`past` are the rounds that may still be answered, `offered` what nodes were asked."""
+        """`past` are the rounds that may still be answered, `known` what the last has left."""
         self._rim = rim
         self._plan = plan
         self._plans = {**{number: of.plan for number, of in past.items()}, plan.round: plan}
@@ -118,7 +126,8 @@ class OpenRound:
             terms,
             rim.clock(),
             {number: of.owing for number, of in past.items()},
-            offered=offered,
+            offered=known.offered,
+            away=known.away,
         )
         schema = standing.base.schema
         self._fragment = fragment_of_round(schema, plan.fragments, plan.round)
@@ -133,9 +142,9 @@ class OpenRound:
         self._look_at = self._waits_since = rim.clock()
 
     @property
-    def offered(self) -> Mapping[Asked, str]:
-        """What nodes were asked, for the next round to know what may still come."""
-        return self._state.offered
+    def known(self) -> Known:
+        """What nodes were asked and who has paused, for the next round."""
+        return Known(self._state.offered, self._state.away)
 
     def run(self) -> Standing:
         """What the sealed round leaves; raises RoundError when it cannot be sealed."""
@@ -195,7 +204,9 @@ class OpenRound:
         nodes = self._rim.home.roster().contributors
         roster = {n.id: Seat(n.member, n.name, n.signing_key) for n in nodes}
         online = {s.id: s.activated_at for s in self._rim.courier.nodes() if s.online}
-        self._advance(Looked(self._rim.clock(), roster, online))
+        paused = read_pause(self._rim.home.folder)
+        told = "" if paused is None else str(paused)
+        self._advance(Looked(self._rim.clock(), roster, online, told))
 
     def _take(self, reply: Reply) -> None:
         """Count one reply once it is on disk, or record why it does not count."""
@@ -203,8 +214,8 @@ class OpenRound:
             self._rim.ledger.take(reply.node, reply.cosignature)
         if reply.lost or reply.error:
             return self._miss(reply)
-        if answers_a_call(reply):
-            return None  # it came too late for its phase
+        if answers_a_call(reply) or self._acknowledges(reply):
+            return None  # of a call it came too late for its phase
         asked = Asked(reply.node, self._answered(reply))
         found = screen(self._state, *asked) or self._admit(asked, reply, self._rim.envelopes.now())
         if isinstance(found, Refusal):
@@ -235,12 +246,21 @@ class OpenRound:
         elif reply.error == BASE_MISSING:
             missing = Refusal(RefusalCode.BASE_MISSING, "it is sent the whole base")
             self._advance(Refused(reply.node, number, missing))
+        elif reply.error == PAUSED:
+            why = Refusal(RefusalCode.PAUSED, "it is asked again when it comes back")
+            self._advance(Refused(reply.node, number, why))
+        elif reply.error in OLD:
+            self._advance(Refused(reply.node, number, Refusal(OLD[reply.error], _SPOKEN)))
         elif reply.error in UNREAD:
             found = "its parts were not read" if reply.error == OVERSIZE else "not a contribution"
             self._advance(Refused(reply.node, number, Refusal(UNREAD[reply.error], found)))
         else:
             failed = Refusal(RefusalCode.NODE_ERROR, reply.error)
             self._advance(Refused(reply.node, number, failed))
+
+    def _acknowledges(self, reply: Reply) -> bool:
+        """Whether a reply answers a notice: no plan, by nothing."""
+        return not reply.header and bool(reply.plan) and reply.plan not in self._numbers
 
     def _answered(self, reply: Reply) -> int:
         """The round a reply says it is made for, or the open one where it says nothing."""
@@ -306,6 +326,10 @@ class OpenRound:
                 if number in self._plans:  # else the settings allow less lateness than they did
                     recalls = self._dispatch.recalls(self._plans[number], self._owners(nodes))
                     self._rim.courier.send(recalls)
+            case Notify(nodes, what):
+                roster = self._rim.home.roster().by_id()
+                owners = {node: roster[node].member for node in nodes if node in roster}
+                self._rim.courier.send(self._dispatch.notices(self._plan.round - 1, what, owners))
             case Aggregate(asked):
                 if self._plan.sealed:
                     self._open_sealed(asked)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from gobelin.server.alerts import Alert
+from gobelin.shared.pausing import Pause
 
 GAUSSIAN = math.sqrt(2 * math.pi) * (1 - 1 / math.sqrt(3))  # SIGReg's floor: T of N(0, I)
 
@@ -194,6 +195,7 @@ class Overview:
     waiting: tuple[str, ...]  # nodes that wait to be admitted
     processes: tuple[ProcessView, ...]
     disk: DiskView
+    paused: Pause | None = None
     clock_ahead: float = 0.0  # seconds by which what is recorded lies in the future
     broadcast: Mapping[str, Any] | None = None  # how the last consensus is told in one step
     failure: str = ""  # why the rounds have stopped, where they have

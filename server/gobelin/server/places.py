@@ -19,6 +19,7 @@ from gobelin.server.roster_book import RosterBook
 from gobelin.shared.errors import StateError
 from gobelin.shared.federation import federation_digest, parse_certificate, spki_pin
 from gobelin.shared.files import MANIFEST, read_json
+from gobelin.shared.formats import AGGREGATOR, require_readable
 from gobelin.shared.ledger.folder import entry_file
 from gobelin.shared.settings import Settings, read_settings
 from gobelin.shared.signing import find_signing_key
@@ -72,11 +73,15 @@ class Places:
         self.roster_file = self.book.file
 
     def require(self) -> None:
-        """Raise StateError unless `gobelin aggregator init` has been here."""
+        """Raise StateError unless `gobelin aggregator init` has been here, in a version known here.
+
+        Else FormatError.
+        """
         if not self.settings_file.exists():
             raise StateError(
                 f"{self.folder} is no aggregator home", "run `gobelin aggregator init` first"
             )
+        require_readable(self.folder, AGGREGATOR)
 
     def front(self) -> Front:
         """Name and addresses of the federation."""

@@ -92,6 +92,8 @@ def describe(event: dict[str, Any], rounds: int) -> str:
         return f"damaged: {event['what']}; nodes are sent the whole base instead"
     if kind == "waiting":
         return str(event["reason"])
+    if kind == "paused":
+        return f"paused: {event['reason'] or 'no reason given'}; no new round is opened"
     if kind == "finished":
         return f"finished: consensus {event['vector_digest'][:12]} after {event['round']} rounds"
     return " ".join(str(value) for value in event.values())

@@ -31,6 +31,12 @@ class RefusalCode(Reason):
         "contribution.base_missing",
         "the node lacks the base its steps go on from; it is sent the whole",
     )
+    PAUSED = "paused", "the node's operator has paused it: it is away by choice"
+    NODE_TOO_OLD = "protocol.node", "the node does not know the plan's protocol: upgrade it"
+    TOO_OLD_HERE = (
+        "protocol.aggregator",
+        "the node does not know the plan's protocol any more: upgrade the aggregator",
+    )
     DUPLICATE = "duplicate", "a contribution of this node is counted already"
     MALFORMED = "malformed", "the header is not the canonical bytes of a contribution"
     OVERSIZE = "oversize", "it has more parts or bytes than the plan's schema and codec allow"

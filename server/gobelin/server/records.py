@@ -26,6 +26,7 @@ from gobelin.protocols.messages import (
     RECEIPTS,
     STEPS,
     Farewell,
+    Notice,
     Receipt,
     RoundPlan,
     encoding_of,
@@ -43,7 +44,7 @@ Records = dict[str, ArrayRecord | ConfigRecord]
 
 
 def message_record(
-    message: RoundPlan | Farewell | SealedCall,
+    message: RoundPlan | Farewell | Notice | SealedCall,
     beside: Records,
     receipts: Iterable[Receipt],
     envelope: SignedEnvelope = UNSIGNED,

@@ -105,6 +105,7 @@ class Looked:
     at: float
     roster: Mapping[str, Seat]
     online: Mapping[str, str]
+    paused: str = ""  # what its operator says while no round may open
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,14 @@ class Recall:
 
 
 @dataclass(frozen=True)
+class Notify:
+    """Tell nodes something; they answer nothing that counts."""
+
+    nodes: tuple[str, ...]
+    what: str
+
+
+@dataclass(frozen=True)
 class Aggregate:
     """Merge these contributions."""
 
@@ -211,4 +220,4 @@ class GiveUp:
     remedy: str
 
 
-Effect = Record | Offer | Recall | Aggregate | Seal | Tell | GiveUp
+Effect = Record | Offer | Recall | Notify | Aggregate | Seal | Tell | GiveUp

@@ -47,6 +47,14 @@ class Terms:
 
 
 @dataclass(frozen=True)
+class Known:
+    """What a round leaves the next one to know of nodes' sessions; a kill forgets it."""
+
+    offered: Mapping[Asked, str] = field(default_factory=dict)  # the session of each then
+    away: Mapping[str, str] = field(default_factory=dict)  # nodes by choice, and their session
+
+
+@dataclass(frozen=True)
 class Round:
     """One round; nodes are known by id, the fingerprint of their key.
 
@@ -68,6 +76,8 @@ class Round:
     roster: Mapping[str, Seat] = field(default_factory=dict)  # as it was last seen
     online: Mapping[str, str] = field(default_factory=dict)  # since when, as the courier says
     offered: Mapping[Asked, str] = field(default_factory=dict)  # the node's `online` then
+    away: Mapping[str, str] = field(default_factory=dict)  # paused nodes, and their session then
+    notified: Mapping[str, str] = field(default_factory=dict)  # nodes, and of what in which session
     baseless: frozenset[str] = frozenset()  # nodes that must be sent the whole base
     enough_since: float = math.inf  # when the quorum was there
     rejoin_until: float = -math.inf  # so long absent nodes are awaited after a kill
@@ -106,6 +116,10 @@ class Round:
         """How many members must have answered."""
         return self.terms.needed(self.seats)
 
+    def present(self, node: str) -> bool:
+        """Whether a node is online and takes part: one that has paused does when it comes back."""
+        return node in self.online and self.away.get(node) != self.online[node]
+
     def lacking(self, number: int) -> tuple[str, ...]:
         """Nodes online that may answer a round and have not been asked since they came."""
         may = self.seats if number == self.number else self.past[number] - self._judged(number)
@@ -113,7 +127,7 @@ class Round:
             sorted(
                 node
                 for node, since in self.online.items()
-                if node in may and node in self.seats
+                if node in may and node in self.seats and self.present(node)
                 if Asked(node, number) not in self.counted
                 and self.offered.get(Asked(node, number)) != since
             )
@@ -125,7 +139,8 @@ class Round:
 
     def owing(self, at: float) -> set[str]:
         """Nodes worth waiting for; a refused one owes no answer until it restarts."""
-        near = set(self.seats) if at < self.rejoin_until else set(self.online)
+        here = {node for node in self.online if self.present(node)}
+        near = set(self.seats) if at < self.rejoin_until else here
         done = self.answered | self._judged(self.number)
         return (near & set(self.seats) & set(self.roster)) - done
 

@@ -28,6 +28,7 @@ from gobelin.server.round_events import (
     GiveUp,
     Looked,
     Lost,
+    Notify,
     Offer,
     Recall,
     Record,
@@ -113,16 +114,25 @@ def _looked(state: Round, event: Looked) -> Step:
     online = {node: since for node, since in event.online.items() if node in event.roster}
     state = replace(state, roster=event.roster, online=online)
     if state.phase is Phase.OPEN:
-        return _convene(state, event.at)
+        return _hold(state, event) if event.paused else _convene(state, event.at)
     return _offer(state) if state.phase is Phase.COLLECTING else (state, ())
 
 
+def _hold(state: Round, event: Looked) -> Step:
+    """Ask nobody for anything, tell whoever comes why, and count no time as waited."""
+    told = {node: f"{since} {event.paused}" for node, since in state.online.items()}
+    new = tuple(sorted(node for node in told if state.notified.get(node) != told[node]))
+    state = replace(state, since=event.at, notified=told)
+    state, waiting = _wait(state, event.paused)
+    return state, (*((Notify(new, event.paused),) if new else ()), *waiting)
+
+
 def _convene(state: Round, at: float) -> Step:
-    """Begin to collect once enough members are online, or have contributed before."""
+    """Begin to collect once enough members take part, or have contributed before."""
     here = {
         seat.member
         for node, seat in state.roster.items()
-        if node in state.online or node in state.answered
+        if state.present(node) or node in state.answered
     }
     needed = state.terms.needed(state.roster)
     if len(here) >= needed:
@@ -146,7 +156,11 @@ def _convened(state: Round, event: Convened) -> Step:
         seats=event.seats,
         past=event.past,
         counted={asked: row for asked, row in state.counted.items() if asked.node in event.seats},
-        refused={},
+        refused={
+            Asked(node, state.number): RefusalCode.PAUSED
+            for node in state.online
+            if node in event.seats and not state.present(node)
+        },
         offered={a: since for a, since in state.offered.items() if a.round != state.number},
         enough_since=math.inf,
     )
@@ -208,6 +222,8 @@ def _refused(state: Round, event: Refused) -> Step:
     owed = seat is not None and asked.node in may and asked not in state.counted
     if not owed or refusal.reason in ANSWERS_ANOTHER:
         return state, (told,)
+    if refusal.reason == RefusalCode.PAUSED:
+        state = replace(state, away={**state.away, asked.node: state.online.get(asked.node, "")})
     if refusal.reason != RefusalCode.BASE_MISSING:
         return replace(state, refused={**state.refused, asked: refusal.reason}), (told,)
     if asked.round == state.number and asked.node not in state.baseless:
@@ -310,6 +326,7 @@ def _resumed(state: Round, at: float) -> Step:
         refused={},
         online={},
         offered={},
+        away={},
         enough_since=math.inf,
         rejoin_until=rejoin_until,
     )

@@ -9,11 +9,13 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from gobelin.protocols.messages import Farewell, RoundPlan
+from gobelin.protocols.version import OLDEST, PROTOCOL
 from gobelin.server.courier import Courier
 from gobelin.server.dispatch import Dispatch
 from gobelin.server.envelopes import Envelopes
@@ -24,7 +26,8 @@ from gobelin.server.ledger import RoundLedger
 from gobelin.server.open_round import OpenRound, Rim
 from gobelin.server.probe import ProbeLoss, open_probe
 from gobelin.server.quality import SAMPLES, CollapseGate, Examiner
-from gobelin.server.round_events import Asked
+from gobelin.server.round_events import Convened
+from gobelin.server.round_state import Known
 from gobelin.server.seal import Sealer, Standing
 from gobelin.server.sealed_policy import require_places, require_sealable
 from gobelin.server.terms import terms_of
@@ -90,12 +93,12 @@ class RoundEngine:
         rim.sealer.publisher.release(
             last, standing.base, checkpoint.facts
         )  # a kill may have come between
-        offered: Mapping[Asked, str] = {}
+        known = Known()
         for number in range(last + 1, rounds.rounds + 1):
-            plan = self._plan(number, standing)
+            plan = self._as_begun(self._plan(number, standing))
             terms = terms_of(self._settings, standing.scores)
-            opened = OpenRound(rim, plan, terms, standing, self._past(plan), offered)
-            standing, offered = opened.run(), opened.offered
+            opened = OpenRound(rim, plan, terms, standing, self._past(plan), known)
+            standing, known = opened.run(), opened.known
             del opened  # with the base before; else it is held until the next round has begun
         rim.journal.clear()  # a kill may have come between
         digest = standing.base.digest
@@ -123,6 +126,13 @@ class RoundEngine:
             warmup_rounds=rounds.warmup_rounds,
             **_sealed_terms(rounds),
         )
+
+    def _as_begun(self, plan: RoundPlan) -> RoundPlan:
+        """The plan as an older gobelin has begun this very round by: what is in counts on."""
+        events = self._rim.journal.events()
+        begun = events[0].plan_digest if events and isinstance(events[0], Convened) else ""
+        older = (replace(plan, protocol=number) for number in range(OLDEST, PROTOCOL))
+        return next((one for one in older if one.digest == begun), plan)
 
     def _past(self, plan: RoundPlan) -> dict[int, Past]:
         """The sealed rounds that may still be answered; those of older versions may not."""

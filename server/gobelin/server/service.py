@@ -30,6 +30,7 @@ from gobelin.protocols.federation_pb2_grpc import (
     FederationServicer,
     add_FederationServicer_to_server,
 )
+from gobelin.protocols.version import PROTOCOL
 from gobelin.server.enrolment import ADMITTED, WAITING, Desk, Outcome
 from gobelin.server.leaving import leave
 from gobelin.server.places import Places
@@ -129,6 +130,7 @@ class Service(FederationServicer):
             words=outcome.words,
             ca_pem=self._places.ca_file.read_bytes(),
             genesis=self._places.genesis(),
+            protocol=PROTOCOL,
         )
         if outcome.entry is not None and outcome.admission is not None:
             key = parse_public_key(outcome.entry.public_key.encode(), "a request")

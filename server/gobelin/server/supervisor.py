@@ -29,9 +29,10 @@ from gobelin.server.home import AggregatorHome
 from gobelin.shared.address import format_address
 from gobelin.shared.errors import EngineError, GobelinError, PortInUseError
 from gobelin.shared.files import PRIVATE, is_owned, sole_owner, sweep, write_atomic, write_json
+from gobelin.shared.notify import alive, ready, stopping
 from gobelin.shared.signals import stop_on_signals
 
-READY_S = 60.0  # for the SuperLink to answer
+READY_S = 180.0  # for the SuperLink to answer: a machine that is busy takes long to import it
 TICK_S = 0.5
 GONE_S = 3.0  # without a ServerApp: a moment for one that has ended well to be reported as such
 RESTARTS = 5  # of children within RESTART_WINDOW_S before the supervisor gives up
@@ -136,6 +137,7 @@ class Supervisor:
                 with contextlib.closing(control):
                     self._watch(control)
             finally:
+                stopping()
                 for child in reversed(self._children):
                     child.stop()
                 self._pass_on_events()
@@ -161,6 +163,7 @@ class Supervisor:
         pids = {child.name: child.pid for child in self._children}
         addresses = {"address": self._ports.fleet, "service_address": self._service_address}
         self._on_event({"event": "up", **addresses, **pids})
+        ready(f"nodes reach the aggregator at {self._ports.fleet}")
         while True:
             self._pass_on_events()
             self._revive()
@@ -174,6 +177,7 @@ class Supervisor:
                     run_id = self._restart_run(control, sub_status)
                 elif self._serverapp_died():
                     run_id = self._restart_run(control, "died")
+                alive()  # the children run, and the SuperLink has just answered
             time.sleep(TICK_S)
 
     def _start(self, child: Child) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,10 +21,12 @@ from gobelin.shared.errors import CheckpointError, DtypeError, MachineError, Vec
 from gobelin.shared.files import MANIFEST as MANIFEST
 from gobelin.shared.files import file_digest as file_digest
 from gobelin.shared.files import folder_atomic, json_bytes, write_json
+from gobelin.shared.formats import Format, require_version
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
 FORMAT = "gobelin.checkpoint.v1"
+_NEWER = re.compile(r"gobelin\.checkpoint\.v(\d{1,4})")
 MODEL = "model.safetensors"
 REMEDY = "fetch it again, or use another checkpoint"
 _OF_VECTOR = ("schema_digest", "vector_digest", "parameters")
@@ -167,6 +170,8 @@ def read_extra(folder: Path, name: str) -> dict[str, Tensor]:
 def _read_manifest(path: Path) -> dict[str, Any]:
     """A manifest whose bytes are exactly those that were written."""
     manifest: dict[str, Any] = json.loads(path.read_bytes())
+    if (newer := _NEWER.fullmatch(str(manifest.get("format")))) and int(newer[1]) > 1:
+        require_version(Format("checkpoint", 1, 1, MANIFEST), int(newer[1]), str(path.parent))
     if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{path} has format {manifest.get('format')!r}, not {FORMAT}")
     if json_bytes(manifest) != path.read_bytes():

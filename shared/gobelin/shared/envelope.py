@@ -5,7 +5,13 @@ from __future__ import annotations
 import secrets
 
 from gobelin.protocols.envelope import Envelope, SignedEnvelope
-from gobelin.protocols.messages import Contribution, Farewell, MalformedMessageError, RoundPlan
+from gobelin.protocols.messages import (
+    Contribution,
+    Farewell,
+    MalformedMessageError,
+    Notice,
+    RoundPlan,
+)
 from gobelin.shared.errors import (
     EnvelopeAddressError,
     EnvelopeError,
@@ -24,7 +30,7 @@ NEVER = 1 << 62
 def seal(
     key: SigningKey,
     purpose: str,
-    message: RoundPlan | Contribution | Farewell,
+    message: RoundPlan | Contribution | Farewell | Notice,
     *,
     member: str,
     node: str,
@@ -54,7 +60,7 @@ def open_envelope(
     signed: SignedEnvelope,
     public: str,
     purpose: str,
-    message: RoundPlan | Contribution | Farewell,
+    message: RoundPlan | Contribution | Farewell | Notice,
     *,
     member: str,
     node: str,
@@ -112,8 +118,10 @@ def require_time(envelope: Envelope, now: int, *, ahead: int = NEVER) -> None:
         )
 
 
-def subject(message: RoundPlan | Contribution | Farewell) -> tuple[int, str]:
+def subject(message: RoundPlan | Contribution | Farewell | Notice) -> tuple[int, str]:
     """The round a message is about, and the base: of a farewell the last of each."""
     if isinstance(message, Farewell):
         return message.rounds, message.vector_digest
+    if isinstance(message, Notice):
+        return message.round, ""
     return message.round, message.base_digest

@@ -324,6 +324,30 @@ class MergeError(GobelinError):
     code, exit_code = "merge", 69
 
 
+class FormatError(GobelinError):
+    """Something on disk is of a version that this gobelin does not read."""
+
+    code, exit_code = "format", 76
+
+
+class ProtocolError(GobelinError):
+    """Node and aggregator speak versions of the messages that do not go together."""
+
+    code, exit_code = "protocol", 77
+
+
+class NodeTooOldError(ProtocolError):
+    """It is the node that must be upgraded."""
+
+    code = "protocol.node"
+
+
+class AggregatorTooOldError(ProtocolError):
+    """It is the aggregator that must be upgraded."""
+
+    code = "protocol.aggregator"
+
+
 class UnreachableError(GobelinError):
     """The aggregator does not answer."""
 

@@ -1,0 +1,125 @@
+"""The units are what systemd takes, keep a service in its place, and name what there is."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gobelin.client import cli as node
+from gobelin.server import cli as aggregator
+from gobelin.shared import errors, notify
+
+UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
+ANALYZE = shutil.which("systemd-analyze")
+MOST_EXPOSED = 25  # of 100
+BOTH = pytest.mark.parametrize("role", ["aggregator", "node"])
+
+
+def unit(role: str) -> str:
+    return (UNITS / f"gobelin-{role}@.service").read_text()
+
+
+@BOTH
+@pytest.mark.skipif(ANALYZE is None, reason="no systemd-analyze here")
+def test_systemd_takes_the_unit_and_calls_it_well_hardened(tmp_path: Path, role: str) -> None:
+    text = unit(role).replace("/opt/gobelin/bin/gobelin", sys.executable)
+    (tmp_path / f"gobelin-{role}@.service").write_text(text)
+    for words in (
+        ["verify", "--man=no", f"./gobelin-{role}@site.service"],
+        [
+            *("security", "--offline=yes", f"--threshold={MOST_EXPOSED}"),
+            f"./gobelin-{role}@.service",
+        ],
+    ):
+        done = subprocess.run(
+            [str(ANALYZE), *words], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout[-500:] + done.stderr
+        assert "Unknown" not in done.stderr
+
+
+@BOTH
+def test_the_unit_runs_a_command_there_is(role: str) -> None:
+    line = re.search(r"^ExecStart=/opt/gobelin/bin/gobelin (.*)$", unit(role), re.MULTILINE)
+    assert line is not None
+    group, *words = line[1].split()
+    app = {"aggregator": aggregator.app, "node": node.app}[group]
+    done = CliRunner().invoke(app, [words[0], "--help"])
+    assert done.exit_code == 0
+    assert all(word in done.output for word in words if word.startswith("--"))
+
+
+@BOTH
+def test_the_exit_codes_that_end_a_service_are_those_of_errors(role: str) -> None:
+    line = re.search(r"^RestartPreventExitStatus=(.*)$", unit(role), re.MULTILINE)
+    assert line is not None
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    known = {kind.exit_code for kind in kinds if issubclass(kind, errors.GobelinError)}
+    wanted = set(map(int, line[1].split()))
+    assert wanted <= known
+    passing = {errors.UnreachableError, errors.EngineError, errors.PortInUseError}
+    assert not wanted & {kind.exit_code for kind in passing}
+
+
+def test_a_service_manager_hears_readiness_and_life_once_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(notify.time, "monotonic", lambda: now)
+    monkeypatch.setattr(notify, "_last", 0.0)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        notify.ready("here")
+        notify.alive()
+        notify.alive()
+        now += 2
+        notify.alive("busy")
+        notify.stopping()
+        heard = [manager.recv(200).decode() for _ in range(4)]
+    assert heard == [
+        "READY=1\nSTATUS=here",
+        "WATCHDOG=1",
+        "WATCHDOG=1\nSTATUS=busy",
+        "STOPPING=1",
+    ]
+
+
+def test_an_abstract_socket_and_one_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"gobelin-test-{tmp_path.name}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"\0{name}")
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
+        assert notify.notify("READY=1")
+        assert manager.recv(100) == b"READY=1"
+    assert not notify.notify("READY=1")
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    assert not notify.notify("READY=1")
+
+
+def test_life_is_told_by_work_and_not_by_the_heartbeats_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gobelin.client import egress
+
+    told: list[str] = []
+    monkeypatch.setattr(egress, "alive", lambda: told.append("alive"))
+
+    class Place:
+        egress_file = tmp_path / "egress.jsonl"
+
+    gate = egress.Egress(Place())
+    gate.request("SendNodeHeartbeat", 10)
+    assert not told
+    gate.request("PullMessages", 10)
+    assert told
