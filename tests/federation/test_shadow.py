@@ -13,7 +13,7 @@ from examples.loopback import Loopback, gobelin
 from gobelin.shared.checkpoint import read_checkpoint
 from gobelin.shared.data.export import write_idx
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 TABLE = "\n[shadow]\ncompute = 0.5\nheld_out = 0.25\nshare = true\n"
 
 
