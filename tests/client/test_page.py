@@ -74,7 +74,7 @@ def test_a_token_is_asked_for_where_there_is_one(home: NodeHome) -> None:
 
 
 def test_it_listens_beyond_loopback_with_a_token_alone(home: NodeHome) -> None:
-    told = ["page", "--home", str(home.folder), "--host", "0.0.0.0", "--port", "0"]
+    told = ["page", "--home", str(home.folder), "--address", "0.0.0.0:0"]
     failed = CliRunner().invoke(app, told)
     assert failed.exit_code != 0
     assert "--token-file" in str(failed.exception)

@@ -217,6 +217,11 @@ def service_command(home: AggregatorHome) -> list[str]:
     return [_tool("gobelin"), "aggregator", "serve", "--home", str(home.folder)]
 
 
+def page_command(home: AggregatorHome) -> list[str]:
+    """Command line of the page."""
+    return [_tool("gobelin"), "aggregator", "page", "--home", str(home.folder)]
+
+
 def child_environment(home: AggregatorHome) -> dict[str, str]:
     """Environment of the engine's processes: no phone-home, Flower's files under our home."""
     tools = str(Path(sys.executable).parent)
