@@ -209,6 +209,8 @@ def watch(
 
 
 from gobelin.client import membership_cli, operate_cli  # noqa: E402  parts of this group
+from gobelin.client.page.cli import page  # noqa: E402
 
+app.command()(page)
 membership_cli.add_to(app)
 operate_cli.add_to(app)
