@@ -38,6 +38,9 @@ def init(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for all.")] = 0,
+    proxy: Annotated[
+        str | None, typer.Option(help="HTTP proxy on the way; else what https_proxy says.")
+    ] = None,
     moments: Annotated[
         bool, typer.Option(help="Send moments of projections where the federation asks for them.")
     ] = True,
@@ -77,6 +80,7 @@ def init(
                 "max_mb_per_round": max_mb_per_round,
                 "seconds_per_round": upload_seconds_per_round,
             },
+            "network": {"proxy": proxy},
         },
     )
     if as_json:
@@ -208,9 +212,10 @@ def watch(
     watch_node(NodeHome(home), every, as_json)
 
 
-from gobelin.client import membership_cli, operate_cli  # noqa: E402  parts of this group
+from gobelin.client import forecast_cli, membership_cli, operate_cli  # noqa: E402  its parts
 from gobelin.client.page.cli import page  # noqa: E402
 
 app.command()(page)
 membership_cli.add_to(app)
 operate_cli.add_to(app)
+forecast_cli.add_to(app)

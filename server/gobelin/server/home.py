@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from gobelin.server.places import FederationName, NetworkSettings, Places, Port
+from gobelin.server.retention import RetentionSettings
 from gobelin.shared.codec_name import CodecName
 from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.schedule import Schedule
@@ -142,6 +143,7 @@ class FederationSettings(Settings):
     policy: PolicySettings = PolicySettings()
     releases: ReleaseSettings = ReleaseSettings()
     page: PageSettings = PageSettings()
+    retention: RetentionSettings = RetentionSettings()
 
     def require_fit(self, recipe: Recipe) -> None:
         """Raise ConfigError on a probe of no modality, or of one where members have several.

@@ -93,6 +93,10 @@ def describe(event: dict[str, Any], rounds: int) -> str:
         return f"damaged: {event['what']}; nodes are sent the whole base instead"
     if kind == "waiting":
         return str(event["reason"])
+    if kind == "restore_confirmed":
+        return f"restored: {', '.join(sorted(event['nodes']))} know no more than is here"
+    if kind == "rolled_back":
+        return f"{number}: went back to what round {event['to']} had left: {event['why']}"
     if kind == "paused":
         return f"paused: {event['reason'] or 'no reason given'}; no new round is opened"
     if kind == "finished":
