@@ -22,7 +22,8 @@ from bench.releases import federation, public, region
 from gobelin.client.sovereign import BuildSettings, Given, make_model
 from gobelin.client.sovereign.consensus import Consensus
 from gobelin.client.sovereign.lineage import Origin
-from gobelin.client.sovereign.lora import Lora, targets_of
+from gobelin.client.sovereign.moves import adapters
+from gobelin.client.sovereign.settings import LoraSettings
 from gobelin.shared.checkpoint import Checkpoint
 from gobelin.shared.data import MemorySource, Subset
 from gobelin.shared.evaluation.embed import embed
@@ -118,15 +119,15 @@ def _general_of(seed: int, start: str) -> float:
     return general(seed, begun.recipe, begun.vector)
 
 
-def sizes(seed: int, rank: int, alpha: float) -> tuple[int, int]:
-    """Scalars that LoRA trains, and those that full fine-tuning moves (tokenizer and trunk).
+def sizes(seed: int) -> tuple[int, int, int]:
+    """The rank of LoRA's adapters, their scalars, and those that full fine-tuning moves.
 
-    The head, which both train, is in neither.
+    That is tokenizer and trunk; the head, which both train, is in neither.
     """
     begun = start_of(seed, "consensus")
-    targets = targets_of(begun.recipe, "image")
+    lora = adapters(begun.vector, begun.recipe, "image", LoraSettings())
     moved = [s for s in begun.vector.schema.tensors if s.role in ("tokenizers", "trunk")]
-    return Lora(begun.vector, targets, rank, alpha).size, sum(s.numel for s in moved)
+    return lora.rank, lora.size, sum(s.numel for s in moved)
 
 
 def over_seeds(values: Iterable[float]) -> dict[str, float]:

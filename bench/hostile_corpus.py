@@ -33,8 +33,9 @@ from gobelin.server.history import Past
 from gobelin.server.home import AggregatorHome
 from gobelin.server.open_round import OpenRound
 from gobelin.server.roster import NodeEntry
-from gobelin.server.rounds import RoundEngine, terms_of
+from gobelin.server.rounds import RoundEngine
 from gobelin.server.seal import Standing
+from gobelin.server.terms import terms_of
 from gobelin.shared.codec import compress
 from gobelin.shared.envelope import seal
 from gobelin.shared.keys import make_key, public_pem

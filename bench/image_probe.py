@@ -2,6 +2,7 @@
 
 The same net, batches, views, optimizer and schedule for every objective; nothing is tuned for one
 but what its own table says here. Beside them pixels, random weights, and the net trained on labels.
+The recipe's own settings were chosen on training images (see docs/results.md), with LeJEPA.
 
 Writes bench/results/image_probe.json.
 """
@@ -30,6 +31,7 @@ from gobelin.shared.recipe import Recipe, load_recipe
 from gobelin.shared.seeds import derive_seed, generator_of
 from gobelin.shared.vector import ParameterVector
 
+RECIPE = "tiny_long"
 PREDICTOR = {"dim": 64, "depth": 2, "heads": 4}
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "lejepa": {},  # the recipe's own
@@ -56,29 +58,30 @@ class Job:
     steps: int
     labels: int  # that probes are fitted on
     seed: int
+    recipe: str = RECIPE
 
 
 def run_job(job: Job) -> dict[str, float]:
-    """Train the model and probe it: accuracies in percent, seconds of training, its health."""
-    recipe = recipe_of(job.model)
+    """Train the model and probe it: accuracies in percent, processor seconds of training."""
+    recipe = recipe_of(job.model, job.recipe)
     modality = recipe.modality()
     train, test = modality.open(job.images / TRAIN), modality.open(job.images / TEST)
-    started = time.perf_counter()
+    started = time.process_time()
     if job.model == "pixels":
         found = evaluate_raw(modality, train, test, label_budget=job.labels, seed=job.seed)
         seconds = 0.0
     else:
         model = trained(recipe, train, job)
-        seconds = time.perf_counter() - started
+        seconds = time.process_time() - started
         found = evaluate_model(model, train, test, label_budget=job.labels, seed=job.seed)
     facts = asdict(found)
     figures = {name: facts[name] for name in (*PROBES, "effective_rank") if facts[name] is not None}
     return {**figures, "seconds": seconds}
 
 
-def recipe_of(model: str) -> Recipe:
-    """The tiny recipe with a model's objective."""
-    recipe = load_recipe("tiny")
+def recipe_of(model: str, name: str = RECIPE) -> Recipe:
+    """A recipe with a model's objective."""
+    recipe = load_recipe(name)
     table = OBJECTIVES.get(model)
     if not table:
         return recipe
@@ -132,17 +135,18 @@ def supervised(recipe: Recipe, encoder: Encoder, train: Source, job: Job) -> Enc
 
 
 def result(found: Mapping[tuple[str, int], Mapping[str, float]], models: list[str]) -> Any:
-    """Flat keys: each model's figures over seeds, and LeJEPA's lead where there are others."""
-    seeds = sorted({seed for _, seed in found})
+    """Flat keys: each model's figures over its seeds, and LeJEPA's lead on seeds that all have."""
     values: dict[str, Any] = {}
     for model in models:
-        runs = [found[model, seed] for seed in seeds]
+        runs = [run for (name, _), run in sorted(found.items()) if name == model]
         for name in runs[0]:
             values[f"{model}.{name}"] = spread([run[name] for run in runs])
     if "lejepa" not in models:
         return values
     values["accuracy"] = values["lejepa.tokens"]
     others = [model for model in models if model in OBJECTIVES and model != "lejepa"]
+    compared = ("lejepa", *others)
+    seeds = sorted({seed for _, seed in found if all((model, seed) in found for model in compared)})
     for probe in PROBES if others else ():
         leads = [
             found["lejepa", seed][probe] - max(found[model, seed][probe] for model in others)
@@ -157,6 +161,8 @@ def main() -> None:
     everything = [*BASELINES, *OBJECTIVES]
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--of-others", type=int, nargs="+", help="seeds of all but LeJEPA")
+    parser.add_argument("--recipe", default=RECIPE)
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--labels", type=int, default=20_000, help="that probes are fitted on")
     parser.add_argument("--models", nargs="+", default=everything, choices=everything)
@@ -165,16 +171,21 @@ def main() -> None:
     parser.add_argument("--name", default="image_probe", help="of the result file")
     options = parser.parse_args()
     images = fetch_fashion_mnist(Path(".cache"), options.data)
+    seeds_of = dict.fromkeys(options.models, options.of_others or options.seeds)
+    if "lejepa" in seeds_of:
+        seeds_of["lejepa"] = options.seeds
     jobs = [
-        Job(images, model, options.steps, options.labels, seed)
+        Job(images, model, options.steps, options.labels, seed, options.recipe)
         for model in sorted(options.models, key=SLOWEST_FIRST.index)
-        for seed in options.seeds
+        for seed in seeds_of[model]
     ]
     runs = run_all(run_job, jobs, options.workers)
     found = {(job.model, job.seed): run for job, run in runs.items()}
-    batch = load_recipe("tiny").inner.batch_size
+    batch = load_recipe(options.recipe).inner.batch_size
     values = {
         "seeds": options.seeds,
+        "seeds_of_others": options.of_others or options.seeds,
+        "recipe": options.recipe,
         "steps": options.steps,
         "images_seen": options.steps * batch,
         "labels": options.labels,

@@ -15,7 +15,6 @@ from typing import Any
 
 from bench.builds import RELEASE, STEPS, Job, over_seeds, run_job, sizes
 from bench.measure import run_all, write_result
-from gobelin.client.sovereign.settings import LoraSettings
 
 METHODS = ("lora", "full")
 
@@ -35,14 +34,13 @@ def main() -> None:
     found = run_all(run_job, list(jobs.values()), options.workers)
     rows = {m: [found[jobs[seed, m]] for seed in options.seeds] for m in METHODS}
     gains = {m: [row["accuracy"] - row["frozen"] for row in rows[m]] for m in METHODS}
-    lora = LoraSettings()
-    adapted, whole = sizes(options.seeds[0], lora.rank, lora.alpha)
+    rank, adapted, whole = sizes(options.seeds[0])
     values: dict[str, Any] = {
         "seeds": options.seeds,
         "shots": options.shots,
         "release": RELEASE,
         "steps": STEPS,
-        "rank": lora.rank,
+        "rank": rank,
         "parameters": {"lora": adapted, "full": whole},
         "frozen": over_seeds(row["frozen"] for row in rows["full"]),
         **{method: over_seeds(row["accuracy"] for row in rows[method]) for method in METHODS},

@@ -213,7 +213,7 @@ def image_probe_table(values: Mapping[str, Any]) -> str:
         "byol": "two views, EMA teacher (BYOL)",
         "lead": "LeJEPA over the best other without labels, points",
     }
-    figures = {**PROBES, "effective_rank": "effective rank", "seconds": "training, s"}
+    figures = {**PROBES, "effective_rank": "effective rank", "seconds": "training, processor s"}
     rows = [
         [
             title,
@@ -229,8 +229,10 @@ def image_probe_table(values: Mapping[str, Any]) -> str:
     ]
     heading = (
         "## Objectives on images\n\n"
-        f"`make bench-image_probe`: the tiny net on Fashion-MNIST, {values['images_seen']} images "
-        f"seen, probes on {values['labels']} labels, seeds {values['seeds']}, {values['machine']}. "
+        f"`make bench-image_probe`: recipe {values['recipe']} on Fashion-MNIST, "
+        f"{values['images_seen']} images seen, probes on {values['labels']} labels, seeds "
+        f"{values['seeds']} of LeJEPA and {values['seeds_of_others']} of the others, "
+        f"{values['machine']}. "
         f"Goal: {values['goal']}.\n"
     )
     return "\n".join([heading, table(["model", *figures.values()], rows)])

@@ -46,6 +46,15 @@ def test_a_lead_is_over_the_best_other_of_each_seed() -> None:
     assert (values["lead.tokens"]["min"], values["lead.tokens"]["max"]) == (-1, 2)
     assert values["accuracy"]["mean"] == 90
     facts = {"images_seen": 1, "labels": 2, "seeds": [0, 1], "machine": "m", "goal": "g"}
+    facts |= {"recipe": "r", "seeds_of_others": [0, 1]}
     page = image_probe_table({**facts, **values})
     assert "| VICReg | 79.0 ± 12.7 |" in page
     assert "points | +0.5 ± 2.1 |" in page
+
+
+def test_seeds_that_not_all_have_count_for_their_model_alone() -> None:
+    runs = {("lejepa", 0): 90.0, ("lejepa", 1): 70.0, ("byol", 0): 80.0}
+    found = {key: {**dict.fromkeys(PROBES, value), "seconds": 1.0} for key, value in runs.items()}
+    values = result(found, ["lejepa", "byol"])
+    assert (values["accuracy"]["mean"], values["byol.tokens"]["mean"]) == (80, 80)
+    assert values["lead.tokens"]["mean"] == 10

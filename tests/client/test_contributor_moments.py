@@ -18,8 +18,8 @@ from gobelin.client.home import (
     NodeHome,
     NodeSettings,
 )
-from gobelin.client.progress import print_status
 from gobelin.client.spool import MOMENTS, Spooled
+from gobelin.client.status import print_status
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.protocols.messages import RoundPlan
 from gobelin.shared.data import BatchStream

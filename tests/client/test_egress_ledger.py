@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -95,6 +96,37 @@ def test_several_writers_take_turns_at_one_chain(file: Path) -> None:
     assert [row["number"] for row in rows] == list(range(23))
     assert sorted(row["wire_bytes"] for row in rows[3:]) == list(range(20))
     assert total(rows).wire_bytes == 120 + len(b"request") + sum(range(20))
+
+
+def test_a_writer_of_months_holds_no_records(file: Path) -> None:
+    """And knows what left in the last day, by whomever it was written."""
+    hours = itertools.count()
+    book, other = (EgressLedger(file, lambda: 3600.0 * next(hours)) for _ in range(2))
+    book.leaving(MADE)
+    before = held_by(book)
+    for _ in range(100):
+        other.leaving(MADE)
+        book.leaving(MADE)
+    assert len(book.records()) == 201
+    assert book.sent_since(3600.0 * (200 - 24)) == 25 * 1184
+    assert held_by(book) < before + 60 * 200  # what left in two days
+
+
+def held_by(book: EgressLedger) -> int:
+    """Characters of what a ledger keeps in memory between two records."""
+    return len(repr(vars(book)))
+
+
+def test_a_cut_off_end_is_found_by_nobody_and_goes_on(file: Path) -> None:
+    """It is what an owner may do: see the module; the chain before it holds."""
+    book = ledger(file)
+    book.leaving(MADE)
+    size = file.stat().st_size
+    book.leaving(MADE)
+    with file.open("r+b") as cut:
+        cut.truncate(size)
+    assert book.leaving(MADE) == 1
+    assert len(ledger(file).records()) == 2
 
 
 def test_the_ledger_is_its_owners_alone(file: Path) -> None:

@@ -73,7 +73,8 @@ def mail(name: str, kind: str) -> Mail:
 
 def answered(box: Box, count: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(link.time, "sleep", lambda _: None)
-    messages = itertools.islice(link._messages(box, lambda: None, lambda _: None), count)
+    said = link._messages(box, lambda called: False, lambda: None, lambda _: None)
+    messages = itertools.islice(said, count)
     return [message.metadata.group_id for message in messages]
 
 
@@ -110,7 +111,9 @@ def test_a_paused_node_declines_plans_and_answers_all_else(
     held = Pause("the cluster is full", 0)
     pauses = iter([held, held, None])  # at every look
     said: list[NodeStatus] = []
-    messages = itertools.islice(link._messages(box, lambda: next(pauses), said.append), 2)
+    messages = itertools.islice(
+        link._messages(box, lambda called: False, lambda: next(pauses), said.append), 2
+    )
     assert [message.metadata.group_id for message in messages] == ["recall 4", "7"]
     assert box.declined == ["5", "6"]
     assert [(status.state, "the cluster is full" in status.note) for status in said] == [

@@ -21,11 +21,11 @@ from typer.testing import CliRunner
 from gobelin.client.serve_cli import app
 from gobelin.client.serving.batcher import Batcher
 from gobelin.client.serving.server import make_app
-from gobelin.client.serving.token import read_token
 from gobelin.client.sovereign import SovereignModel, load
 from gobelin.shared.data import Trajectories
 from gobelin.shared.errors import CheckpointError, ConfigError, CrowdError, DataError, GobelinError
 from gobelin.shared.evaluation.energy import energy
+from gobelin.shared.token import read_token
 from tests.client.sovereign_models import NAMES, package, robot, samples_of, small
 
 TOKEN = "t" * 32

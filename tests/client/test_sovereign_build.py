@@ -12,8 +12,9 @@ from torch import Tensor
 
 from gobelin.client.sovereign import Given, make_model, read_package, write_package
 from gobelin.client.sovereign.lora import Lora, read_adapter, targets_of
+from gobelin.client.sovereign.moves import adapters
 from gobelin.client.sovereign.pretrain import rehearsed
-from gobelin.client.sovereign.settings import BuildSettings, example
+from gobelin.client.sovereign.settings import BuildSettings, LoraSettings, example
 from gobelin.client.sovereign.tune import steps_for
 from gobelin.shared.data import MemorySource
 from gobelin.shared.errors import BuildError, CheckpointError, DataError, SchemaMismatchError
@@ -65,7 +66,7 @@ def test_every_method_tells_the_regions_classes(method: str, tmp_path: Path) -> 
         assert not changed
         assert model.lineage.steps == 0
     if method == "lora":
-        assert changed == set(targets_of(base.recipe, "image"))
+        assert changed == set(targets_of(base.recipe, "image", "all"))
     if method == "partial":
         assert changed
         assert all(name.startswith("trunk.") for name in changed)
@@ -260,6 +261,25 @@ def test_adapters_get_the_gradient_of_the_low_rank_product() -> None:
     assert torch.allclose(lora.a[name].grad, a.grad, rtol=1e-3, atol=1e-5)  # type: ignore[arg-type]
     assert torch.allclose(lora.b[name].grad, b.grad, rtol=1e-3, atol=1e-5)  # type: ignore[arg-type]
     assert encoder.trunk.blocks[0].mlp_in.weight.grad is None  # type: ignore[union-attr]
+
+
+def test_a_stem_of_convolutions_is_adapted_alone_and_more_widely() -> None:
+    facts = load_recipe("toy").model_dump(mode="json")
+    facts["modalities"]["image"]["stem"] = "conv"
+    convolutional = Recipe.model_validate(facts)
+
+    def placed(recipe: Recipe, **how: Any) -> Lora:
+        vector = ParameterVector.of(build_jepa(recipe, seed=0))
+        return adapters(vector, recipe, "image", LoraSettings.model_validate(how))
+
+    alone = placed(convolutional)
+    assert alone.targets == targets_of(convolutional, "image", "tokenizer")
+    assert len(alone.targets) == 3
+    everything, patches = placed(convolutional, adapts="all"), placed(load_recipe("toy"))
+    assert set(alone.targets) < set(everything.targets)
+    assert patches.targets == targets_of(load_recipe("toy"), "image", "all")
+    assert (alone.rank, everything.rank, patches.rank) == (16, 4, 4)
+    assert {alone.scale, everything.scale, placed(convolutional, rank=3).scale} == {2.0}
 
 
 def test_an_adapter_of_another_schema_or_a_damaged_one_is_refused(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from gobelin.shared.data import MemorySource
 from gobelin.shared.data.export import write_idx
 from gobelin.shared.errors import GobelinError
 from gobelin.shared.recipe import load_recipe
+from gobelin.shared.seeds import derive_seed
 from tests.faults.points import OUTSIDE, Life, Plan, Point
 
 INJECT = Path(__file__).parent / "inject"
@@ -59,15 +60,18 @@ SKIP_ROUNDS = 4  # sealed while a point is first in line: nobody will come by
 TICK_S = 0.05
 
 
-def found(folder: Path, rounds: int) -> Loopback:
-    """Found a federation that others are copied from, on a port of its own."""
-    net = Loopback(folder, {name: folder / "data" / name for name in MEMBERS}, rounds=rounds)
+def found(folder: Path, rounds: int, members: Sequence[str] = MEMBERS, **changed: Any) -> Loopback:
+    """Found a federation that others are copied from, on a port of its own.
+
+    `changed` are settings of its rounds that differ from the gauntlet's.
+    """
+    net = Loopback(folder, {name: folder / "data" / name for name in members}, rounds=rounds)
     charter = Charter(
         name="gauntlet",
         recipe="toy",
         address="127.0.0.1:0",
         seed=SEED,
-        rounds={**ROUNDS, "rounds": rounds},
+        rounds={**ROUNDS, "rounds": rounds, **changed},
         outer=OUTER,
         aggregation={"rule": RULE},
     )
@@ -88,14 +92,14 @@ def found(folder: Path, rounds: int) -> Loopback:
 
 def private_images(member: str) -> Tensor:
     """A member's data: noise, uint8 (N, 1, 28, 28)."""
-    rng = np.random.default_rng(MEMBERS.index(member))
+    rng = np.random.default_rng(derive_seed(SEED, "images", member))
     return torch.from_numpy(rng.integers(0, 256, (IMAGES, 1, 28, 28), dtype=np.uint8))
 
 
-def computed_here(rounds: int) -> str:
+def computed_here(rounds: int, members: Sequence[str] = MEMBERS) -> str:
     """Digest of the consensus of the same federation, computed in this process."""
     torch.set_num_threads(1)
-    sources = {name: MemorySource(private_images(name)) for name in MEMBERS}
+    sources = {name: MemorySource(private_images(name)) for name in members}
     return federate_in_process(
         load_recipe("toy"),
         sources,
@@ -116,6 +120,37 @@ class Sealed:
 
     vector_digest: str
     contributions: tuple[tuple[str, str], ...]  # (node, digest of its delta), in order
+
+
+def read_sealed(home: Path, number: int) -> Sealed:
+    """A round as an aggregator's home has it; raises GobelinError where it is not whole."""
+    checkpoint = read_checkpoint(home / "rounds" / f"round-{number:05d}")
+    rows = checkpoint.facts["contributions"]
+    made = tuple((row["node"], row["delta_digest"]) for row in rows)
+    return Sealed(checkpoint.vector.digest, made)
+
+
+def sealed_in(home: Path) -> int:
+    """How many rounds an aggregator has sealed."""
+    return sum(path.name.startswith("round-") for path in (home / "rounds").iterdir()) - 1
+
+
+def inheriting(variable: str, value: str) -> list[psutil.Process]:
+    """Running processes with such a variable in what they inherited."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get(variable) == value
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """What killed writers have left below a folder."""
+    return list(folder.rglob(".*.????????"))
 
 
 @dataclass
@@ -212,8 +247,7 @@ class Gauntlet:
         return self._sealed(), sum(1 for _ in (self._faults / "reached").iterdir())
 
     def _sealed(self) -> int:
-        rounds = self._net.aggregator_home / "rounds"
-        return sum(path.name.startswith("round-") for path in rounds.iterdir()) - 1
+        return sealed_in(self._net.aggregator_home)
 
     def _restart_ended(self) -> bool:
         """Start what has ended again; True once the aggregator has ended well."""
@@ -283,16 +317,8 @@ class Gauntlet:
         return running[0] if running else None
 
     def _ours(self) -> list[psutil.Process]:
-        """Processes of this federation, by what they inherited."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                ours = process.environ().get("GOBELIN_FAULTS") == str(self._faults)
-                if ours and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
+        """Processes of this federation."""
+        return inheriting("GOBELIN_FAULTS", str(self._faults))
 
     def _end_the_rest(self) -> None:
         """Whoever is left after a fair time has been left behind."""
@@ -315,13 +341,10 @@ class Gauntlet:
         home, outcome = self._net.aggregator_home, self._outcome
         for number in range(1, self._net.rounds + 1):
             try:
-                checkpoint = read_checkpoint(home / "rounds" / f"round-{number:05d}")
+                outcome.rounds.append(read_sealed(home, number))
             except GobelinError as error:
                 outcome.violations.append(f"round {number}: {error}")
                 return
-            rows = checkpoint.facts["contributions"]
-            made = tuple((row["node"], row["delta_digest"]) for row in rows)
-            outcome.rounds.append(Sealed(checkpoint.vector.digest, made))
         for row in AggregatorHome(home).events()[0]:  # as an operator reads them: torn lines, too
             if row["event"] == "round_sealed":
                 outcome.sealed_at.append(datetime.fromisoformat(row["at"]).timestamp())
@@ -339,7 +362,7 @@ class Gauntlet:
         last = (process.returncode for process in self._net.processes.values())
         if self._plan.closing or -signal.SIGKILL in last:
             return []
-        return list(self._folder.rglob(".*.????????"))
+        return unfinished(self._folder)
 
     def _wrong_release(self, last: str) -> list[str]:
         """What is wrong with the final release, which is the last round's consensus."""

@@ -81,6 +81,8 @@ def test_segments_may_arrive_in_any_order() -> None:
         {"seconds": -1e300},
         {"metrics": {"weight": 1e9}},
         {"metrics": {"loss": 1.0, "score": 1.0}},
+        {"metrics": {"premium_probe": 100.1}},
+        {"metrics": {"premium_identification": 1.0, "premium_seen": 1.1}},
     ],
 )
 def test_what_a_member_cannot_say_of_itself_is_refused(claim: dict[str, object]) -> None:

@@ -19,9 +19,10 @@ from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
 from gobelin.server.merge import Merger
 from gobelin.server.outer import OuterState, make_outer
-from gobelin.server.progress import describe, print_status
+from gobelin.server.progress import describe
 from gobelin.server.rounds import RoundEngine
 from gobelin.server.rules import make_rule
+from gobelin.server.status import print_status
 from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
 from gobelin.shared.errors import ConfigError, RoundError
 from gobelin.shared.seeds import generator_of
@@ -204,10 +205,9 @@ def test_what_moved_the_model_is_on_record(
     assert event["influence"]["south"] == south["influence"]
     print_status(home, as_json=True)
     status = json.loads(capsys.readouterr().out)
-    assert status["influence"]["south"] == {
-        "round": south["influence"],
-        "total": south["influence_total"],
-    }
+    told = status["members"]["south"]
+    assert told["influence"] == south["influence"]
+    assert told["influence_total"] == south["influence_total"]
     print_status(home, as_json=False)
     assert "33%" in capsys.readouterr().out
 

@@ -1,22 +1,16 @@
-"""Every event is one line that says what happened, and status is told from files alone."""
+"""Every event is one line that says what happened."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from gobelin.server.enrolment import Desk
 from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
-from gobelin.server.journal import Journal
-from gobelin.server.progress import Progress, describe, print_status
-from gobelin.server.round_events import Convened, Counted, Seat
-from gobelin.shared.errors import StateError
-from gobelin.shared.files import sole_owner
+from gobelin.server.progress import Progress, describe
 from tests.keys import entry
 
 DIGEST = "0123456789abcdef" * 4
@@ -28,8 +22,6 @@ CONTRIBUTION: dict[str, Any] = {
     "seconds": 6.78,
     "metrics": {"loss": 0.1234, "effective_rank": 17.36},
 }
-
-NOTHING_SENT = dict.fromkeys(["last_round", "local_steps", "codec", "sent_bytes", "distortion"])
 
 EVENTS: list[tuple[dict[str, Any], str]] = [
     (
@@ -153,83 +145,6 @@ def home(tmp_path: Path) -> AggregatorHome:
     return place
 
 
-def status_of(home: AggregatorHome, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    print_status(home, as_json=True)
-    facts: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return facts
-
-
-def test_a_fresh_federation_has_sealed_round_0_only(
-    home: AggregatorHome, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert status_of(home, capsys) == {
-        "federation": "fed",
-        "running": False,
-        "address": "127.0.0.1:9092",
-        "sealed": 0,
-        "rounds": 9,
-        "open": None,
-        "members": ["north", "south"],
-        "nodes": {
-            "north-1": {"member": "north", **NOTHING_SENT},
-            "south-1": {"member": "south", **NOTHING_SENT},
-        },
-        "waiting": [],
-        "broadcast": None,
-        "influence": {},
-        "reduced": {},
-        "ledger": None,
-        "last_event": None,
-        "releases": [],
-    }
-
-
-def test_status_tells_who_runs_and_who_contributed_last(
-    home: AggregatorHome, capsys: pytest.CaptureFixture[str]
-) -> None:
-    home.record({**CONTRIBUTION, "round": 1})
-    home.record(CONTRIBUTION)
-    with sole_owner(home.folder):
-        facts = status_of(home, capsys)
-        print_status(home, as_json=False)
-        text = capsys.readouterr().out
-    assert facts["running"] is True
-    assert facts["nodes"]["north-1"] == {"member": "north", **NOTHING_SENT, "last_round": 2}
-    assert facts["nodes"]["south-1"]["last_round"] is None
-    assert facts["last_event"] == CONTRIBUTION
-    assert "fed: up, 0 of 9 rounds sealed" in text
-    assert "none yet" in text
-
-
-def test_status_tells_how_the_open_round_stands(
-    home: AggregatorHome, capsys: pytest.CaptureFixture[str]
-) -> None:
-    seats = {node.id: Seat(node.member, node.name) for node in home.roster().nodes}
-    north, south = sorted(seats, key=lambda node: seats[node].name)
-    journal = Journal(home.journal)
-    journal.append(Convened(0.0, "plan", 2, seats, {0: frozenset({south})}))
-    journal.append(Counted(1.0, north, 1, {}))
-    journal.append(Counted(1.0, south, 0, {}))
-    assert status_of(home, capsys)["open"] == {
-        "round": 1,
-        "phase": "collecting",
-        "attempt": 2,
-        "needed": 2,
-        "members": ["north"],
-        "nodes": ["north-1"],
-        "late": ["south-1"],
-        "owing": ["south-1"],
-    }
-    print_status(home, as_json=False)
-    text = capsys.readouterr().out
-    assert "round 1: collecting, 1 of 2 members; not yet: south-1; late: south-1" in text
-
-
-def test_status_of_a_folder_that_is_no_home_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(StateError, match="no aggregator home"):
-        print_status(AggregatorHome(tmp_path), as_json=True)
-
-
 def test_as_json_every_event_is_one_object_and_nothing_else(
     home: AggregatorHome, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,13 +199,3 @@ def test_a_line_torn_by_a_full_disk_does_not_hide_what_comes_after(home: Aggrega
     home.record({"event": "three"})
     events = [row["event"] for row in home.events()[0]]
     assert (events[0], events[-1]) == ("one", "three")
-
-
-def test_status_tells_who_waits_to_be_admitted(
-    home: AggregatorHome, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waits = SimpleNamespace(node="west-1")
-    monkeypatch.setattr(Desk, "waiting", lambda desk: [waits])
-    assert status_of(home, capsys)["waiting"] == ["west-1"]
-    print_status(home, as_json=False)
-    assert "waiting to be admitted: west-1; see" in capsys.readouterr().out

@@ -12,7 +12,7 @@ import pytest
 
 from gobelin.protocols.messages import RoundPlan
 from gobelin.server.courier import Reply
-from gobelin.server.rounds import REJOIN_S
+from gobelin.server.terms import REJOIN_S
 from gobelin.shared.errors import RoundError
 from gobelin.shared.vector import ParameterVector
 from tests.server.world import (

@@ -22,7 +22,7 @@ from gobelin.shared.errors import (
     ShapeError,
     VectorError,
 )
-from gobelin.shared.vector import ParameterSchema, ParameterVector, TensorSpec
+from gobelin.shared.vector import COLUMNS, ParameterSchema, ParameterVector, TensorSpec, squared
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -276,3 +276,10 @@ def test_segments_the_schema_does_not_mean_are_refused(monkeypatch: pytest.Monke
     nan = np.array([1, np.nan], dtype="<f4").tobytes()
     with pytest.raises(NotFiniteError):
         ParameterVector.of_segments(vector.schema, {**good, second: nan})
+
+
+@pytest.mark.parametrize("count", [0, 1, COLUMNS, 3 * COLUMNS + 5])
+def test_squared_is_the_sum_of_exact_squares(count: int) -> None:
+    values = torch.randn(count, generator=torch.Generator().manual_seed(0)) * 1e19
+    exact = math.fsum(float(value) ** 2 for value in values)
+    assert squared(values) == pytest.approx(exact, rel=1e-14)

@@ -11,7 +11,7 @@ import torch
 
 from gobelin.server.roster import NodeEntry
 from gobelin.server.round_events import Seat
-from gobelin.server.rounds import terms_of
+from gobelin.server.terms import terms_of
 from gobelin.shared.data import ImageFormat, open_source
 from gobelin.shared.data.export import write_idx
 from gobelin.shared.errors import ConfigError, DataError, StateError

@@ -123,6 +123,8 @@ def run(
             progress.say(str(settings.egress))
             if settings.privacy is not None:
                 progress.say(str(settings.privacy))
+            if settings.shadow is not None:
+                progress.say(str(settings.shadow))
             from gobelin.client.link import serve
 
             with kept_up(place, progress.say):
@@ -186,11 +188,41 @@ def accept(
 
 @app.command()
 def status(home: Home = DEFAULT_HOME, as_json: AsJsonLines = False) -> None:
-    """Show what the node is doing."""
+    """Show what the node is doing, what left it, what counted, and what federating gives it."""
     from gobelin.client.home import NodeHome
-    from gobelin.client.progress import print_status
+    from gobelin.client.status import print_status
 
     print_status(NodeHome(home), as_json)
+
+
+@app.command()
+def watch(
+    home: Home = DEFAULT_HOME,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
+    as_json: AsJsonLines = False,
+) -> None:
+    """Keep showing that, until stopped: one live view on a terminal, lines elsewhere."""
+    from gobelin.client.home import NodeHome
+    from gobelin.client.watch import watch_node
+
+    watch_node(NodeHome(home), every, as_json)
+
+
+@app.command()
+def page(
+    home: Home = DEFAULT_HOME,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any free one.")] = 8078,
+    token_file: Annotated[
+        Path | None, typer.Option(help="A token for readers; made there if there is none.")
+    ] = None,
+    as_json: AsJsonLines = False,
+) -> None:
+    """Serve the same as a page for this machine's browsers; it changes nothing."""
+    from gobelin.client.home import NodeHome
+    from gobelin.client.page import serve_page
+
+    serve_page(NodeHome(home), host, port, token_file, as_json)
 
 
 from gobelin.client import membership_cli, operate_cli  # noqa: E402  parts of this group

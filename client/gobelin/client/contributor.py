@@ -28,6 +28,8 @@ from gobelin.client.plan import (
 from gobelin.client.privacy.budget import BARE, Prospect, prospect_of, sane_delta
 from gobelin.client.privacy.training import PrivateTrainer
 from gobelin.client.sealer import SALT_BYTES, SealedReply, Sealer, on_grid
+from gobelin.client.shadow.held_out import Parts
+from gobelin.client.shadow.shadow import Shadow
 from gobelin.client.site_policy import (
     DAY_S,
     SitePolicy,
@@ -39,7 +41,7 @@ from gobelin.client.site_policy import (
 from gobelin.client.spool import Spool, Spooled, blinded
 from gobelin.client.trainer import LocalSteps, LocalTrainer, StepReport
 from gobelin.client.uplink import Uplink, budget_bytes
-from gobelin.client.workbench import build_private_trainer, build_trainer, open_data
+from gobelin.client.workbench import build_private_trainer, build_trainer, open_parts
 from gobelin.protocols.envelope import Envelope
 from gobelin.protocols.messages import Contribution, Receipt, RoundPlan
 from gobelin.protocols.sealing import SealedCall
@@ -56,6 +58,7 @@ from gobelin.shared.errors import (
     BudgetError,
     ConfigError,
     ContributionError,
+    GobelinError,
     PrivacyError,
     SitePolicyError,
 )
@@ -89,6 +92,8 @@ class Contributor:
         self._trained = 0  # the round after which the trainer's inner state stands
         self._recipe_digest = ""
         self._samples: int | None = None  # of this node's data, once somebody asks
+        self._parts: Parts | None = None  # of this node's data, once they are open
+        self._shadow = Shadow(home, self._settings, on_status) if self._settings.shadow else None
         self._sound: Health | None = None  # of the last model that had not collapsed
         self._writer = ThreadPoolExecutor(1, "spool")
         self._written: Future[None] | None = None  # of what is not known to be in the spool yet
@@ -150,6 +155,9 @@ class Contributor:
         done = self._finished(plan, fragment, envelope)
         if done is not None:
             self._keep(plan, base)
+            if self._shadow is not None:
+                told = done.contribution
+                self._shadow.answered(plan, base, told.samples, told.seconds)
             return done
         if envelope is not None:
             self.envelopes.begin(envelope)
@@ -183,7 +191,8 @@ class Contributor:
             made, salt = on_grid(ring, delta, due, plan.sealed_norm), os.urandom(SALT_BYTES)
         else:
             made = compress(codec, delta, due)
-        claims = claims_of(trainer, report, seconds, made, policy)
+        premium = self._shadow.claims() if self._shadow else {}
+        claims = claims_of(trainer, report, seconds, made, policy, premium)
         contribution = Contribution(
             federation=plan.federation,
             round=plan.round,
@@ -210,6 +219,8 @@ class Contributor:
             self._trained = plan.round
 
         self._written = self._writer.submit(write)
+        if self._shadow is not None:
+            self._shadow.answered(plan, base, report.samples, seconds)
         if spend is not None:
             self.flush()  # what it spends is read from there before any of it leaves
         return Spooled(contribution, made.payload, sent, signed, spend)
@@ -224,7 +235,7 @@ class Contributor:
                 f"remove {self._home.spool}, or join anew with another --home",
             )
         if self._samples is None:
-            self._samples = len(open_data(self._settings, parse_recipe(plan.recipe)))
+            self._samples = len(open_parts(self._settings, parse_recipe(plan.recipe)).kept)
         sane_delta(self._samples, policy.delta)
         return prospect_of(self._home, self._settings, plan, self._samples, policy.delta)
 
@@ -382,10 +393,30 @@ class Contributor:
         return self._trainer
 
     def _build(self, plan: RoundPlan, recipe: Recipe) -> LocalTrainer:
-        privacy = self._settings.privacy
+        settings, privacy = self._settings, self._settings.privacy
+        self._parts = open_parts(settings, recipe)
+        kept = self._parts.kept
         if privacy is not None:
-            return build_private_trainer(self._settings, privacy, recipe, self._home.secret())
-        return build_trainer(self._settings, recipe, self._node_seed(plan))
+            return build_private_trainer(settings, privacy, recipe, self._home.secret(), kept)
+        return build_trainer(settings, recipe, self._node_seed(plan), kept)
+
+    def rest(self, called: Callable[[], bool]) -> bool:
+        """Let the shadow use the time until something is `called` for; whether it had any use.
+
+        The trainer is lent to it: the next round finds the inner optimizer in the spool.
+        """
+        if self._shadow is None or (plan := self._shadow.plan) is None:
+            return False
+        self.flush()
+        try:
+            trainer = self._warm_trainer(plan) if self._trainer is None else self._trainer
+        except GobelinError as error:
+            self._shadow.end(str(error))
+            return False
+        assert self._parts is not None
+        worked = self._shadow.work(trainer, self._parts, called)
+        self._trained = -1 if worked else self._trained
+        return worked
 
     def _budget(self, plan: RoundPlan) -> float:
         """Seconds a round's training may take here."""

@@ -18,8 +18,9 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from gobelin.shared.files import PRIVATE, sync_folder
 GENESIS = "0" * 64  # the hash before the first record
 LEAVING, LEFT, SESSION, CALL = "leaving", "left", "session", "call"
 CONTRIBUTION = "contribution"  # a purpose
+SENT_KEPT_S = 2 * 86400.0  # for which contributions are remembered, of which policies bound a day's
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,24 @@ class Totals:
         return asdict(self)
 
 
+@dataclass
+class _Tail:
+    """All that the next record needs of those before it: a node runs for months and stays small."""
+
+    number: int = 0  # of the next record
+    head: str = GENESIS
+    end: int = 0  # bytes of the whole records
+    sent: deque[tuple[float, int]] = field(default_factory=deque)  # when, bytes of contributions
+
+    def take(self, row: Mapping[str, Any], size: int) -> None:
+        """One more record, of `size` bytes."""
+        self.number, self.head, self.end = self.number + 1, str(row["hash"]), self.end + size
+        if row["kind"] == LEAVING and (sent := row["payload_bytes"] + row["moments_bytes"]):
+            self.sent.append((row["at"], sent))
+        while self.sent and self.sent[0][0] < row["at"] - SENT_KEPT_S:
+            self.sent.popleft()
+
+
 class EgressLedger:
     """One file; several threads and processes may append, one after the other."""
 
@@ -71,8 +91,7 @@ class EgressLedger:
         """`wall` is Unix time in seconds."""
         self._file = file
         self._wall = wall
-        self._records: list[dict[str, Any]] | None = None
-        self._end = 0  # bytes of the whole records
+        self._tail: _Tail | None = None  # unknown
         self._turn = threading.RLock()
 
     def records(self) -> list[dict[str, Any]]:
@@ -80,21 +99,29 @@ class EgressLedger:
 
         What a kill has left of a line behind the last whole one is no record.
         """
-        data = self._file.read_bytes() if self._file.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        records: list[dict[str, Any]] = []
-        before = GENESIS
-        for number, line in enumerate(whole.splitlines()):
-            record = _parse(line)
-            if record.get("number") != number or record.pop("hash", "") != _hash(before, record):
-                raise EgressError(
-                    f"{self._file} is damaged: record {number} is not what was written",
-                    "keep a copy for whoever has to know, then move it away; nothing leaves before",
-                )
-            before = _hash(before, record)
-            records.append({**record, "hash": before})
-        self._end = len(whole)
-        return records
+        return list(self._read(_Tail()))
+
+    def _read(self, tail: _Tail) -> Iterator[dict[str, Any]]:
+        """The records behind a tail, which takes them in."""
+        if not self._file.exists():
+            return
+        with self._file.open("rb") as file:
+            file.seek(tail.end)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                record = _parse(line)
+                if record.get("number") != tail.number or record.pop("hash", "") != (
+                    made := _hash(tail.head, record)
+                ):
+                    raise EgressError(
+                        f"{self._file} is damaged: record {tail.number} is not what was written",
+                        "keep a copy for whoever has to know, then move it away; nothing leaves "
+                        "before",
+                    )
+                record["hash"] = made
+                tail.take(record, len(line))
+                yield record
 
     def leaving(self, departure: Departure) -> int:
         """Record what is about to leave; returns the record's number."""
@@ -119,19 +146,19 @@ class EgressLedger:
         self._append({"kind": CALL, "method": method, "digest": digest, **facts})
 
     def sent_since(self, at: float) -> int:
-        """Payload bytes of the contributions recorded since Unix time `at`."""
-        known = self._known()
-        return sum(
-            row["payload_bytes"] + row["moments_bytes"]
-            for row in known
-            if row["kind"] == LEAVING and row["at"] >= at
-        )
-
-    def _known(self) -> list[dict[str, Any]]:
+        """Payload bytes of contributions recorded since Unix time `at`, at most two days ago."""
         with self._turn:
-            if self._records is None:
-                self._records = self.records()
-            return self._records
+            return sum(size for when, size in self._caught_up().sent if when >= at)
+
+    def _caught_up(self) -> _Tail:
+        """The tail of the records as they are now: others append, too."""
+        size = self._file.stat().st_size if self._file.exists() else 0
+        if self._tail is None or size < self._tail.end:
+            self._tail = _Tail()
+        if size > self._tail.end:
+            for _ in self._read(self._tail):
+                pass
+        return self._tail
 
     def _append(self, record: dict[str, Any]) -> int:
         new = not self._file.exists()
@@ -140,19 +167,16 @@ class EgressLedger:
             fcntl.flock(file, fcntl.LOCK_EX)
             if new:
                 sync_folder(self._file.parent)
-            if os.fstat(file.fileno()).st_size != self._end:
-                self._records = self.records()  # somebody else has appended, or was killed
-            known = self._known()
-            row = json.loads(json.dumps({"number": len(known), "at": self._wall(), **record}))
-            row["hash"] = _hash(known[-1]["hash"] if known else GENESIS, row)
-            file.truncate(self._end)
-            file.seek(self._end)
+            tail = self._caught_up()
+            row = json.loads(json.dumps({"number": tail.number, "at": self._wall(), **record}))
+            row["hash"] = _hash(tail.head, row)
+            file.truncate(tail.end)
+            file.seek(tail.end)
             line = _canonical(row) + b"\n"
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-            self._end += len(line)
-            known.append(row)
+            tail.take(row, len(line))
             return int(row["number"])
 
 

@@ -13,7 +13,7 @@ from gobelin.client.home import NodeHome
 from gobelin.client.plan import parse_recipe
 from gobelin.client.privacy.budget import BARE, Spent, prospect_of
 from gobelin.client.site_policy import judge, read_policy
-from gobelin.client.workbench import open_data
+from gobelin.client.workbench import open_parts
 from gobelin.protocols.messages import MalformedMessageError, RoundPlan
 from gobelin.shared.errors import ConfigError, StateError
 
@@ -65,7 +65,7 @@ def print_policy(home: NodeHome, file: Path | None, as_json: bool) -> None:
     plan, policy = _plan(home, file), read_policy(home)
     prospect = BARE
     if home.settings().privacy is not None:
-        samples = len(open_data(home.settings(), parse_recipe(plan.recipe)))
+        samples = len(open_parts(home.settings(), parse_recipe(plan.recipe)).kept)
         prospect = prospect_of(home, home.settings(), plan, samples, policy.delta)
     findings = judge(policy, plan, datetime.datetime.now(), prospect)
     refused = any(finding.verdict == "refused" for finding in findings)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gobelin.shared.errors import ConfigError, EnrolmentError, StateError
 from gobelin.shared.files import PRIVATE, folder_atomic, read_json, write_atomic, write_json
@@ -91,6 +91,23 @@ class PrivacySettings(Settings):
         )
 
 
+class ShadowSettings(Settings):
+    """A solo model trained beside, to know what federating gives; where the table is, it is."""
+
+    compute: Annotated[float, Field(gt=0, le=0.5)] = 0.25  # of the time this node trains, its own
+    # Of the samples, those that no model here is trained on, this node's contributions included.
+    held_out: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    share: bool = False  # tell the aggregator the premium, with each contribution
+
+    def __str__(self) -> str:
+        """For an operator: what it costs, and what leaves."""
+        told = "its premium goes with contributions" if self.share else "its premium stays here"
+        return (
+            f"a solo model may take {self.compute:.0%} of the training time; {self.held_out:.0%} "
+            f"of the samples are held out of all training; {told}"
+        )
+
+
 class NodeSettings(Settings):
     """`node.toml`."""
 
@@ -101,6 +118,16 @@ class NodeSettings(Settings):
     compute: ComputeSettings = ComputeSettings()
     egress: EgressSettings = EgressSettings()
     privacy: PrivacySettings | None = None
+    shadow: ShadowSettings | None = None
+
+    @model_validator(mode="after")
+    def _premium_is_covered(self) -> NodeSettings:
+        if self.privacy is not None and self.shadow is not None and self.shadow.share:
+            raise ValueError(
+                "shadow.share tells a figure of the data that no ε of [privacy] covers: "
+                "leave one of them out"
+            )
+        return self
 
 
 class NodeHome:
@@ -127,6 +154,7 @@ class NodeHome:
         self.policy_file = folder / "policy.toml"  # the site policy, where there is one
         self.plan_file = folder / "plan.json"  # the last round plan, for who asks what it asked
         self.egress_file = folder / "egress.jsonl"  # the egress ledger
+        self.shadow = folder / "shadow"  # the solo model, and what was measured of it
         self.heads = folder / "heads"  # of the ledger, as believed and cosigned
         self.receipts = folder / "receipts"  # with their proofs, for ever
         self.releases = folder / "releases"  # that were fetched and hold
@@ -226,11 +254,14 @@ def require_member(home: NodeHome) -> None:
         )
 
 
+BUSY = ("training", "shadow")  # states that are told of step by step
+
+
 @dataclass(frozen=True)
 class NodeStatus:
     """What a node is doing, for its terminal view and `status.json`."""
 
-    state: str  # idle, waiting, paused, training, warning, sending, finished
+    state: str  # idle, waiting, paused, training, shadow, warning, sending, finished
     round: int = 0
     rounds: int = 0
     step: int = 0

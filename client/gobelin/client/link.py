@@ -33,8 +33,8 @@ from flwr.clientapp import ClientApp
 
 from gobelin.client.contributor import Contributor
 from gobelin.client.egress import NOTHING_SPENT, clear
-from gobelin.client.fleet import FleetConnection, Say
-from gobelin.client.home import NodeHome, NodeStatus
+from gobelin.client.fleet import FleetConnection, Mail, Say
+from gobelin.client.home import BUSY, NodeHome, NodeStatus
 from gobelin.client.ledger import NodeLedger
 from gobelin.client.privacy.budget import spent_by
 from gobelin.client.reach import wait_reachable
@@ -52,6 +52,7 @@ from gobelin.client.records import (
     read_receipts,
     sealed_record,
 )
+from gobelin.client.shadow.shadow import Called
 from gobelin.client.site_policy import read_policy
 from gobelin.client.spool import Spooled
 from gobelin.client.uplink import Uplink
@@ -86,17 +87,14 @@ from gobelin.shared.patience import pause
 from gobelin.shared.pausing import Pause, read_pause
 
 POLL_S = (0.05, 0.5)  # between two looks for messages, at first and at most
+LOOK_EVERY_S = 0.1  # while the shadow works
 PEAK_PER_MB = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
 HOME_KEY = "home"
 HELD_KEY = "held"  # set where a reply is held back until the spool has the contribution
 TRAIN = MessageType.TRAIN
 WARM = 1  # contributors kept: a node has one, and who simulates many meets each once a round
-NOT_OURS = (
-    ContributionError,
-    EnvelopeError,
-    ProtocolError,
-    SitePolicyError,
-)  # they refuse one plan
+# They refuse one plan.
+NOT_OURS = (ContributionError, EnvelopeError, ProtocolError, SitePolicyError)
 HISTORY = (LedgerError, SignatureError, TwoHistoriesError)  # an aggregator to be doubted
 
 # ---------------------------------------------------------------- the ClientApp
@@ -249,7 +247,8 @@ def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
     wait_reachable(home, say, give_up_s)
     with FleetConnection(home, say) as link:
         say(NodeStatus("idle", note="connected; waiting for a round"))
-        for message in _messages(link, lambda: read_pause(home.folder), say):
+        rest = lambda called: _contributor(key).rest(called)  # noqa: E731
+        for message in _messages(link, rest, lambda: read_pause(home.folder), say):
             reply, sent = _answer(link, message, key, say)
             if message.metadata.message_type == MessageType.QUERY:
                 if reply.has_error():
@@ -319,13 +318,23 @@ def _answered(message: Message, sent: tuple[int, float] | None) -> str:
 
 
 def _messages(
-    link: FleetConnection, pause_of: Callable[[], Pause | None], say: Say
+    link: FleetConnection,
+    rest: Callable[[Called], bool],
+    pause_of: Callable[[], Pause | None],
+    say: Say,
 ) -> Iterator[Message]:
     """What has arrived, the plan last; of several plans only the newest is worth training for.
 
-    While this node is paused, plans are declined, and all else is answered.
+    While nothing has, `rest` may use the time, and asks now and then whether something has; it
+    says whether it had any use for it. While this node is paused, plans are declined, and all else
+    is answered.
     """
+    inbox = Inbox(link)
     since, paused = time.monotonic(), None
+
+    def called() -> bool:
+        return inbox.called() or pause_of() is not None
+
     while True:
         before, paused = paused, pause_of()
         if paused != before:
@@ -333,7 +342,7 @@ def _messages(
             if paused is None:
                 link.come_back()
         link.settle()
-        waiting = list(iter(link.pull, None))
+        waiting = inbox.empty()
         plans = [mail for mail in waiting if mail.message.metadata.message_type == TRAIN]
         for overtaken in plans if paused else plans[:-1]:
             link.decline(overtaken, Error(OUR_ERROR, PAUSED if paused else SUPERSEDED))
@@ -344,8 +353,31 @@ def _messages(
                 yield message
         if waiting:
             since = time.monotonic()
-        else:
+        elif paused or not rest(called):
             time.sleep(pause(time.monotonic() - since, *POLL_S))
+
+
+class Inbox:
+    """Mail that was pulled, until it is looked through."""
+
+    def __init__(self, link: FleetConnection) -> None:
+        self._link, self._mail, self._looked = link, list[Mail](), time.monotonic()
+
+    def called(self) -> bool:
+        """Whether there is mail; looks for some if it has not just been looked."""
+        if not self._mail and time.monotonic() - self._looked >= LOOK_EVERY_S:
+            self._pull()
+        return bool(self._mail)
+
+    def empty(self) -> list[Mail]:
+        """All mail there is."""
+        self._pull()
+        mail, self._mail = self._mail, []
+        return mail
+
+    def _pull(self) -> None:
+        self._mail += iter(self._link.pull, None)
+        self._looked = time.monotonic()
 
 
 def _finished(message: Message) -> NodeStatus:
@@ -365,7 +397,7 @@ def _recording(home: NodeHome, say: Say) -> Say:
         nonlocal written
         now = time.monotonic()
         alive(status.note)
-        if status.state != "training" or now - written >= 1.0:
+        if status.state not in BUSY or now - written >= 1.0:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / PEAK_PER_MB
             facts = replace(status, peak_mb=peak).facts()
             write_json(home.status_file, facts, flush=False)  # it is only looked at

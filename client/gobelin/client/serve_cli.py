@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gobelin.shared.options import AsJson, Device
+from gobelin.shared.options import AsJson, Device, TlsCertificate, TlsKey
 
 app = typer.Typer(add_completion=False)
 
@@ -26,31 +26,35 @@ def serve(
     key: Annotated[
         str | None, typer.Option(help="Public key of the region that must have signed the package.")
     ] = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Answer /embed, /classify and /surprise until stopped, on loopback unless told otherwise."""
     from gobelin.client.sovereign.package import load
-    from gobelin.shared.address import format_address
     from gobelin.shared.errors import ConfigError
 
     try:
         from gobelin.client.serving.server import make_app
-        from gobelin.client.serving.token import read_token
         from gobelin.shared import http_server
+        from gobelin.shared.token import read_token
     except ImportError as error:
         what = f"serving needs FastAPI and uvicorn, and {error.name} is not installed"
         raise ConfigError(what, "pip install 'gobelin[serve]'") from None
     if token_file is None and not http_server.is_loopback(host):
         what = f"whoever reaches {host} could ask this model"
         raise ConfigError(what, "name a --token-file, or listen on 127.0.0.1")
+    certificate = http_server.Certificate.of(tls_certificate, tls_key)
     model = load(package, key=key, device=device)
     token = "" if token_file is None else read_token(token_file)
     hosts = http_server.trusted_hosts(host)
     made = make_app(model, int(max_mb * 1e6), hosts, token)
     listening = http_server.listen(host, port)
-    url = f"http://{format_address(host, listening.getsockname()[1])}"
+    url = http_server.url_of(host, listening, certificate)
     about = {"url": url, "model": model.digest, "task": model.task}
     said = f"serving {package}, a {model.task} model of {model.lineage.region}, at {url}"
     print(json.dumps(about) if as_json else said, flush=True)
-    http_server.serve(made, listening)
+    if certificate is None and not http_server.is_loopback(host):
+        typer.echo("the token and all answers go in the clear: give a --tls-certificate", err=True)
+    http_server.serve(made, listening, certificate)

@@ -13,19 +13,27 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gobelin.client.privacy.accounting import Spend
+from gobelin.client.spool_entry import (
+    HEADER,
+    MOMENTS,
+    RECEIPT,
+    Entry,
+    damaged,
+    folder_of,
+    read_entry,
+    rounds_in,
+)
 from gobelin.protocols.envelope import UNSIGNED, SignedEnvelope
 from gobelin.protocols.messages import (
     LATE,
     PENDING,
     Contribution,
-    MalformedMessageError,
     Receipt,
 )
 from gobelin.shared.codec import Payload, segments_of
@@ -44,17 +52,14 @@ from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.vector import ParameterSchema, ParameterVector
 
 KEEP = 2  # rounds
-HEADER = "contribution.json"
 ENVELOPE = "envelope.json"  # of the contribution, signed; sent as it lies here
 DELTA = "delta.safetensors"  # its encoded segments, byte for byte as they are sent
 INNER = "inner.safetensors"
-MOMENTS = "moments.bin"  # only where a round tests across nodes; sent if the contribution says so
 LOCAL = "local.safetensors"  # only where rounds exchange fragments
 DEBT = "debt.safetensors"  # only where something is owed
 DEBT_BEFORE = "before.safetensors"  # the same of what was owed before: of the last round, one file
 SALT = "salt.bin"  # only where the round is sealed; blinds the digest of its delta
 SPEND = "privacy.json"  # only where it was trained with differential privacy
-RECEIPT = "receipt.json"  # only once the aggregator has sent it
 
 AFTER = "after"  # in DEBT: what is owed once the contribution has counted; in DEBT_BEFORE: before
 TRUSTED = "trusted"  # what comes back if the contribution before it proves not to have counted
@@ -86,37 +91,6 @@ class Debt:
 
 
 NO_DEBT = Debt()
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is known of a contribution in the spool."""
-
-    contribution: Contribution
-    receipt: Receipt | None
-
-    @property
-    def state(self) -> Literal["spooled", "receipted"]:
-        """Whether the aggregator has said what became of it."""
-        return "receipted" if self.receipt else "spooled"
-
-    @property
-    def counted(self) -> bool | None:
-        """Whether it counted; None while nothing is known."""
-        if self.receipt is None:
-            return None
-        same = self.receipt.delta_digest == self.contribution.delta_digest
-        return self.receipt.counted and same
-
-    @property
-    def fate(self) -> str:
-        """What became of it, for an operator."""
-        what = f"the contribution to round {self.contribution.round}"
-        if self.receipt is None:
-            return f"{what} has no receipt yet"
-        if self.counted:
-            return f"{what} counted with weight {self.receipt.weight:.3g}"
-        return f"{what} was not counted: {self.receipt.reason or 'another one was'}"
 
 
 class Spool:
@@ -191,7 +165,7 @@ class Spool:
         payload = Payload(schema, contribution.codec, segments)
         salt = self._file(round_number, SALT)
         if blinded(payload.digest, salt) != contribution.delta_digest:
-            raise _damaged(self._round(round_number))
+            raise damaged(self._round(round_number))
         moments = self.sent_moments(round_number)
         spend = self.spend_of(round_number, contribution.digest)
         return Spooled(contribution, payload, moments, self._envelope(round_number), spend)
@@ -207,7 +181,7 @@ class Spool:
         try:
             return Spend(**read_json(file))
         except TypeError:
-            raise _damaged(self._round(round_number)) from None
+            raise damaged(self._round(round_number)) from None
 
     def bare(self) -> list[int]:
         """Rounds here that were trained without privacy."""
@@ -225,7 +199,7 @@ class Spool:
             facts = read_json(file)
             return SignedEnvelope(facts["envelope"].encode(), facts["signature"])
         except (StateError, KeyError, AttributeError):
-            raise _damaged(self._round(number)) from None
+            raise damaged(self._round(number)) from None
 
     def sent_moments(self, round_number: int) -> bytes:
         """The moments that go with a round's contribution, if any; raises StateError on damage."""
@@ -234,7 +208,7 @@ class Spool:
             return b""
         data = self._file(round_number, MOMENTS)
         if digest_of(data) != digest:
-            raise _damaged(self._round(round_number))
+            raise damaged(self._round(round_number))
         return data
 
     def moments_of(self, round_number: int, dim: int) -> Moments | None:
@@ -243,7 +217,7 @@ class Spool:
         try:
             return Moments.from_bytes(data, dim) if data else None
         except MomentsError:
-            raise _damaged(self._round(round_number)) from None
+            raise damaged(self._round(round_number)) from None
 
     def inner_before(self, round_number: int) -> tuple[int, dict[str, Tensor]]:
         """Number and inner state of the last round before `round_number`; 0 and {} if none."""
@@ -288,14 +262,7 @@ class Spool:
 
     def entry(self, number: int) -> Entry:
         """What is known of a round's contribution; raises StateError on damage."""
-        folder = self._round(number)
-        try:
-            contribution = Contribution.from_bytes((folder / HEADER).read_bytes())
-            if not (folder / RECEIPT).exists():
-                return Entry(contribution, None)
-            return Entry(contribution, Receipt.from_bytes((folder / RECEIPT).read_bytes()))
-        except (MalformedMessageError, OSError):
-            raise _damaged(folder) from None
+        return read_entry(self._folder, number)
 
     def _file(self, number: int, name: str) -> bytes:
         file = self._round(number) / name
@@ -316,7 +283,7 @@ class Spool:
         try:
             tensors: dict[str, Tensor] = load_file(self._round(number) / name)
         except (SafetensorError, OSError):
-            raise _damaged(self._round(number)) from None
+            raise damaged(self._round(number)) from None
         return tensors
 
     def _load_if_there(self, number: int, name: str) -> dict[str, Tensor]:
@@ -324,11 +291,10 @@ class Spool:
 
     def rounds(self) -> list[int]:
         """Numbers of the rounds in the spool, ascending."""
-        folders = self._folder.glob("round-[0-9]*") if self._folder.exists() else []
-        return sorted(int(folder.name.removeprefix("round-")) for folder in folders)
+        return rounds_in(self._folder)
 
     def _round(self, number: int) -> Path:
-        return self._folder / f"round-{number:05d}"
+        return folder_of(self._folder, number)
 
 
 def blinded(digest: str, salt: bytes) -> str:
@@ -350,7 +316,3 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     if one is None or other is None:
         return one if other is None else other
     return one + other
-
-
-def _damaged(folder: Path) -> StateError:
-    return StateError(f"{folder} is damaged", "remove it; the round is trained again")

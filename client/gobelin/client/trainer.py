@@ -187,20 +187,22 @@ class LocalTrainer:
         base: ParameterVector,
         local: LocalSteps,
         on_step: Callable[[StepReport], None] | None = None,
+        until: Callable[[], bool] = lambda: False,
     ) -> tuple[ParameterVector, TrainingReport]:
         """Train from `base`; returns the trained vector (delta = it − base) and a report.
 
         The inner optimizer goes on from where the last call left it. If anything fails, also in
         `on_step`, it is put back to where this call found it, and the call can be repeated.
-        Steps end early where one more as long as the last would not be done in `local.seconds`;
-        those taken are the first of all, so the schedule stays the federation's.
+        Steps end early where one more as long as the last would not be done in `local.seconds`, or
+        `until`, asked after each, says so; those taken are the first of all, so the schedule stays
+        the federation's. Several ranks ask the first one's `until` only where seconds are limited.
         Raises DivergedError if the loss stops being finite, DataError on unusable batches.
         """
         before = self.state()
         base.load_into(self.model)
         try:
             with deterministic():
-                return self._train(local, on_step)
+                return self._train(local, on_step, until)
         except BaseException:
             self.load_state(before)
             raise
@@ -267,7 +269,10 @@ class LocalTrainer:
                 kept[moment].copy_(state[f"{moment}.{name}"])
 
     def _train(
-        self, local: LocalSteps, on_step: Callable[[StepReport], None] | None
+        self,
+        local: LocalSteps,
+        on_step: Callable[[StepReport], None] | None,
+        until: Callable[[], bool],
     ) -> tuple[ParameterVector, TrainingReport]:
         self.model.train()
         self.objective.begin(self.encoder)
@@ -294,7 +299,7 @@ class LocalTrainer:
                 left = min(left, started + local.seconds - now)
                 on_step(StepReport(step.step, taken, local.steps, numbers[0], rank, rate, left))
             coming = (1 + self._lag) * (now - before)
-            over = self._any_rank(now + coming > started + local.seconds, local)
+            over = self._any_rank(until() or now + coming > started + local.seconds, local)
         trained = ParameterVector.of(self.model, self.schema)
         health = self._health(replace(local, steps=taken))
         loss, prediction, anti_collapse, collapse, norm = (sums / taken).tolist()

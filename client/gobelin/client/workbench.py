@@ -10,6 +10,7 @@ from gobelin.client.crew import Leader
 from gobelin.client.home import MachineSettings, NodeSettings, PrivacySettings
 from gobelin.client.privacy.noise import Secret
 from gobelin.client.privacy.training import PrivateTrainer
+from gobelin.client.shadow.held_out import Parts, parts_of
 from gobelin.client.trainer import LocalTrainer
 from gobelin.shared.data import BatchStream, Source
 from gobelin.shared.errors import ConfigError, PrivacyError
@@ -25,12 +26,24 @@ def open_data(settings: NodeSettings, recipe: Recipe) -> Source[Any]:
     )
 
 
-def build_trainer(settings: NodeSettings, recipe: Recipe, seed: int) -> LocalTrainer:
-    """The trainer of a recipe on the node's data, in the order of `seed`; it leads a crew's."""
+def open_parts(settings: NodeSettings, recipe: Recipe) -> Parts:
+    """A node's data, those that train apart from those it holds out; raises as `open_data`."""
+    source, modality = open_data(settings, recipe), recipe.modality(settings.data.modality)
+    return parts_of(settings, source, modality.form)
+
+
+def build_trainer(
+    settings: NodeSettings, recipe: Recipe, seed: int, source: Source[Any] | None = None
+) -> LocalTrainer:
+    """The trainer of a recipe on the node's data, in the order of `seed`; it leads a crew's.
+
+    `source` are the samples that train, where they are open already.
+    """
     compute, data = settings.compute, settings.data
     if compute.threads:
         torch.set_num_threads(compute.threads)
-    stream = BatchStream(open_data(settings, recipe), recipe.inner.batch_size, seed)
+    source = source if source is not None else open_parts(settings, recipe).kept
+    stream = BatchStream(source, recipe.inner.batch_size, seed)
     device = pick_device(compute)
     precision = pick_precision(compute, device)
     common = (recipe, stream.batch, device, precision, compute.compile)
@@ -41,7 +54,11 @@ def build_trainer(settings: NodeSettings, recipe: Recipe, seed: int) -> LocalTra
 
 
 def build_private_trainer(
-    settings: NodeSettings, privacy: PrivacySettings, recipe: Recipe, secret: bytes
+    settings: NodeSettings,
+    privacy: PrivacySettings,
+    recipe: Recipe,
+    secret: bytes,
+    source: Source[Any],
 ) -> PrivateTrainer:
     """As `build_trainer`, with differential privacy; raises PrivacyError where it cannot be.
 
@@ -58,9 +75,8 @@ def build_private_trainer(
         torch.set_num_threads(compute.threads)
     device = pick_device(compute)
     return PrivateTrainer(
-        recipe, open_data(settings, recipe), privacy, Secret(secret),
-        device, "fp32", modality=data.modality,
-    )  # fmt: skip
+        recipe, source, privacy, Secret(secret), device, "fp32", modality=data.modality
+    )
 
 
 def pick_device(compute: MachineSettings) -> str:

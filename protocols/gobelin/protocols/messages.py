@@ -40,10 +40,17 @@ LATE = "late"  # reason: had not arrived when its round was sealed
 PENDING = "pending"  # reason in place of a final word: has not arrived, but may still count
 METRIC_DISTORTION = "distortion"  # declared metric: share of the delta's power the codec left out
 METRIC_SENT_BYTES = "sent_bytes"  # declared metric: bytes of the encoded delta
+METRICS_PREMIUM = {  # declared metrics: a node's own federation premium in points, by its measure
+    "probe": "premium_probe",
+    "identification": "premium_identification",
+}
+METRIC_PREMIUM_SEEN = "premium_seen"  # and the share of its samples at which it is told
 METRICS = frozenset(  # all that a contribution may say of its training in numbers
     {
         *("loss", "prediction", "anti_collapse", "effective_rank"),
         *(METRIC_DISTORTION, METRIC_SENT_BYTES),
+        *METRICS_PREMIUM.values(),
+        METRIC_PREMIUM_SEEN,
     }
 )
 

@@ -9,13 +9,16 @@ from gobelin.protocols.bundle import WireArray
 from gobelin.protocols.messages import (
     BYTES,
     ENCODING_MOMENTS,
+    METRIC_PREMIUM_SEEN,
     METRICS,
+    METRICS_PREMIUM,
     Contribution,
     MalformedMessageError,
     RoundPlan,
     encoding_of,
 )
 from gobelin.server.aggregation import LIMIT
+from gobelin.server.reasons import Refusal as Refusal
 from gobelin.server.reasons import RefusalCode
 from gobelin.shared.codec import CODECS, Payload, codec_named, rungs_from
 from gobelin.shared.errors import CodecError, MomentsError, VectorError
@@ -23,14 +26,6 @@ from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of, size_of
 from gobelin.shared.schedule import Schedule
 from gobelin.shared.vector import DTYPE, ParameterSchema, ParameterVector
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why a reply is not counted: the reason code and one line about what was found."""
-
-    reason: RefusalCode
-    found: str
 
 
 @dataclass(frozen=True)
@@ -152,6 +147,11 @@ def _claims(contribution: Contribution, batch: int | None) -> Refusal | None:
         return Refusal(RefusalCode.CLAIMS, "took less than no time")
     if unknown := sorted(contribution.metrics.keys() - METRICS):
         return Refusal(RefusalCode.CLAIMS, f"says {unknown[0]!r:.40}, which nobody asks for")
+    told = contribution.metrics
+    if any(abs(told.get(name, 0.0)) > 100 for name in METRICS_PREMIUM.values()):
+        return Refusal(RefusalCode.CLAIMS, "a premium of more than 100 points")
+    if not 0 <= told.get(METRIC_PREMIUM_SEEN, 0.0) <= 1:
+        return Refusal(RefusalCode.CLAIMS, "a premium at a share of samples that is none")
     return None
 
 

@@ -259,12 +259,24 @@ def evidence(
 
 
 @app.command()
-def status(home: Home = DEFAULT_HOME, as_json: AsJsonLines = False) -> None:
-    """Show where the federation stands."""
+def status(
+    number: Annotated[
+        int | None, typer.Option("--round", min=1, help="Everything of one sealed round instead.")
+    ] = None,
+    node: Annotated[str, typer.Option(help="Or of one node.")] = "",
+    member: Annotated[str, typer.Option(help="Or of one member.")] = "",
+    home: Home = DEFAULT_HOME,
+    as_json: AsJsonLines = False,
+) -> None:
+    """Show where the federation stands, and what needs a person."""
     from gobelin.server.home import AggregatorHome
-    from gobelin.server.progress import print_status
+    from gobelin.server.status import print_detail, print_status
 
-    print_status(AggregatorHome(home), as_json)
+    place = AggregatorHome(home)
+    if number is not None or node or member:
+        print_detail(place, number, node, member, as_json)
+    else:
+        print_status(place, as_json)
 
 
 from gobelin.server import operate_cli, roster_cli  # noqa: E402  parts of this group

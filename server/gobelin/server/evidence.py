@@ -12,12 +12,13 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from gobelin.server.admission import Refusal
 from gobelin.server.policy import PolicyError
-from gobelin.server.reasons import RefusalCode
-from gobelin.shared.vector import ParameterVector
+from gobelin.server.reasons import Refusal, RefusalCode
+
+if TYPE_CHECKING:  # who reads a round's journal needs no tensors
+    from gobelin.shared.vector import ParameterVector
 
 GRID = 2.0**-16  # of scores; far below what a round is worth, far above the noise of fp32 sums
 LEAST, MOST = Fraction(1, 2), Fraction(2)  # of the median member's voice

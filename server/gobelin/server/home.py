@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from gobelin.server.places import FederationName, NetworkSettings, Places
-from gobelin.server.retention import RetentionSettings
-from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
-from gobelin.shared.codec import CodecName
+from gobelin.shared.codec_name import CodecName
 from gobelin.shared.errors import ConfigError, StateError
-from gobelin.shared.recipe import Recipe
 from gobelin.shared.schedule import Schedule
 from gobelin.shared.settings import Settings, read_settings
 from gobelin.shared.signing import SigningKey
+
+if TYPE_CHECKING:  # who only looks at a home needs no tensors, and neither does its memory
+    from gobelin.shared.checkpoint import Checkpoint
+    from gobelin.shared.recipe import Recipe
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -116,6 +117,18 @@ class ReleaseSettings(Settings):
     probe: Path | None = None  # public labelled samples: what heads of the last release are worth
     modality: str | None = None  # of the probe, where the recipe has several
     probe_samples: Positive = 2000  # of them at most, half to fit heads on and half to test them
+    # Releases wait until the members' median premium, by their own word, is so many points …
+    least_premium: Annotated[float, Field(ge=-100, le=100)] | None = None
+    premium_members: Share = 0.5  # … told by this share of those who contributed to the round
+
+
+class RetentionSettings(Settings):
+    """What stays; what is not set stays for ever."""
+
+    checkpoints: Annotated[int, Field(gt=0)] | None = None  # of the last rounds
+    archives: Annotated[int, Field(ge=0)] | None = None  # of the last rounds' contributions
+    releases: Annotated[int, Field(gt=0)] | None = None  # the newest …
+    every: Annotated[int, Field(gt=0)] = 100  # … and for ever those of rounds that it divides
 
 
 class FederationSettings(Settings):
@@ -155,6 +168,8 @@ class AggregatorHome(Places):
 
     def recipe(self) -> Recipe:
         """The federation's recipe."""
+        from gobelin.shared.recipe import Recipe
+
         return read_settings(Recipe, self.recipe_file)
 
     def signing_key(self) -> SigningKey:
@@ -163,6 +178,8 @@ class AggregatorHome(Places):
 
     def latest(self) -> tuple[int, Checkpoint]:
         """The last sealed round and its verified checkpoint."""
+        from gobelin.shared.checkpoint import read_checkpoint
+
         sealed = self.sealed_rounds()
         if not sealed:
             raise StateError(f"{self.rounds} holds no checkpoint", "restore it from a backup")

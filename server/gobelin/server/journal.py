@@ -11,7 +11,7 @@ import os
 import shutil
 import zlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
@@ -20,9 +20,11 @@ from safetensors.numpy import save_file
 
 from gobelin.protocols.bundle import WireArray
 from gobelin.protocols.envelope import ENVELOPE, SIGNATURE, SignedEnvelope
-from gobelin.server.courier import Reply
 from gobelin.server.round_events import Asked, Durable
 from gobelin.shared.files import file_atomic, sync_folder, write_atomic
+
+if TYPE_CHECKING:  # who only reads the events needs no tensors
+    from gobelin.server.courier import Reply
 
 HEADER = "header"  # name of a reply's header among its arrays, which are named "array.…"
 MOMENTS = "moments"  # and of its moments
@@ -50,6 +52,14 @@ class Journal:
             events.append(event)
             self._end += len(line)
         return events
+
+    def stamp(self) -> tuple[int, int]:
+        """What changes when the events do: for who reads them again and again."""
+        try:
+            stat = self._file.stat()
+        except FileNotFoundError:
+            return (0, 0)
+        return (stat.st_mtime_ns, stat.st_size)
 
     def append(self, event: Durable) -> None:
         """Write one event behind the last and flush it."""
@@ -95,6 +105,8 @@ class Journal:
                 arrays = {key.removeprefix("array."): array for key, array in wire.items()}
                 signed = SignedEnvelope(said[ENVELOPE].encode("ascii"), said[SIGNATURE])
                 header = _bytes(file, HEADER)
+                from gobelin.server.courier import Reply
+
                 return Reply(asked.node, header, arrays, moments=moments, envelope=signed)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError):
             return None

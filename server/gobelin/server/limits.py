@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gobelin.protocols.messages import MAX_BYTES
+from gobelin.server.objects import CHUNK, HEAD
 from gobelin.shared.codec import codec_named, rungs_from
 from gobelin.shared.objective.moments import size_of
 from gobelin.shared.vector import ParameterSchema
 
-CHUNK = 5 * 2**20  # bytes of an array that Flower puts into one object
-HEAD = 2**10  # bytes of an object beside what it carries: its type, its children's ids, a name
 RECORDS = 8  # message, records, header, envelope, delta, moments, cosignature
-MOST_OF_ONE = CHUNK + MAX_BYTES  # bytes of any one object
 
 
 @dataclass(frozen=True)

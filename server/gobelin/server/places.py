@@ -26,6 +26,7 @@ from gobelin.shared.signing import find_signing_key
 
 FederationName = Annotated[str, Field(min_length=1, max_length=48, pattern=r"^[A-Za-z0-9][\w.-]*$")]
 Port = Annotated[int, Field(gt=0, lt=65536)]
+EVENT_BYTES = 1 << 24  # of the event log, read at a time
 
 
 class NetworkSettings(Settings):
@@ -59,6 +60,7 @@ class Places:
         self.releases = folder / "releases"
         self.issued_file = folder / "issued.json"  # when the last plan was
         self.evidence = folder / "evidence"  # that goes with the releases to come
+        self.processes_file = self.folder / "flower" / "processes.json"  # of `up`
         self.journal = folder / "journal"  # of the open round: its events and counted replies
         self.collecting = folder / "collecting"  # scratch: the open round's deltas, decoded
         self.enrolment = folder / "enrolment"  # invites and the requests they have led to
@@ -147,16 +149,25 @@ class Places:
 
     def events(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
         """Complete events from byte `offset` on, and the offset behind them."""
+        found: list[dict[str, Any]] = []
+        while True:
+            lines, offset = self.event_lines(offset)
+            found += filter(None, map(parse_event, lines))
+            if not lines:
+                return found, offset
+
+    def event_lines(self, offset: int) -> tuple[list[bytes], int]:
+        """Whole lines of the event log from byte `offset` on, some MB at most, and their end."""
         if not self.events_file.exists():
             return [], offset
         with self.events_file.open("rb") as file:
             file.seek(offset)
-            data = file.read()
+            data = file.read(EVENT_BYTES)
         whole = data[: data.rfind(b"\n") + 1]
-        return [row for row in map(_event, whole.splitlines()) if row], offset + len(whole)
+        return whole.splitlines(), offset + len(whole)
 
 
-def _event(line: bytes) -> dict[str, Any]:
+def parse_event(line: bytes) -> dict[str, Any]:
     """One event, or nothing where a full disk or a power cut has torn its line."""
     try:
         row = json.loads(line)

@@ -1,30 +1,15 @@
-"""What an operator sees of the rounds: live on a terminal, plain lines elsewhere, or JSON."""
+"""What an operator sees of the rounds as they go: live, plain lines, or JSON."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from itertools import starmap
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from gobelin.protocols.messages import METRIC_DISTORTION
-from gobelin.server.broadcast import STEP
-from gobelin.server.enrolment import Desk
-from gobelin.server.home import AggregatorHome, FederationSettings
-from gobelin.server.journal import Journal
-from gobelin.server.round_events import Convened
-from gobelin.server.round_state import Round
-from gobelin.server.round_steps import fold
-from gobelin.server.rounds import terms_of
-from gobelin.shared.address import format_address
-from gobelin.shared.codec import describe_codec
+from gobelin.server.home import AggregatorHome
+from gobelin.shared.codec_name import describe_codec
 from gobelin.shared.console import LiveConsole
-from gobelin.shared.files import is_owned
-from gobelin.shared.ledger import LedgerFolder
-from gobelin.shared.pausing import read_pause
 
 
 class Progress(LiveConsole):
@@ -99,6 +84,8 @@ def describe(event: dict[str, Any], rounds: int) -> str:
         lost = event.get("head_points_lost")
         heads = "" if lost is None else f", on which heads of the last lose {lost:.1f} points"
         return f"{number}: released {event['folder']}{heads}"
+    if kind == "release_held":
+        return f"{number}: the release is held back: {event['why']}"
     if kind == "transplant_unknown":
         return f"warning: what heads lose on this release was not measured: {event['why']}"
     if kind == "damaged":
@@ -148,129 +135,3 @@ def _sent(row: dict[str, Any]) -> str:
     if "codec" not in row:
         return ""
     return describe_codec(row["codec"], row["bytes"], row["metrics"].get(METRIC_DISTORTION, 0.0))
-
-
-def _last_sent(row: dict[str, Any]) -> dict[str, Any]:
-    """A node's last contribution as plain data, None where there is none."""
-    return {
-        "last_round": row.get("round"),
-        "local_steps": row.get("local_steps"),
-        "codec": row.get("codec"),
-        "sent_bytes": row.get("bytes"),
-        "distortion": row.get("metrics", {}).get(METRIC_DISTORTION),
-    }
-
-
-def _open_round(
-    home: AggregatorHome, settings: FederationSettings, sealed: int
-) -> dict[str, Any] | None:
-    """Where the round behind the last sealed one stands, from its journal alone."""
-    match Journal(home.journal).events():
-        case [Convened(plan_digest=digest), *_] as events:
-            pass
-        case _:
-            return None
-    if home.facts(sealed).get("plan_digest") == digest:  # killed between seal and clearing
-        return None
-    state = fold(Round(sealed + 1, digest, "", terms_of(settings), since=0.0), events)
-    names = {node: seat.name for node, seat in state.seats.items()}
-    late = [names[asked.node] for asked in state.counted if asked.round != state.number]
-    return {
-        "round": state.number,
-        "phase": state.phase,
-        "attempt": state.attempt,
-        "needed": state.needed,
-        "members": sorted(state.members),
-        "nodes": sorted(names[node] for node in state.answered),
-        "late": sorted(late),
-        "owing": sorted(names[node] for node in state.seats.keys() - state.answered),
-    }
-
-
-def _newest_head(home: AggregatorHome) -> dict[str, Any] | None:
-    """The ledger's newest head, and who has cosigned it; None before the first start."""
-    folder = LedgerFolder(home.ledger)
-    sizes = folder.sizes()
-    signed = folder.head(sizes[-1]) if sizes else None
-    if signed is None:
-        return None
-    names = sorted(line.name for line in signed.lines[1:])
-    return {"size": signed.head.size, "root": signed.head.root.hex(), "cosigned_by": names}
-
-
-def _describe_open(opened: dict[str, Any]) -> str:
-    """One line for the open round."""
-    parts = {"not yet": opened["owing"], "late": opened["late"]}
-    more = "".join(f"; {what}: {', '.join(names)}" for what, names in parts.items() if names)
-    members = f"{len(opened['members'])} of {opened['needed']} members"
-    return f"round {opened['round']}: {opened['phase']}, {members}{more}"
-
-
-def print_status(home: AggregatorHome, as_json: bool) -> None:
-    """Print where a federation stands, from its files alone."""
-    settings = home.settings()
-    sealed = home.sealed_rounds()
-    events, _ = home.events()
-    roster = home.roster()
-    last = {row["node"]: row for row in events if row["event"] in ("contribution", "late")}
-    opened = _open_round(home, settings, sealed[-1]) if sealed else None
-    round_facts = home.facts(sealed[-1]) if sealed else {}
-    members = round_facts.get("members", {})
-    told, head = round_facts.get(STEP), _newest_head(home)
-    waiting = [request.node for request in Desk(home).waiting()]
-    facts = {
-        "federation": settings.name,
-        "running": is_owned(home.folder),
-        "address": format_address(settings.network.host, settings.network.port),
-        "paused": asdict(paused) if (paused := read_pause(home.folder)) else None,
-        "sealed": sealed[-1] if sealed else None,
-        "rounds": settings.rounds.rounds,
-        "open": opened,
-        "members": roster.members,
-        "nodes": {
-            node.name: {"member": node.member, **_last_sent(last.get(node.name, {}))}
-            for node in roster.nodes
-        },
-        "waiting": waiting,
-        "broadcast": told,
-        "influence": {
-            member: {"round": row.get("influence", 0.0), "total": row["influence_total"]}
-            for member, row in members.items()
-        },
-        "reduced": {m: row["reduced"] for m, row in members.items() if row.get("reduced")},
-        "ledger": head,
-        "last_event": events[-1] if events else None,
-        "releases": sorted(p.name for p in home.releases.glob("release-*")),
-    }
-    if as_json:
-        print(json.dumps(facts, sort_keys=True))
-        return
-    console = Console(highlight=False)
-    state = "up" if facts["running"] else "not running"
-    console.print(f"{settings.name}: {state}, {facts['sealed']} of {facts['rounds']} rounds sealed")
-    if paused:
-        console.print(str(paused), markup=False)
-    if opened:
-        console.print(_describe_open(opened), markup=False)
-    heads = ("member", "node", "last contribution", "sent", "influence: last round", "so far")
-    table = Table(*heads)
-    whole = sum(row["influence_total"] for row in members.values()) or 1.0
-    for node in roster.nodes:
-        row = last.get(node.name)
-        when = f"round {row['round']}: {_work(row)}" if row else "none yet"
-        mine = members.get(node.member, {})
-        shares = (mine.get("influence", 0.0), mine.get("influence_total", 0.0) / whole)
-        sent = _sent(row) if row else ""
-        table.add_row(node.member, node.name, when, sent, *(f"{share:.0%}" for share in shares))
-    console.print(table)
-    if waiting:
-        names = ", ".join(waiting)
-        console.print(f"waiting to be admitted: {names}; see `gobelin aggregator requests`")
-    if head:
-        by = ", ".join(head["cosigned_by"]) or "nobody yet"
-        console.print(f"ledger: head {head['root'][:12]} of {head['size']}, cosigned by {by}")
-    if told:
-        step = describe_codec(told["codec"], told["bytes"], told["distortion"])
-        console.print(f"the last consensus is told in one step: {step}")
-    if events:
-        console.print(f"last: {describe(events[-1], settings.rounds.rounds)}", markup=False)

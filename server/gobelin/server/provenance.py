@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from gobelin.protocols.envelope import CONTRIBUTION, SignedEnvelope
 from gobelin.protocols.messages import Contribution, MalformedMessageError
-from gobelin.server.admission import Refusal
-from gobelin.server.reasons import RefusalCode
+from gobelin.server.reasons import Refusal, RefusalCode
 from gobelin.server.round_events import Seat
 from gobelin.shared.envelope import open_envelope, require_time
 from gobelin.shared.errors import EnvelopeError

@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
-from gobelin.server.admission import Refusal
 from gobelin.server.evidence import Evidence
-from gobelin.server.reasons import RefusalCode
+from gobelin.server.reasons import Refusal, RefusalCode
 from gobelin.shared.data import Batch
 from gobelin.shared.health import deviations, effective_rank, frame_rotation
 from gobelin.shared.model import Weights, hollow_jepa, lent, weights_moved, weights_of

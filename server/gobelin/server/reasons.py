@@ -6,6 +6,7 @@ meaning is the line beside it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -71,6 +72,14 @@ class RefusalCode(Reason):
     GARBLED = "garbled", "the sealed round's sum was none, so nobody's delta has moved anything"
     UNSEALED = "unsealed", "the plan asks for a delta to be masked, or for it not to be"
     QUALITY_FLOOR = "quality_floor", "it makes the consensus worse on the public probe"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a reply is not counted: the reason code and one line about what was found."""
+
+    reason: RefusalCode
+    found: str
 
 
 class ReductionCode(Reason):

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from gobelin.server.admission import Refusal
-from gobelin.server.reasons import RefusalCode
+from gobelin.server.reasons import Refusal, RefusalCode
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import Any
 
-from gobelin.server.admission import Refusal
 from gobelin.server.evidence import harmful
-from gobelin.server.reasons import RefusalCode
+from gobelin.server.reasons import Refusal, RefusalCode
 from gobelin.server.round_events import Asked, Seat
 
 

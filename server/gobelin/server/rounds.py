@@ -7,11 +7,9 @@ in the journal, so a killed aggregator goes on with the contributions it has.
 from __future__ import annotations
 
 import datetime
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -31,14 +29,14 @@ from gobelin.server.quality import SAMPLES, CollapseGate, Examiner
 from gobelin.server.retention import prune
 from gobelin.server.rollcall import RollCall
 from gobelin.server.round_events import Convened
-from gobelin.server.round_state import Known, Terms
+from gobelin.server.round_state import Known
 from gobelin.server.seal import Sealer, Standing
 from gobelin.server.sealed_policy import require_places, require_sealable
+from gobelin.server.terms import terms_of
 from gobelin.shared.ledger.course import told
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.sealing import bits_for
 
-REJOIN_S = 30.0  # for nodes to find a killed aggregator again: twice their longest pause
 FAREWELL_POLL_S = 0.2
 FAREWELL_S = 10.0  # for nodes to hear that the federation has finished
 
@@ -191,20 +189,3 @@ def _sealed_terms(rounds: RoundSettings) -> dict[str, Any]:
         "sealed_norm": rounds.sealed_norm or 0.0,
         "sealed_threshold": rounds.sealed_threshold,
     }
-
-
-def terms_of(settings: FederationSettings, scores: Sequence[float] = ()) -> Terms:
-    """What bounds a round; `scores` are members' in past rounds."""
-    rounds = settings.rounds
-    return Terms(
-        quorum=Fraction(repr(rounds.quorum)),  # as it was written: 0.1 is a tenth
-        min_members=rounds.min_members,
-        deadline_s=rounds.deadline_s,
-        grace_s=math.inf if rounds.grace_s is None else rounds.grace_s,
-        wait_s=rounds.wait_for_members_s,
-        attempts=rounds.attempts,
-        rejoin_s=REJOIN_S,
-        max_staleness=rounds.max_staleness,
-        quality_floor=settings.policy.quality_floor,
-        history=scores,
-    )

@@ -28,11 +28,11 @@ from gobelin.server.engine import (
 from gobelin.server.home import AggregatorHome
 from gobelin.shared.address import format_address
 from gobelin.shared.errors import EngineError, GobelinError, PortInUseError
-from gobelin.shared.files import PRIVATE, is_owned, sole_owner, sweep, write_atomic
+from gobelin.shared.files import PRIVATE, is_owned, sole_owner, sweep, write_atomic, write_json
 from gobelin.shared.notify import alive, ready, stopping
 from gobelin.shared.signals import stop_on_signals
 
-READY_S = 60.0  # for the SuperLink to answer
+READY_S = 180.0  # for the SuperLink to answer: a machine that is busy takes long to import it
 TICK_S = 0.5
 GONE_S = 3.0  # without a ServerApp: a moment for one that has ended well to be reported as such
 RESTARTS = 5  # of children within RESTART_WINDOW_S before the supervisor gives up
@@ -50,6 +50,8 @@ class Child:
         self._home = home
         self._process: subprocess.Popen[bytes] | None = None
         self._started: list[float] = []
+        self._starts = 0
+        self._since = 0.0  # Unix seconds
 
     @property
     def log(self) -> Path:
@@ -62,6 +64,7 @@ class Child:
         self._started = [t for t in self._started if now - t < RESTART_WINDOW_S] + [now]
         if len(self._started) > RESTARTS:
             raise EngineError(f"{self.name} died {RESTARTS} times", f"see {self.log}")
+        self._starts, self._since = self._starts + 1, time.time()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -78,6 +81,11 @@ class Child:
         """Its process id, or None when it does not run."""
         alive = self._process is not None and self._process.poll() is None
         return self._process.pid if alive and self._process else None
+
+    def facts(self) -> dict[str, Any]:
+        """What who watches the home may know of it."""
+        restarts = self._starts - 1
+        return {"name": self.name, "pid": self.pid, "started": self._since, "restarts": restarts}
 
     def stop(self, grace_s: float = 5.0) -> None:
         """Ask it to end, then end it."""
@@ -124,6 +132,7 @@ class Supervisor:
                 self._start(self._superlink)
                 self._start(self._superexec)
                 self._start(self._service)
+                self._note_children()
                 control = self._wait_ready()
                 with contextlib.closing(control):
                     self._watch(control)
@@ -181,12 +190,18 @@ class Supervisor:
                 file.unlink()
         child.start()
 
+    def _note_children(self) -> None:
+        """Keep who runs where pages and `status` see it; it is only looked at."""
+        told = {"processes": [child.facts() for child in self._children if child.pid]}
+        write_json(self._home.processes_file, told, flush=False)
+
     def _revive(self) -> None:
         """Start children that have died again; a ServerApp ends with its superexec."""
         for child in self._children:
             if child.pid is None:
                 self._on_event({"event": "restarting", "process": child.name})
                 self._start(child)
+                self._note_children()
                 if child is self._superexec:
                     self._served_at = -math.inf
 

@@ -37,7 +37,8 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from gobelin.server.courier import MALFORMED, OVERSIZE
-from gobelin.server.limits import MOST_OF_ONE, Limit
+from gobelin.server.limits import Limit
+from gobelin.server.objects import MOST_OF_ONE
 
 OUR_ERROR = 100  # Flower error code of what carries one of our codes
 PULL = "/pull-object"  # path of the request for an object

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from gobelin.shared.health import Health
+if TYPE_CHECKING:  # who compares recorded figures needs no tensors
+    from gobelin.shared.health import Health
 
 LEAST_SPREAD = 1e-4  # of the mean square; below it embeddings are an offset with dust on it
 POINT_SCORE = 0.39  # T / N; 0.402 to 0.409 for one point at the origin, more for one elsewhere

@@ -246,6 +246,12 @@ class PrivacyError(GobelinError):
     code, exit_code = "privacy", 52
 
 
+class ShadowError(GobelinError):
+    """A solo model that cannot be trained or measured as it is set, or whose state is damaged."""
+
+    code, exit_code = "shadow", 72
+
+
 class LedgerError(GobelinError):
     """A ledger, a receipt or a release does not hold what it says."""
 

@@ -1,8 +1,8 @@
 """HTTP for programs on this machine: a guarded FastAPI app, and a process that serves it.
 
 It listens on loopback unless told otherwise, and there answers only to names of loopback, lest a
-web page reach it by its own name. Elsewhere a token may be asked for. Errors are the family's, as
-JSON; no traceback is shown.
+web page reach it by its own name. Elsewhere a token may be asked for, which TLS keeps from whoever
+listens on the way. Errors are the family's, as JSON; no traceback is shown.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import hmac
 import ipaddress
 import logging
 import socket
+import ssl
 import threading
 from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -25,6 +28,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gobelin.shared.address import format_address
 from gobelin.shared.errors import ConfigError, CrowdError, DataError, GobelinError, PortInUseError
 from gobelin.shared.settings import Settings
 from gobelin.shared.signals import Stopped, stop_on_signals
@@ -156,8 +160,40 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(what, "use --host 127.0.0.1, and a --port above 1023 or 0") from None
 
 
-def serve(app: FastAPI, listening: socket.socket) -> None:
-    """Answer until SIGTERM or Ctrl-C."""
+@dataclass(frozen=True)
+class Certificate:
+    """What a server shows, in PEM: its certificate and those that vouch for it, and its key."""
+
+    chain: Path
+    key: Path
+
+    @classmethod
+    def of(cls, chain: Path | None, key: Path | None) -> Certificate | None:
+        """Of two files; None without them. Raises ConfigError where they are no pair."""
+        if chain is None and key is None:
+            return None
+        if chain is None or key is None:
+            what = "a certificate needs its key, and a key its certificate"
+            raise ConfigError(what, "name both --tls-certificate and --tls-key")
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+                chain, key, password=lambda: ""
+            )
+        except OSError as error:  # SSLError is one
+            reason = error.strerror or "not PEM"
+            what = f"{chain} and {key} are no certificate and its key: {reason}"
+            raise ConfigError(what, "name PEM files of one pair, the key not encrypted") from None
+        return cls(chain, key)
+
+
+def url_of(host: str, listening: socket.socket, certificate: Certificate | None = None) -> str:
+    """How a server is called."""
+    scheme = "http" if certificate is None else "https"
+    return f"{scheme}://{format_address(host, listening.getsockname()[1])}"
+
+
+def serve(app: FastAPI, listening: socket.socket, certificate: Certificate | None = None) -> None:
+    """Answer until SIGTERM or Ctrl-C; over TLS with a certificate."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -166,6 +202,8 @@ def serve(app: FastAPI, listening: socket.socket) -> None:
         lifespan="off",
         ws="none",
         timeout_graceful_shutdown=GRACE_S,
+        ssl_certfile=None if certificate is None else certificate.chain,
+        ssl_keyfile=None if certificate is None else certificate.key,
     )
     server = uvicorn.Server(config)
     # In a thread, since in the main one it would handle signals itself and die of them.

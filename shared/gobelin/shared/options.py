@@ -15,3 +15,7 @@ PassphraseFile = Annotated[
     Path | None, typer.Option(help="Its first line encrypts the private keys.")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
+TlsCertificate = Annotated[
+    Path | None, typer.Option(help="Answer over TLS: PEM of the certificate and its chain.")
+]
+TlsKey = Annotated[Path | None, typer.Option(help="PEM of the certificate's key.")]

@@ -27,32 +27,14 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path, PurePath
+from pathlib import Path
+
+from process_names import process_name
 
 DIGITS = re.compile(r"\d+")
 TEMPORARY = re.compile(r"(?<=\.)[a-z0-9_]{8}(?=/|$)")  # what tempfile puts behind our prefixes
 FINGERPRINT = re.compile(r"[0-9a-f]{16,}")
 TORN_BYTES = 7  # what a torn append lacks
-
-
-def process_name(argv: list[str]) -> str:
-    """Which of a federation's processes this is, from its command line; '' for any other."""
-    words = [PurePath(word).name for word in argv]
-    for word in words[:3]:
-        known = {"gobelin.server.superlink": "superlink", "flower-superexec": "superexec"}
-        known["flwr-serverapp"] = "serverapp"
-        if word in known:
-            return known[word]
-    if "gobelin" in words[:2]:
-        if words[-4:-1] == ["aggregator", "up", "--home"]:
-            return "supervisor"
-        if words[-4:-1] == ["aggregator", "serve", "--home"]:
-            return "service"
-        if words[-4:-1] == ["node", "run", "--home"]:
-            return words[-1]  # the member's name
-        if "join" in words[:4]:
-            return "join"
-    return ""
 
 
 class Faults:

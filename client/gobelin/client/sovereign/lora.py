@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -168,12 +168,14 @@ class LowRank(Wrapped):
         weight.grad = None
 
 
-def targets_of(recipe: Recipe, modality: str) -> list[str]:
-    """Names of the weights of linear layers and convolutions: of the trunk's blocks, of the
-    modality's tokenizer, and of a world model's predictor."""
-    places: tuple[str, ...] = ("trunk.blocks.", f"tokenizers.{modality}.")
-    if recipe.modalities[modality].kind == "trajectory":
-        places += (f"predictors.{modality}.",)
+def targets_of(recipe: Recipe, modality: str, adapts: Literal["all", "tokenizer"]) -> list[str]:
+    """Names of the weights of linear layers and convolutions: of the modality's tokenizer, and
+    unless that is all of the trunk's blocks and of a world model's predictor."""
+    places: tuple[str, ...] = (f"tokenizers.{modality}.",)
+    if adapts == "all":
+        places += ("trunk.blocks.",)
+        if recipe.modalities[modality].kind == "trajectory":
+            places += (f"predictors.{modality}.",)
     modules = hollow_jepa(recipe).named_modules()
     return sorted(
         f"{name}.weight"

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 
 from gobelin.client.reading import Batches
 from gobelin.client.sovereign.lora import Lora, LowRank, targets_of
-from gobelin.client.sovereign.settings import BuildSettings, Moves
+from gobelin.client.sovereign.settings import BuildSettings, LoraSettings, Moves
 from gobelin.client.sovereign.wrapped import Anchored
 from gobelin.client.trainer import LocalTrainer
 from gobelin.client.workbench import pick_precision
 from gobelin.shared.errors import BuildError
+from gobelin.shared.modality.image import ImageRecipe
 from gobelin.shared.objective import Objective, ObjectiveRecipe
 from gobelin.shared.recipe import InnerRecipe, Recipe
 from gobelin.shared.vector import ParameterVector
+
+RANKS = {"all": 4, "tokenizer": 16}  # of adapters, where none is said
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,10 @@ class Mover:
         return trainer, lora
 
     def _adapters(self, start: ParameterVector) -> Lora:
-        targets = targets_of(self.recipe, self.modality)
-        settings = self.settings.lora
-        return Lora(start, targets, settings.rank, settings.alpha, self.settings.seed, self.device)
+        settings = self.settings
+        return adapters(
+            start, self.recipe, self.modality, settings.lora, settings.seed, self.device
+        )
 
     @property
     def _predictor(self) -> str:
@@ -94,3 +98,22 @@ class Mover:
         ):
             raise BuildError("this model has no predictor to move", 'use moves = "full" or "lora"')
         return lambda name: name.startswith(places)
+
+
+def adapters(
+    start: ParameterVector,
+    recipe: Recipe,
+    modality: str,
+    settings: LoraSettings,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Lora:
+    """New adapters of a vector, where and as wide as `settings` say."""
+    adapts = settings.adapts
+    if adapts == "auto":
+        table = recipe.modalities[modality]
+        convolutions = isinstance(table, ImageRecipe) and table.stem == "conv"
+        adapts = "tokenizer" if convolutions else "all"
+    rank = settings.rank or RANKS[adapts]
+    targets = targets_of(recipe, modality, adapts)
+    return Lora(start, targets, rank, settings.alpha or 2 * rank, seed, device)

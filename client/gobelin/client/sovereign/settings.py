@@ -73,8 +73,11 @@ class PretrainSettings(Settings):
 class LoraSettings(Settings):
     """Low-rank adapters (arXiv:2106.09685)."""
 
-    rank: Positive = 4
-    alpha: Rate = 8.0  # updates are scaled by alpha / rank
+    # What is adapted. auto: the tokenizer alone where that is a stem of convolutions, for another
+    # scanner is seen by it first and needs most of its rank; all otherwise.
+    adapts: Literal["auto", "all", "tokenizer"] = "auto"
+    rank: Positive | None = None  # unset: 16 of a tokenizer alone, 4 of all
+    alpha: Rate | None = None  # updates are scaled by alpha / rank; unset: twice the rank
 
 
 class BuildSettings(Settings):

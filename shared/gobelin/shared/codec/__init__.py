@@ -2,9 +2,10 @@
 
 from gobelin.shared.codec.codec import Codec, distortion
 from gobelin.shared.codec.feedback import Compressed, compress
-from gobelin.shared.codec.payload import Payload, describe_codec, segments_of
+from gobelin.shared.codec.payload import Payload, segments_of
 from gobelin.shared.codec.rung import pick_rung
-from gobelin.shared.codec.table import CODECS, LOSSLESS, CodecName, codec_named, rungs_from
+from gobelin.shared.codec.table import CODECS, codec_named, rungs_from
+from gobelin.shared.codec_name import LOSSLESS, CodecName, describe_codec
 
 __all__ = [
     "CODECS",

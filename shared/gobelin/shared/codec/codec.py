@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gobelin.shared.errors import CodecError, DtypeError, NotFiniteError, ShapeError
-from gobelin.shared.vector import all_finite
+from gobelin.shared.vector import all_finite, squared
 
 
 class Codec(Protocol):
@@ -39,11 +39,6 @@ def distortion(values: Tensor, decoded: Tensor) -> float:
     """‖x − Q(x)‖² / ‖x‖², accumulated in fp64; 0 for the zero vector, which every codec keeps."""
     power = squared(values)
     return squared(values - decoded) / power if power else 0.0
-
-
-def squared(values: Tensor) -> float:
-    """‖x‖² in fp64."""
-    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2
 
 
 def require_finite(values: Tensor) -> Tensor:

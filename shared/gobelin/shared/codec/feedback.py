@@ -17,12 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gobelin.shared.codec.codec import squared
 from gobelin.shared.codec.payload import Payload
 from gobelin.shared.codec.table import codec_named
 from gobelin.shared.errors import ShapeError
 from gobelin.shared.turns import take_turns
-from gobelin.shared.vector import ParameterVector
+from gobelin.shared.vector import ParameterVector, squared
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,10 @@ import torch
 from torch import Tensor
 
 from gobelin.shared.codec.codec import require_size
-from gobelin.shared.codec.table import LOSSLESS, codec_named
+from gobelin.shared.codec.table import codec_named
+from gobelin.shared.codec_name import LOSSLESS
 from gobelin.shared.turns import take_turns
 from gobelin.shared.vector import ParameterSchema, ParameterVector
-
-
-def describe_codec(codec: str, size: float, distortion: float) -> str:
-    """For an operator: the codec, the bytes sent, and what was lost where something was."""
-    lost = f", distortion {distortion:.2g}" if distortion else ""
-    return f"{codec}, {size / 1e6:.3g} MB{lost}"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-from gobelin.shared.codec.table import CODECS, CodecName, codec_named, rungs_from
+from gobelin.shared.codec.table import CODECS, codec_named, rungs_from
+from gobelin.shared.codec_name import CodecName
 from gobelin.shared.errors import BudgetError
 from gobelin.shared.vector import ParameterSchema
 

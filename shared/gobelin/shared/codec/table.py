@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Literal
 
 from gobelin.shared.codec.bf16 import Bf16
 from gobelin.shared.codec.codec import Codec
@@ -12,10 +11,9 @@ from gobelin.shared.codec.fp32 import Fp32
 from gobelin.shared.codec.int4 import Int4
 from gobelin.shared.codec.int8 import Int8
 from gobelin.shared.codec.topk import TopK
+from gobelin.shared.codec_name import CodecName
 from gobelin.shared.errors import CodecError
 
-CodecName = Literal["fp32", "bf16", "int8", "int4", "topk"]
-LOSSLESS: CodecName = "fp32"
 CODECS: Mapping[CodecName, Codec] = {  # the ladder: the finest first
     "fp32": Fp32(),
     "bf16": Bf16(),

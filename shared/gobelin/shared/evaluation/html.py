@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from gobelin.shared.errors import ConfigError
 from gobelin.shared.evaluation.charts import Cloud, Curve, cloud_png, curves_svg
 from gobelin.shared.evaluation.results import MEMBER_HEADINGS, Results, columns_of, member_cells
 from gobelin.shared.files import write_atomic
+from gobelin.shared.pages.templates import render, safe
 
 TEMPLATE = "gobelin.shared.evaluation:report.html.j2"
 
@@ -49,38 +48,4 @@ def write_report(
 
 def drawn(svg: str) -> Any:
     """A chart as a page takes it as it is: matplotlib has escaped the names in its SVG."""
-    return _jinja2()[1](svg)
-
-
-def render(template: str, /, **values: Any) -> str:
-    """A page of a template `package:file`; it may include others, such as the house's style.
-
-    Raises ConfigError when the `report` extra is not installed.
-    """
-    jinja2, _ = _jinja2()
-
-    def read(name: str) -> str:
-        package, _, file = name.partition(":")
-        return resources.files(package).joinpath(file).read_text("utf-8")
-
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(read),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page: str = environment.get_template(template).render(**values)
-    return page
-
-
-def _jinja2() -> tuple[Any, Any]:
-    """jinja2, and what marks text that is safe; raises ConfigError."""
-    try:
-        import jinja2
-        from markupsafe import Markup
-    except ImportError:
-        raise ConfigError(
-            "the HTML report needs jinja2, which is not installed", "pip install 'gobelin[report]'"
-        ) from None
-    return jinja2, Markup
+    return safe(svg)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gobelin.protocols.ledger import ReleaseStatement, RoundRecord
+from gobelin.shared.premium import PremiumReport
+from gobelin.shared.premium import section as premium_section
 
 FILE = "model_card.md"
 
@@ -17,9 +19,11 @@ def card_of(
     influence: Mapping[str, Mapping[str, Any]],
     manifest: Mapping[str, Any],
     transplant: Mapping[str, Any] | None = None,
+    premium: PremiumReport | None = None,
 ) -> str:
     """Markdown. `influence` is the ledger's up to this round (`influence_of`), `manifest` the
-    release's checkpoint's; `transplant` what heads of the last release were found to lose."""
+    release's checkpoint's; `transplant` what heads of the last release were found to lose,
+    `premium` what members say that federating gave them."""
     recipe, facts = manifest["recipe"], manifest["facts"]
     day = datetime.datetime.fromtimestamp(statement.issued, datetime.UTC).date()
     until = datetime.datetime.fromtimestamp(statement.expires, datetime.UTC).date()
@@ -47,6 +51,7 @@ def card_of(
         "Influence is how far a member's contributions moved the model, as a share of all; "
         "it is read from the ledger, and no member reports its own.",
         "",
+        *([*premium_section(premium), ""] if premium is not None else []),
         "## What was built on the release before",
         "",
         *_transplanted(transplant),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gobelin.shared.options import AsJson, Checkpoint, Device
+from gobelin.shared.options import AsJson, Checkpoint, Device, TlsCertificate, TlsKey
 
 if TYPE_CHECKING:
     from gobelin.shared.worldmodel.plan_settings import PlanSettings
@@ -224,11 +224,12 @@ def serve(
     max_mb: Annotated[float, typer.Option(help="Largest request, in MB.", min=0.001)] = 16.0,
     readout: Readout = None,
     modality: Modality = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Answer /plan, /rollout and /surprise over HTTP, without authentication, until stopped."""
-    from gobelin.shared.address import format_address
     from gobelin.shared.errors import ConfigError
     from gobelin.shared.worldmodel.oracle import open_oracle
 
@@ -238,18 +239,19 @@ def serve(
     except ImportError as error:
         what = f"serving needs FastAPI and uvicorn, and {error.name} is not installed"
         raise ConfigError(what, "pip install 'gobelin[serve]'") from None
+    certificate = http_server.Certificate.of(tls_certificate, tls_key)
     oracle = open_oracle(checkpoint, modality, device, readout)
     form = oracle.model.form
     about = {"model": checkpoint.resolve().name, "observation": form.shape, "actions": form.actions}
     hosts = http_server.trusted_hosts(host)
     made = make_app(oracle, about, int(max_mb * 1e6), hosts)
     listening = http_server.listen(host, port)
-    url = f"http://{format_address(host, listening.getsockname()[1])}"
+    url = http_server.url_of(host, listening, certificate)
     said = json.dumps({"url": url, **about}) if as_json else f"serving {checkpoint} at {url}"
     print(said, flush=True)
     if not http_server.is_loopback(host):
         typer.echo("whoever reaches this address can ask: there is no authentication", err=True)
-    http_server.serve(made, listening)
+    http_server.serve(made, listening, certificate)
 
 
 def _plan_settings(

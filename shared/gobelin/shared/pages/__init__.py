@@ -1,0 +1,1 @@
+"""The chrome of pages an operator keeps open: templates, style, charts, live updates, a token."""
