@@ -19,6 +19,7 @@ from bench.premium_images import SCENARIOS
 from bench.rebase_tables import merging_table, rebase_table, transplant_table
 from bench.remarks import REMARKS
 from bench.ship_tables import island_table, onnx_table
+from bench.soak_tables import soak_table
 from bench.speed_tables import (
     aggregation_table,
     exchange_table,
@@ -91,6 +92,7 @@ def main() -> None:
         "head_transplant": transplant_table,
         "merging": merging_table,
         "kill_points": kill_points_table,
+        "soak": soak_table,
         "hostile_corpus": hostile_table,
         "admission": admission_table,
         "enrolment_kills": enrolment_table,

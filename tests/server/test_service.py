@@ -48,7 +48,7 @@ def as_invited(places: Places, invite: Invite) -> Connection:
     key, certificate = private_pem(invite.key), shown(invite.key, invite.id)
     until(lambda: reachable(places))
     told = ledger(places)
-    ca = fetch_authority(invite.service, invite.ca_pin, key, certificate, told)
+    ca = fetch_authority(invite.service, invite.ca_pin, key, certificate, told).ca_pem
     return Connection(invite.service, ca, key, certificate, told)
 
 

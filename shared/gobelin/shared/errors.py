@@ -378,6 +378,18 @@ class UnknownNodeError(GobelinError):
     code, exit_code = "unknown_node", 33
 
 
+class CheckupError(GobelinError):
+    """`gobelin doctor` has found what will fail."""
+
+    code, exit_code = "checkup", 74
+
+
+class ProxyError(GobelinError):
+    """An HTTP proxy on the way does not let a connection pass."""
+
+    code, exit_code = "proxy", 75
+
+
 class EngineError(GobelinError):
     """A process of the Flower engine failed."""
 
