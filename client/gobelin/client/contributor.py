@@ -347,14 +347,14 @@ class Contributor:
     def _warm_trainer(self, plan: RoundPlan) -> LocalTrainer:
         """The trainer with its inner state after the round before the plan's."""
         recipe = parse_recipe(plan.recipe)
-        before, inner = self._spool.inner_before(plan.round)
+        before = self._spool.last_before(plan.round)
         anew = self._trained != 0 and before == 0  # back to the first round, or never spooled it
         if self._trainer is None or recipe.digest != self._recipe_digest or anew:
             self._trainer = self._build(plan, recipe)
             self._recipe_digest = recipe.digest
             self._trained = 0
         if before != self._trained:
-            self._trainer.load_state(inner)
+            self._trainer.load_state(self._spool.inner_after(before))
             self._trained = before
         return self._trainer
 
