@@ -190,7 +190,8 @@ def _waits(of: Overview, opened: OpenView, waited: float) -> str:
     told = [f"{node.member}/{node.name} ({_seen(node, of.at)})" for node in _awaited(of)]
     usual = usual_seconds(of)
     than = f"; the last rounds took {ago(usual)}" if usual else ""
-    by = f"; its deadline is in {ago(opened.deadline - of.at)}" if opened.deadline else ""
+    left = opened.deadline - of.at if opened.deadline else 0.0
+    by = f"; its deadline is in {ago(left)}" if left > 0 else ""
     names = f" for {_list(told)}" if told else ""
     return f"round {opened.round} has waited {ago(waited)}{names}{than}{by}"
 
