@@ -32,6 +32,7 @@ from bench.study_tables import (
     cross_node_table,
     grid_table,
     image_probe_table,
+    image_recipe_table,
     noniid_table,
     remedies_table,
     sigreg_table,
@@ -57,6 +58,8 @@ def main() -> None:
     pages = {
         "demo": demo_table,
         "image_probe": image_probe_table,
+        "image_probe_long": image_probe_table,
+        "image_recipe": image_recipe_table,
         "premium_images": premium_table,
         "cross_node_images": cross_node_table,
         "when_it_pays": grid_table,

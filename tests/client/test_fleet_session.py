@@ -61,7 +61,7 @@ class Fleet:
         return SimpleNamespace(**{name: self._method(name) for name in self.answers})
 
     def _method(self, name: str) -> Any:
-        def call(request: Any, timeout: float | None = None) -> Any:
+        def call(request: Any, timeout: float | None = None, **how: Any) -> Any:
             if name == "SendNodeHeartbeat":  # at times of their own
                 self.beats.append(request.node.node_id)
                 self.beaten.set()

@@ -6,9 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from gobelin.client.egress_ledger import EgressLedger
 from gobelin.client.route import route_to
+from gobelin.client.service import Connection, fetch_authority
+from gobelin.shared.certificates import invited as certificate
 from gobelin.shared.errors import ConfigError, ProxyError
+from gobelin.shared.keys import private_pem
 from tests.faults.wire import Wire, echoing
+from tests.office import found_places, invited, serving, until
 
 HOST = "aggregator.example:9092"
 PROXY = "http://proxy.example:3128"
@@ -93,3 +98,25 @@ def test_a_proxy_that_wants_a_login_is_told_apart(echo: str) -> None:
     ):
         route_to(echo, f"http://{proxy.address}").connect(echo, 10)
     assert "user:password@" in caught.value.remedy
+
+
+def test_our_service_is_called_through_a_proxy(tmp_path_factory: pytest.TempPathFactory) -> None:
+    places = found_places(tmp_path_factory.mktemp("office") / "aggregator")
+    invite, ledger = invited(places), EgressLedger(places.folder / "egress.jsonl")
+    key, shown = private_pem(invite.key), certificate(invite.key, invite.id)
+    with serving(places), Wire(http=True, login="user:secret") as proxy:
+        way = f"http://user:secret@{proxy.address}"
+        until(lambda: straight(invite.service))
+        reply = fetch_authority(invite.service, invite.ca_pin, key, shown, ledger, way)
+        with Connection(invite.service, reply.ca_pem, key, shown, ledger, way) as service:
+            assert abs(service.clock().ahead_s) < 60
+        assert set(proxy.traffic.asked) == {invite.service}
+        assert len(proxy.traffic.asked) == 3  # a look at the certificate, and two connections
+
+
+def straight(address: str) -> bool:
+    try:
+        route_to(address, "").connect(address, 1).close()
+    except OSError:
+        return False
+    return True

@@ -57,7 +57,7 @@ from flwr.supercore.interceptors import RuntimeVersionClientInterceptor
 from flwr.supercore.retry import RetryInvoker, RetryState, exponential, wrap_stub
 
 from gobelin.client.egress import Egress
-from gobelin.client.home import NodeHome, NodeStatus
+from gobelin.client.home import NodeHome, NodeSettings, NodeStatus
 from gobelin.client.reach import BACKOFF_MAX_S
 from gobelin.client.records import describe
 from gobelin.client.route import route_to
@@ -65,9 +65,9 @@ from gobelin.client.uplink import Uplink
 from gobelin.shared.errors import GobelinError, UnknownNodeError
 from gobelin.shared.keys import load_private_key, public_pem
 
-HEARTBEAT_INTERVAL_S = 10.0  # the SuperLink calls a node offline after twice this
+HEARTBEAT_INTERVAL_S = 15.0  # the SuperLink calls a node offline after twice this
 HEARTBEAT_EVERY_S = 4.0
-HEARTBEAT_TIMEOUT_S = 10.0  # it may stand behind a piece of an upload
+HEARTBEAT_TIMEOUT_S = 10.0  # a connection to be made anew included
 ASK_AFTER_S = 30.0  # of silence within a request, the other side is asked whether it is there
 DEAD_AFTER_S = 60.0  # without an answer to that, the connection is given up; a slow link's is late
 SLOW = 1e6  # bytes a second, below which objects are sent one by one: a cut then costs one alone
@@ -78,6 +78,7 @@ CHANNEL = (
     ("grpc.keepalive_timeout_ms", int(1000 * DEAD_AFTER_S)),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_reconnect_backoff_ms", 1000 * BACKOFF_MAX_S),
+    ("grpc.use_local_subchannel_pool", 1),  # else two channels to one place are one connection
 )
 REFUSALS = 10  # a second apart: a starting aggregator answers before it has read its roster
 
@@ -121,17 +122,16 @@ class FleetConnection:
         self._egress = Egress(home)
         self._public_key = public_pem(key.public_key())
         self._uplink = Uplink(home.uplink_file)
-        route = route_to(settings.aggregator, settings.network.proxy)
-        self._channel = grpc.intercept_channel(
-            grpc.secure_channel(
-                settings.aggregator,
-                grpc.ssl_channel_credentials(home.ca_file.read_bytes()),
-                [*CHANNEL, *route.channel_options()],
-            ),
+        interceptors = (
             RuntimeVersionClientInterceptor(component_name="SuperNode"),
             NodeAuthClientInterceptor(key, key.public_key()),
             Turnstile(self._egress),
         )
+        self._channel = _channel(home, settings, *interceptors)
+        # Heartbeats have a connection of their own: behind an upload on a slow one they would be
+        # late, and a node that is offline for a moment is offered its round, base and all, again.
+        self._heart_channel = _channel(home, settings, *interceptors)
+        self._heart_stub = FleetStub(self._heart_channel)
         self._plain = FleetStub(self._channel)
         self._stub = FleetStub(self._channel)
         wrap_stub(self._stub, self._retry(settings.aggregator))
@@ -172,6 +172,7 @@ class FleetConnection:
             self._begin()
         except GobelinError:
             self._channel.close()
+            self._heart_channel.close()
             raise
         self._heart.start()
         return self
@@ -229,6 +230,7 @@ class FleetConnection:
         # offline, so the session is left to lapse and ended by the next start.
         self._closing.set()
         self._channel.close()
+        self._heart_channel.close()
         self._egress.note_session()
 
     @property
@@ -370,7 +372,18 @@ class FleetConnection:
                 node=self._node, heartbeat_interval=HEARTBEAT_INTERVAL_S
             )
             with contextlib.suppress(grpc.RpcError):
-                self._plain.SendNodeHeartbeat(request, timeout=HEARTBEAT_TIMEOUT_S)
+                self._heart_stub.SendNodeHeartbeat(
+                    request, timeout=HEARTBEAT_TIMEOUT_S, wait_for_ready=True
+                )
+
+
+def _channel(home: NodeHome, settings: NodeSettings, *interceptors: Any) -> grpc.Channel:
+    """A connection to the Fleet API, by the pinned CA and the route of the settings."""
+    route = route_to(settings.aggregator, settings.network.proxy)
+    credentials = grpc.ssl_channel_credentials(home.ca_file.read_bytes())
+    options = [*CHANNEL, *route.channel_options()]
+    channel = grpc.secure_channel(settings.aggregator, credentials, options)
+    return grpc.intercept_channel(channel, *interceptors)
 
 
 def _is_unavailable(error: BaseException) -> bool:

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import os
 
+from gobelin.server.loopback import sparing_loopback
+
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported: it reads them once
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+os.environ.update(sparing_loopback(os.environ))  # for this process and all it starts
 
 import hashlib
 import itertools
@@ -39,6 +42,7 @@ from flwr.proto.control_pb2 import (
     UnregisterNodeRequest,
 )
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.constant import NodeStatus
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
 
@@ -261,9 +265,10 @@ class Control:
     def sync_roster(self, roster: Roster) -> list[str]:
         """Make the SuperLink's registered nodes those of the roster; names of the changed ones."""
         wanted = {entry.id: entry for entry in roster.contributors}
-        registered = {
+        registered = {  # the SuperLink goes on listing those that it has let go
             fingerprint(info.public_key): info.node_id
             for info in self._client.ListNodes(ListNodesRequest()).nodes_info
+            if info.status != NodeStatus.UNREGISTERED
         }
         changed = []
         for node in wanted.keys() - registered.keys():
