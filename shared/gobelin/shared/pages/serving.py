@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Collection
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,6 +46,7 @@ def serve_page(
     print(json.dumps({"url": url}) if as_json else f"the page of {what} is at {url}", flush=True)
     if certificate is None and not http_server.is_loopback(host):
         typer.echo("token and page go in the clear: give a --tls-certificate", err=True)
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # open events, when it stops
     http_server.serve(app, listening, certificate)
 
 
