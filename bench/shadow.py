@@ -68,8 +68,8 @@ class Told:
     """One member's premium in points: as its node tells it, and from outside."""
 
     member: str
-    points: float  # by the node
-    error: float  # half of its 95 % interval
+    points: float | None  # by the node; None where its shadow had no time for any look
+    error: float  # half of its 95 % interval; 0 where none is told, as are the next two
     seen: float  # share of the samples at which it is told
     today: float  # newest consensus minus newest solo, as they are
     outside: float  # last consensus minus full solo run, on the node's held-out samples
@@ -139,7 +139,6 @@ def _told(job: Job, recipe: Recipe, name: str, home: NodeHome, consensus: Parame
     record = read_record(home.shadow)
     assert record is not None
     premium = record.premium()
-    assert premium is not None
     parts = open_parts(home.settings(), recipe)
     solo = _full_solo(job, recipe, home, parts)
     federated = sum(seconds for _, seconds in record.trained.values())
@@ -147,10 +146,10 @@ def _told(job: Job, recipe: Recipe, name: str, home: NodeHome, consensus: Parame
     judged = [_judged(recipe, parts, vector) for vector in (consensus, solo)]
     return Told(
         member=name,
-        points=premium.points,
-        error=premium.error,
-        seen=premium.seen,
-        today=premium.today,
+        points=None if premium is None else premium.points,
+        error=0.0 if premium is None else premium.error,
+        seen=0.0 if premium is None else premium.seen,
+        today=0.0 if premium is None else premium.today,
         outside=judged[0] - judged[1],
         public=probed[0] - probed[1],
         share=record.spent_s / (record.spent_s + federated),
@@ -228,6 +227,7 @@ def main() -> None:
     jobs = [Job(images, *how, seed) for seed in options.seeds]
     rows = [told for found in run_all(run_job, jobs, options.workers).values() for told in found]
     loops = {on: _repeated(on, options.repeats) for on in (False, True)}
+    pairs = [(row.points, row) for row in rows if row.points is not None]
     values: dict[str, Any] = {
         "seeds": options.seeds,
         "recipe": options.recipe,
@@ -235,15 +235,20 @@ def main() -> None:
         "local_steps": options.local_steps,
         "goal": "report what nodes tell beside what full solo runs tell, whatever it is",
         "rows": [vars(row) for row in rows],
-        "points": spread([row.points for row in rows]),
+        "told": len(pairs) / len(rows),
         "outside": spread([row.outside for row in rows]),
         "public": spread([row.public for row in rows]),
-        "today": spread([row.today for row in rows]),
-        "off_by": spread([row.points - row.outside for row in rows]),
-        "within_error": sum(abs(row.points - row.outside) <= row.error for row in rows) / len(rows),
         "seen": spread([row.seen for row in rows]),
         "share": spread([row.share for row in rows]),
     }
+    if pairs:
+        values |= {
+            "points": spread([points for points, _ in pairs]),
+            "today": spread([row.today for _, row in pairs]),
+            "off_by": spread([points - row.outside for points, row in pairs]),
+            "within_error": sum(abs(points - row.outside) <= row.error for points, row in pairs)
+            / len(pairs),
+        }
     if options.repeats:
         values |= {
             "round_s_off": spread([loop["round_s"] for loop in loops[False]]),

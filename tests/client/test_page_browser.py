@@ -24,6 +24,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium"),
 ]
 PATIENCE_MS = 180_000
+BARS = frozenset({"serious", "critical"})
 
 
 @pytest.fixture(scope="module")
@@ -109,4 +110,13 @@ def test_the_keyboard_reaches_everything(browser: Any, url: str, tmp_path: Path)
         ".every(e => e.ariaLabel || e.getAttribute('aria-labelledby') || e.querySelector('h2'))"
     )
     assert named
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_bars_anybody(browser: Any, url: str, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page, _, _ = opened(browser, url, color_scheme=scheme, bypass_csp=True)  # axe is put in by hand
+    found = axe.Axe().run(page).response["violations"]
+    assert [(rule["id"], rule["impact"]) for rule in found if rule["impact"] in BARS] == []
     page.close()
