@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RAY := $(VENV)/.installed-simulation
+SITE := $(VENV)/.installed-docs
 
-.PHONY: demo demo-worldmodel sovereign-clothing sovereign-language sovereign-sensors sovereign-world stubs test test-simulation lint bench clean help
+.PHONY: demo demo-worldmodel sovereign-clothing sovereign-language sovereign-sensors sovereign-world stubs docs test test-simulation lint bench clean help
 
 help:
 	@echo "make demo   three members weave one JEPA over Flower/gRPC (about 8 minutes on 2 cores)"
@@ -14,6 +15,7 @@ help:
 	@echo "     sovereign-language, sovereign-sensors, sovereign-world"
 	@echo "make test   the tests"
 	@echo "make test-simulation   those that need Ray, which it installs (225 MB)"
+	@echo "make docs   the manual as a site, into site/"
 	@echo "make lint   formatting, lint, types, import contracts"
 	@echo "make stubs  protocols/ from its .proto"
 	@echo "make bench  every measurement in bench/ (make bench-NAME for one)"
@@ -30,6 +32,14 @@ $(RAY): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt --editable '.[simulation]'
 	@touch $@
+
+$(SITE): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+docs: $(SITE)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 stubs: $(STAMP)
 	$(BIN)/python -m grpc_tools.protoc -I protocols --python_out=protocols --pyi_out=protocols \

@@ -14,6 +14,7 @@ from bench.ledger_tables import ledger_table, mutations_table
 from bench.markdown import PROBES, figure, table
 from bench.measure import RESULTS
 from bench.modality_tables import languages_table, sensors_table
+from bench.page_tables import axe_table, dashboard_table, stuck_table
 from bench.premium_images import MEMBERS as LETTERS
 from bench.premium_images import SCENARIOS
 from bench.rebase_tables import merging_table, rebase_table, transplant_table
@@ -32,6 +33,7 @@ from bench.study_tables import (
     cross_node_table,
     grid_table,
     image_probe_table,
+    image_recipe_table,
     noniid_table,
     remedies_table,
     sigreg_table,
@@ -57,6 +59,8 @@ def main() -> None:
     pages = {
         "demo": demo_table,
         "image_probe": image_probe_table,
+        "image_probe_long": image_probe_table,
+        "image_recipe": image_recipe_table,
         "premium_images": premium_table,
         "cross_node_images": cross_node_table,
         "when_it_pays": grid_table,
@@ -99,6 +103,9 @@ def main() -> None:
         "fresh_machine": fresh_table,
         "onnx": onnx_table,
         "island": island_table,
+        "dashboard": dashboard_table,
+        "stuck_visible": stuck_table,
+        "axe": axe_table,
         "ledger_verify": ledger_table,
         "ledger_mutations": mutations_table,
         "broadcast_int8": broadcast_table,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,7 @@ def follow(folder: Path) -> dict[str, object]:
     with Reader(checkout, environment(folder)) as stranger:
         commands = stranger.follow(checkout / PAGE)
         seconds = time.monotonic() - start
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)  # of all, now that the terminals are closed
     spent = stranger.seconds
     running = list(spent)[: list(spent).index(JOIN) + 1]
     return {
@@ -52,6 +54,7 @@ def follow(folder: Path) -> dict[str, object]:
         "install_s": spent[INSTALL],
         "running_s": sum(spent[section] for section in running),  # all rounds sealed
         "sections_s": spent,
+        "processor_s": used.ru_utime + used.ru_stime,
         "seconds": seconds,
     }
 

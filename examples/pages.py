@@ -233,14 +233,20 @@ class Reader:
 
     def _watch(self, terminal: Terminal, command: Command) -> None:
         """Wait until a terminal has printed the lines of a block that has no command."""
-        lines = [self._filled(line) for line in command.printed]
+        lines = [self._filled(line) for line in command.printed if line != INTERRUPT]
         for _ in self._waiting(terminal, command):
             found = matched([ANY, *lines, ANY], list(terminal.lines))
             if found is not None:
                 self.names |= found
-                return
+                break
             if terminal.ended is not None:
                 raise PageError(self._told(terminal, command, "it ended without"))
+        if command.interrupted:
+            terminal.interrupt()
+            for _ in self._waiting(terminal, command):
+                if terminal.ended is not None:
+                    break
+            terminal.running = None
 
     def _filled(self, text: str) -> str:
         for old, new in self._replace.items():

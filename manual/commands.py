@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import tomllib
 from collections.abc import Iterator
-from importlib.metadata import entry_points
-from pathlib import PurePath
+from importlib.metadata import EntryPoint
+from pathlib import Path, PurePath
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ import typer
 from gobelin.shared.cli import GROUP, SUMMARIES
 from manual.comments import one_line, table
 
+ROOT = Path(__file__).parent.parent
 HEAD = """# Commands
 
 Every command has `--help`, and those that report have `--json`. An error is one line on stderr,
@@ -24,9 +26,13 @@ Sizes are in units of 10ⁿ bytes, times in seconds unless they say otherwise.
 
 
 def rooms() -> dict[str, click.Command]:
-    """The commands below `gobelin`, by name."""
-    points = sorted(entry_points(group=GROUP), key=lambda point: point.name)
-    return {point.name: typer.main.get_command(point.load()) for point in points}
+    """The commands below `gobelin`, by name: those of this checkout, whatever is installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    points = sorted(project["entry-points"][GROUP].items())
+    return {
+        name: typer.main.get_command(EntryPoint(name, value, GROUP).load())
+        for name, value in points
+    }
 
 
 def commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:

@@ -42,6 +42,7 @@ from flwr.proto.control_pb2 import (
     UnregisterNodeRequest,
 )
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.constant import NodeStatus
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
 
@@ -61,7 +62,7 @@ from gobelin.server.rounds import RoundEngine
 from gobelin.server.tls import TLS13
 from gobelin.server.uploads import Uploads
 from gobelin.shared.errors import EngineError, GobelinError, RoundError
-from gobelin.shared.files import sole_owner, sweep
+from gobelin.shared.files import sole_owner, sweep, sweep_beside
 from gobelin.shared.keys import fingerprint
 from gobelin.shared.vector import SEGMENT
 
@@ -85,6 +86,7 @@ def main(grid: Grid, context: Context) -> None:
     with sole_owner(home.rounds, wait_s=60):  # the ServerApp of a killed supervisor may linger
         for folder in (home.rounds, home.releases, home.journal, home.ledger, home.archive):
             sweep(folder)
+        sweep_beside(home.issued_file)  # alone of the home's own files it is the ServerApp's
         try:
             rounds = home.settings().rounds
             lifetime_s = max(DEFAULT_TTL, rounds.deadline_s * (1 + rounds.max_staleness))
@@ -220,6 +222,11 @@ def service_command(home: AggregatorHome) -> list[str]:
     return [_tool("gobelin"), "aggregator", "serve", "--home", str(home.folder)]
 
 
+def page_command(home: AggregatorHome) -> list[str]:
+    """Command line of the page."""
+    return [_tool("gobelin"), "aggregator", "page", "--home", str(home.folder)]
+
+
 def child_environment(home: AggregatorHome) -> dict[str, str]:
     """Environment of the engine's processes: no phone-home, Flower's files under our home."""
     tools = str(Path(sys.executable).parent)
@@ -259,9 +266,10 @@ class Control:
     def sync_roster(self, roster: Roster) -> list[str]:
         """Make the SuperLink's registered nodes those of the roster; names of the changed ones."""
         wanted = {entry.id: entry for entry in roster.contributors}
-        registered = {
+        registered = {  # the SuperLink goes on listing those that it has let go
             fingerprint(info.public_key): info.node_id
             for info in self._client.ListNodes(ListNodesRequest()).nodes_info
+            if info.status != NodeStatus.UNREGISTERED
         }
         changed = []
         for node in wanted.keys() - registered.keys():

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gobelin.server.places import FederationName, NetworkSettings, Places
-from gobelin.server.retention import RetentionSettings
+from gobelin.server.places import FederationName, NetworkSettings, Places, Port
 from gobelin.shared.codec_name import CodecName
 from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.schedule import Schedule
@@ -123,6 +122,23 @@ class ReleaseSettings(Settings):
     premium_members: Share = 0.5  # … told by this share of those who contributed to the round
 
 
+class RetentionSettings(Settings):
+    """What stays; what is not set stays for ever."""
+
+    checkpoints: Annotated[int, Field(gt=0)] | None = None  # of the last rounds
+    archives: Annotated[int, Field(ge=0)] | None = None  # of the last rounds' contributions
+    releases: Annotated[int, Field(gt=0)] | None = None  # the newest …
+    every: Annotated[int, Field(gt=0)] = 100  # … and for ever those of rounds that it divides
+
+
+class PageSettings(Settings):
+    """The aggregator's page; `gobelin aggregator up` serves it where a port is set."""
+
+    host: str = "127.0.0.1"
+    port: Port | None = None
+    token_file: Path | None = None  # who reads the page bears it; a must beyond loopback
+
+
 class FederationSettings(Settings):
     """`federation.toml`."""
 
@@ -134,6 +150,7 @@ class FederationSettings(Settings):
     aggregation: AggregationSettings = AggregationSettings()
     policy: PolicySettings = PolicySettings()
     releases: ReleaseSettings = ReleaseSettings()
+    page: PageSettings = PageSettings()
     retention: RetentionSettings = RetentionSettings()
 
     def require_fit(self, recipe: Recipe) -> None:

@@ -26,7 +26,7 @@ from gobelin.shared.signing import find_signing_key
 
 FederationName = Annotated[str, Field(min_length=1, max_length=48, pattern=r"^[A-Za-z0-9][\w.-]*$")]
 Port = Annotated[int, Field(gt=0, lt=65536)]
-EVENT_BYTES = 1 << 24  # of the event log, read at a time
+EVENT_BYTES = 1 << 21  # of the event log, read at a time
 TERMS = (
     "rounds",
     "local_steps",

@@ -318,6 +318,12 @@ class CrowdError(GobelinError):
     code, exit_code = "crowd", 65
 
 
+class PageError(GobelinError):
+    """A page cannot be served: what it is made with is not installed."""
+
+    code, exit_code = "page", 70
+
+
 class RebaseError(GobelinError):
     """A sovereign model cannot go over to a release with what is at hand."""
 
