@@ -20,6 +20,7 @@ shows nothing below it, nothing is said of what it prints.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import signal
@@ -170,9 +171,11 @@ class Terminal:
         self.typed.flush()
 
     def interrupt(self) -> None:
-        """Ctrl-C: to what runs in it, not to itself."""
-        for child in psutil.Process(self.process.pid).children():
-            child.send_signal(signal.SIGINT)
+        """Ctrl-C: to all that runs in it, in its process group, not to itself."""
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                if os.getpgid(child.pid) == self.process.pid:
+                    child.send_signal(signal.SIGINT)
 
     def close(self) -> None:
         """End it and what runs in it, by process group, which is its own."""
