@@ -7,6 +7,8 @@ garbage nor a step at the start can move.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -110,15 +112,14 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
 def disk_use(folder: Path) -> dict[str, list[int]]:
     """Bytes that the disk gives to each entry of a home, and files; Flower's folder one by one."""
     used: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for path in folder.rglob("*"):
-        try:
-            size = path.lstat().st_blocks * 512
-        except FileNotFoundError:  # renamed or removed meanwhile
-            continue
-        parts = path.relative_to(folder).parts
-        name = "/".join(parts[: 2 if parts[0] == "flower" else 1]).removesuffix("-wal")
-        used[name.removesuffix("-shm")][0] += size
-        used[name.removesuffix("-shm")][1] += 1
+    for place, _, files in os.walk(folder):  # which passes over what goes meanwhile
+        for path in (Path(place) / file for file in files):
+            with contextlib.suppress(FileNotFoundError):
+                size = path.lstat().st_blocks * 512
+                parts = path.relative_to(folder).parts
+                name = "/".join(parts[: 2 if parts[0] == "flower" else 1])
+                entry = used[name.removesuffix("-wal").removesuffix("-shm")]
+                entry[0], entry[1] = entry[0] + size, entry[1] + 1
     return dict(used)
 
 

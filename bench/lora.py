@@ -45,6 +45,12 @@ def main() -> None:
         "frozen": over_seeds(row["frozen"] for row in rows["full"]),
         **{method: over_seeds(row["accuracy"] for row in rows[method]) for method in METHODS},
         **{f"{method}.gain": over_seeds(gains[method]) for method in METHODS},
+        **{
+            f"{method}.points_lost": over_seeds(
+                row["general_before"] - row["general"] for row in rows[method]
+            )
+            for method in METHODS
+        },
         # Of the mean gains: a seed's own quotient means nothing where there is little to gain.
         "share_of_gain": sum(gains["lora"]) / sum(gains["full"]),
         "share_of_parameters": adapted / whole,

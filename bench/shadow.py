@@ -1,12 +1,12 @@
 """What a node's shadow tells of federating, beside what full solo runs tell; and what it costs.
 
-Three members with 1,500 private Fashion-MNIST images each (Dirichlet 0.3), recipe tiny. Each is a
-node home with its contributor and a shadow that may take a quarter of the training time, in one
-process, so that a node has all the time between two rounds that it wants. From outside, a solo
-model of each member is trained in full, on the samples that the shadow does not hold out, and is
-judged beside the last consensus by the same probe on the same held-out samples, and on public test
-images. Then two nodes on loopback, toy recipe, with the shadow on and off: seconds of a round, and
-the longest that a plan has waited for a shadow to give way.
+Three members with 1,500 private Fashion-MNIST images each (Dirichlet 0.3). Each is a node home with
+its contributor and a shadow that may take a quarter of the training time, in one process, so that a
+node has all the time between two rounds that it wants. From outside, a solo model of each member is
+trained in full, on the samples that the shadow does not hold out, and is judged beside the last
+consensus by the same probe on the same held-out samples, and on public test images. Then two nodes
+on loopback, toy recipe, with the shadow on and off: seconds of a round, and the longest that a plan
+has waited for a shadow to give way.
 
 Writes bench/results/shadow.json.
 """
@@ -57,6 +57,7 @@ class Job:
     """One federation."""
 
     images: Path
+    recipe: str
     rounds: int
     local_steps: int
     seed: int
@@ -78,7 +79,7 @@ class Told:
 
 def run_job(job: Job) -> list[Told]:
     """Run a federation of nodes with shadows, then look at it from outside."""
-    recipe = load_recipe("tiny")
+    recipe = load_recipe(job.recipe)
     with tempfile.TemporaryDirectory() as scratch:
         homes = dict(_found(job, Path(scratch)))
         consensus = _federate(job, recipe, homes)
@@ -215,6 +216,7 @@ def main() -> None:
     """Run all seeds, then the loopback federations, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--recipe", default="tiny")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--local-steps", type=int, default=25)
     parser.add_argument("--repeats", type=int, default=3, help="of the loopback federations")
@@ -222,11 +224,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     options = parser.parse_args()
     images = fetch_fashion_mnist(Path(".cache"), options.data)
-    jobs = [Job(images, options.rounds, options.local_steps, seed) for seed in options.seeds]
+    how = options.recipe, options.rounds, options.local_steps
+    jobs = [Job(images, *how, seed) for seed in options.seeds]
     rows = [told for found in run_all(run_job, jobs, options.workers).values() for told in found]
     loops = {on: _repeated(on, options.repeats) for on in (False, True)}
     values: dict[str, Any] = {
         "seeds": options.seeds,
+        "recipe": options.recipe,
         "rounds": options.rounds,
         "local_steps": options.local_steps,
         "goal": "report what nodes tell beside what full solo runs tell, whatever it is",

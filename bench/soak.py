@@ -1,9 +1,9 @@
 """A long federation whose processes are killed at random, and one beside it that nobody disturbs.
 
 Both are real: SuperLink, superexec, ServerApp, our service, their supervisor and three nodes, over
-loopback, of recipe toy, with every kind of state that a kill could lose. In the killed one, every
-so often, a process of any kind, drawn by a seed, is ended by kill −9; the supervisor restarts its
-children, this script the supervisor and the nodes, as an init system would. The other one tells
+loopback, of recipe toy, with every kind of state that a kill could lose. In the killed one, once
+in some rounds, a process of any kind, drawn by a seed, is ended by kill −9; the supervisor restarts
+its children, this script the supervisor and the nodes, as an init system would. The other one tells
 what digests must come out, and what grows: only processes that live long have a slope.
 
 Writes bench/results/soak.json. What is known lies in runs/soak, and the same command goes on from
@@ -60,6 +60,7 @@ SAVE_S = 120.0
 LOOK_S = 2.0
 DISK_ROUNDS = 10  # between two looks at the disk
 END_S = 60.0  # for nodes to hear the farewell, and for the engine's processes to end
+MOMENTS_S = 10.0  # a kill is within so many seconds of when its round is the open one
 MOST_VAIN = 3  # kills without a sealed round between: the next one waits for it
 TWICE_S = 60.0  # that two processes of one name may overlap: a killed supervisor's and the next's
 MORE_FDS = 5  # that a warm process may come to hold: connections come and go
@@ -68,11 +69,11 @@ LEAST = 0.2  # of the rounds that a life must last, for a slope
 
 
 class Soak:
-    """One federation, killed every `every_s` seconds in the mean, or never."""
+    """One federation, killed once in `every` rounds in the mean, or never."""
 
-    def __init__(self, name: str, rounds: int, every_s: float, seed: int, stuck_s: float) -> None:
+    def __init__(self, name: str, rounds: int, every: float, seed: int, stuck_s: float) -> None:
         self.folder = (FOLDER / name).absolute()
-        self._every_s = every_s
+        self._every = every
         self._stuck_s = stuck_s
         self._net = Loopback(
             self.folder,
@@ -83,19 +84,26 @@ class Soak:
         self._rng = random.Random(derive_seed(seed, "kills", len(self.lines("kills"))))
         self._sealed = 0
         self._vain = 0  # kills since a round was sealed
+        self._kill_from = math.inf  # sealed rounds
+        self._kill_at: float | None = None  # once they are
         self._twice: dict[str, float] = {}  # process → since when there are two
 
     # ------------------------------------------------------------ what is known, a line each
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
-        """What has been noted so far, a torn last line left out."""
+        """What has been noted so far; a line that a kill has torn was never one."""
         file = self.folder / f"{kind}.jsonl"
-        data = file.read_bytes() if file.exists() else b""
-        return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
+        found = []
+        for line in file.read_bytes().splitlines() if file.exists() else []:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found
 
     def _note(self, kind: str, **facts: Any) -> None:
-        with (self.folder / f"{kind}.jsonl").open("ab") as file:
-            file.write(json.dumps(facts).encode() + b"\n")
+        with (self.folder / f"{kind}.jsonl").open("ab+") as file:
+            file.seek(max(file.tell() - 1, 0))
+            torn = file.read() not in (b"", b"\n")
+            file.write(b"\n" * torn + json.dumps(facts).encode() + b"\n")
 
     @property
     def finished(self) -> bool:
@@ -113,8 +121,10 @@ class Soak:
         """Run to the last round or to a standstill, from wherever it is, unless `stop` is set."""
         if self.finished:
             return
-        for process in inheriting(MARK, str(self.folder)):
-            process.kill()  # of a run of this script that was killed itself
+        left = inheriting(MARK, str(self.folder))  # by a run of this script that was killed itself
+        for process in left:
+            process.kill()
+        psutil.wait_procs(left)
         with self._net as net:
             net.start()
             try:
@@ -126,8 +136,9 @@ class Soak:
             (self.folder / "finished").touch()
 
     def _survive(self, stop: threading.Event) -> None:
-        begun = since = time.monotonic()
-        looked, kill_at = 0.0, self._next_kill(begun)
+        since, looked = time.monotonic(), 0.0
+        self._sealed = sealed_in(self.home)
+        self._draw_kill(self._sealed)
         while not self._restart_ended():
             if stop.is_set():
                 return
@@ -143,21 +154,29 @@ class Soak:
             if now - looked >= LOOK_S:
                 self._look()
                 looked = now
-            if now >= kill_at and sealed < self._net.rounds and self._vain < MOST_VAIN:
-                self._kill_one(sealed)
-                kill_at = self._next_kill(now)
+            self._kill_if_due(now, sealed)
             time.sleep(TICK_S)
         self._wait_for_nodes()
 
-    def _next_kill(self, now: float) -> float:
-        return now + self._rng.expovariate(1 / self._every_s) if self._every_s else math.inf
+    def _draw_kill(self, sealed: int) -> None:
+        """When the next kill is due: rounds from now, perhaps none, and moments after that."""
+        if self._every:
+            self._kill_from = sealed + int(self._rng.expovariate(1 / self._every))
+            self._kill_at = None
+
+    def _kill_if_due(self, now: float, sealed: int) -> None:
+        if self._kill_from <= sealed < self._net.rounds and self._vain < MOST_VAIN:
+            self._kill_at = self._kill_at or now + self._rng.uniform(0, MOMENTS_S)
+            if now >= self._kill_at:
+                self._kill_one(sealed)
+                self._draw_kill(sealed)
 
     def _kill_one(self, sealed: int) -> None:
         """Any kind of process is as likely; one that does not run just now is passed over."""
-        running = {
-            process_name(process.cmdline()[1:]): process
-            for process in inheriting(MARK, str(self.folder))
-        }
+        running = {}
+        for process in inheriting(MARK, str(self.folder)):
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                running[process_name(process.cmdline()[1:])] = process
         kinds = [kind for kind in (*ENGINE, *NODES) if kind in running]
         if kinds:
             kind = self._rng.choice(kinds)
@@ -273,6 +292,8 @@ def result(quiet: Soak, killed: Soak, rounds: int) -> dict[str, Any]:
     growth = quiet.growth()
     return {
         "rounds": len(sealed[1]),
+        "planned": rounds,
+        "undisturbed_rounds": len(sealed[0]),
         "violations": len(violations),
         "violated": violations,
         "lost": found.lost,
@@ -320,7 +341,7 @@ def main() -> None:
     """Run both side by side and write bench/results/soak.json, also now and then on the way."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=500)
-    parser.add_argument("--every", type=float, default=20.0, help="seconds between kills, mean")
+    parser.add_argument("--every", type=float, default=8.0, help="rounds between kills, mean")
     parser.add_argument("--stuck", type=float, default=240.0, help="seconds a round may take")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fresh", action="store_true", help="begin anew")
@@ -339,7 +360,7 @@ def main() -> None:
                 done, running = wait(running, timeout=SAVE_S)
                 for future in done:
                     future.result()
-                values = {**result(quiet, killed, options.rounds), **chosen, "goal": GOAL}
+                values = {**chosen, **result(quiet, killed, options.rounds), "goal": GOAL}
                 write_result(options.name, values)
         finally:
             stop.set()  # whatever still runs ends now

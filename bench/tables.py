@@ -19,6 +19,7 @@ from bench.premium_images import SCENARIOS
 from bench.rebase_tables import merging_table, rebase_table, transplant_table
 from bench.remarks import REMARKS
 from bench.ship_tables import island_table, onnx_table
+from bench.soak_tables import soak_table
 from bench.speed_tables import (
     aggregation_table,
     exchange_table,
@@ -31,6 +32,7 @@ from bench.study_tables import (
     cross_node_table,
     grid_table,
     image_probe_table,
+    image_recipe_table,
     noniid_table,
     remedies_table,
     sigreg_table,
@@ -56,6 +58,8 @@ def main() -> None:
     pages = {
         "demo": demo_table,
         "image_probe": image_probe_table,
+        "image_probe_long": image_probe_table,
+        "image_recipe": image_recipe_table,
         "premium_images": premium_table,
         "cross_node_images": cross_node_table,
         "when_it_pays": grid_table,
@@ -91,6 +95,7 @@ def main() -> None:
         "head_transplant": transplant_table,
         "merging": merging_table,
         "kill_points": kill_points_table,
+        "soak": soak_table,
         "hostile_corpus": hostile_table,
         "admission": admission_table,
         "enrolment_kills": enrolment_table,

@@ -42,7 +42,9 @@ def kinds() -> list[type[GobelinError]]:
 
 def page() -> str:
     """The page of errors: a table, then what may be done about each."""
-    rows = [(f"{k.exit_code}", f"[`{k.code}`](#{_anchor(k)})", one_line(k.__doc__)) for k in kinds()]
+    rows = [
+        (f"{k.exit_code}", f"[`{k.code}`](#{_anchor(k)})", one_line(k.__doc__)) for k in kinds()
+    ]
     parts = [HEAD, table(("exit code", "code", "meaning"), rows), "## What may be done\n\n"]
     for kind in kinds():
         told = [(one_line(what), one_line(remedy)) for what, remedy in raised(kind.__name__)]

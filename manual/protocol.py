@@ -21,10 +21,10 @@ and releases through a gRPC service of our own. Each message has one canonical b
 it. Every other kind of request is refused.
 
 """
-FIELD = re.compile(r"^  (?P<type>[\w. ]+?) (?P<name>\w+) = (?P<number>\d+);\s*(?://\s*(?P<told>.*))?$")
-RPC = re.compile(
-    r"^  rpc (?P<name>\w+)\((?P<asks>\w+)\) returns \((?P<gets>[\w ]+)\);\s*$"
+FIELD = re.compile(
+    r"^  (?P<type>[\w. ]+?) (?P<name>\w+) = (?P<number>\d+);\s*(?://\s*(?P<told>.*))?$"
 )
+RPC = re.compile(r"^  rpc (?P<name>\w+)\((?P<asks>\w+)\) returns \((?P<gets>[\w ]+)\);\s*$")
 
 
 def page() -> str:
@@ -69,14 +69,21 @@ def _proto(text: str) -> str:
             above.append(comment[1])
             continue
         if rpc := RPC.match(line):
-            calls.append((f"`{rpc['name']}`", f"`{rpc['asks']}`", f"`{rpc['gets']}`", " ".join(above)))
+            calls.append(
+                (f"`{rpc['name']}`", f"`{rpc['asks']}`", f"`{rpc['gets']}`", " ".join(above))
+            )
         elif opened := re.match(r"^(?:message|enum) (\w+) \{(\})?", line):
             message, fields = opened[1], []
             told = one_line(" ".join(above))
             parts.append(f"### {message}\n\n{told}\n\n")
             message = "" if opened[2] else message
         elif (field := FIELD.match(line)) and message:
-            row = (field["number"], f"`{field['name']}`", f"`{field['type']}`", one_line(field["told"]))
+            row = (
+                field["number"],
+                f"`{field['name']}`",
+                f"`{field['type']}`",
+                one_line(field["told"]),
+            )
             fields.append(row)
         elif (value := re.match(r"^  (\w+) = (\d+);\s*(?://\s*(.*))?$", line)) and message:
             fields.append((value[2], f"`{value[1]}`", "", one_line(value[3])))

@@ -108,7 +108,11 @@ def _rows(kind: type[BaseModel]) -> list[tuple[str, ...]]:
         if any(isinstance(o, type) and issubclass(o, BaseModel) for o in options):
             continue  # a table of its own
         told = schema["properties"][name]
-        default = "required" if field.is_required() else _value(field.get_default(call_default_factory=True))
+        default = (
+            "required"
+            if field.is_required()
+            else _value(field.get_default(call_default_factory=True))
+        )
         rows.append((f"`{name}`", _type(told, shared), default, one_line(comments.get(name, ""))))
     return rows
 

@@ -439,3 +439,31 @@ def test_a_homes_secret_is_made_once_and_is_its_owners_alone(home: NodeHome) -> 
     home.secret_file.write_text("short")
     with pytest.raises(StateError, match="damaged"):
         home.secret()
+
+
+@pytest.mark.parametrize("to", [0, 1], ids=["the beginning", "round 1"])
+def test_after_a_rollback_a_node_goes_on_from_what_it_had_then(home: NodeHome, to: int) -> None:
+    """Rounds 1 to 3, of which round 4 goes back to `to`; round 5 is as if 2 and 3 had not been."""
+    node = Node(home)
+    done = rounds_of(node, 2)
+    base = BASE + done[0].delta if to else BASE
+    after = plan(4, base, rollbacks=f"3:{to}")
+    found = node(after, base)
+    kept = {1, 4} if to else {4}
+    assert set(Spool(home.spool).rounds()) == kept
+    note = next(s.note for s in node.statuses if s.state == "warning")
+    assert f"went back behind {'2' if to else '1, 2'}:" in note
+    assert Node(home)(after, base).contribution == found.contribution  # from the spool
+
+
+def test_the_state_after_a_rollback_is_that_of_the_round_it_went_back_to(
+    home: NodeHome, tmp_path: Path
+) -> None:
+    node = Node(home)
+    (first,) = rounds_of(node, 1)
+    base = BASE + first.delta
+    after = plan(4, base, rollbacks="3:1")
+    straight = node(after, base)  # round 2 was never trained here
+    far = Node(home_at(tmp_path / "again"))
+    rounds_of(far, 2)
+    assert far(after, base).contribution.delta_digest == straight.contribution.delta_digest

@@ -47,6 +47,7 @@ class Fleet:
         self.failures: dict[str, list[grpc.StatusCode]] = {}
         self.beats: list[int] = []  # node ids
         self.beaten = threading.Event()
+        self.refuses = 0  # of the objects that are pushed next
         self.answers = {
             "ActivateNode": ActivateNodeResponse(node_id=5),
             "DeactivateNode": DeactivateNodeResponse(),
@@ -60,7 +61,7 @@ class Fleet:
         return SimpleNamespace(**{name: self._method(name) for name in self.answers})
 
     def _method(self, name: str) -> Any:
-        def call(request: Any, timeout: float | None = None) -> Any:
+        def call(request: Any, timeout: float | None = None, **how: Any) -> Any:
             if name == "SendNodeHeartbeat":  # at times of their own
                 self.beats.append(request.node.node_id)
                 self.beaten.set()
@@ -68,6 +69,9 @@ class Fleet:
                 self.calls.append(name)
             if self.failures.get(name):
                 raise Failed(self.failures[name].pop(0))
+            if name == "PushObject" and self.refuses:
+                self.refuses -= 1
+                return PushObjectResponse(stored=False)
             return self.answers[name]
 
         return call
@@ -88,7 +92,8 @@ def _in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def fleet(monkeypatch: pytest.MonkeyPatch) -> Fleet:
     fleet = Fleet()
     channel = SimpleNamespace(close=lambda: None)
-    monkeypatch.setattr(fleet_module, "create_channel", lambda *args, **kwargs: channel)
+    monkeypatch.setattr(fleet_module.grpc, "secure_channel", lambda *args: channel)
+    monkeypatch.setattr(fleet_module.grpc, "intercept_channel", lambda channel, *args: channel)
     monkeypatch.setattr(fleet_module, "FleetStub", fleet.stub)
     monkeypatch.setattr(fleet_module, "BACKOFF_MAX_S", 0.01)
     monkeypatch.setattr(fleet_module.time, "sleep", lambda seconds: None)
@@ -183,6 +188,66 @@ def test_a_reply_that_may_not_be_known_is_never_whole(
         with pytest.raises(OSError, match="no space"):
             connection.send(sent, 1.0, full)
         assert fleet.since().count("PushObject") == len(objects) - 1
+
+
+def test_an_object_whose_answer_was_lost_is_not_sent_from_the_beginning(
+    connection: FleetConnection, fleet: Fleet
+) -> None:
+    """The SuperLink has it and refuses it a second time: the upload goes on all the same."""
+    sent = reply()
+    objects = list(get_all_nested_objects(sent))
+    fleet.answers["PushMessages"] = PushMessagesResponse(objects_to_push=objects)
+    fleet.failures["PushObject"] = [grpc.StatusCode.UNAVAILABLE]
+    fleet.refuses = 1  # what it has already
+    with connection:
+        fleet.since()
+        assert connection.send(sent, 1.0) is not None
+        assert fleet.since().count("PushObject") == len(objects) + 1
+        ask(connection)
+        assert fleet.since() == ["PullMessages"]  # nothing is in doubt, and nothing is asked again
+
+
+def test_an_object_that_is_refused_at_once_ends_the_upload(
+    connection: FleetConnection, fleet: Fleet
+) -> None:
+    sent = reply()
+    objects = list(get_all_nested_objects(sent))
+    fleet.answers["PushMessages"] = PushMessagesResponse(objects_to_push=objects)
+    fleet.refuses = 1  # the upload was given up over there
+    with connection:
+        fleet.since()
+        assert connection.send(sent, 1.0) is None
+        fleet.since()
+        ask(connection)
+        assert fleet.since() == [*ANEW, "PullMessages"]
+
+
+def test_an_announcement_whose_answer_was_lost_is_in_doubt_where_nothing_is_wanted(
+    connection: FleetConnection, fleet: Fleet
+) -> None:
+    fleet.failures["PushMessages"] = [grpc.StatusCode.UNAVAILABLE]
+    with connection:
+        connection.send(reply(), 1.0)
+        fleet.since()
+        ask(connection)
+        assert fleet.since() == [*ANEW, "PullMessages"]
+
+
+def test_objects_go_one_by_one_where_the_way_is_known_to_be_slow(
+    connection: FleetConnection, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once: list[int] = []
+
+    def push_objects(*args: Any, max_concurrent_pushes: int = 0, **how: Any) -> None:
+        at_once.append(max_concurrent_pushes)
+
+    monkeypatch.setattr(fleet_module, "push_objects", push_objects)
+    with connection:
+        connection.send(reply(), 1.0)
+        connection._uplink.note(1000, 1.0)
+        connection.send(reply(), 1.0)
+    usual = fleet_module.FLWR_PRIVATE_MAX_CONCURRENT_OBJ_PUSHES
+    assert at_once == [usual, 0, 1, 0]  # the last object goes alone at any rate
 
 
 def test_only_a_key_that_is_not_accepted_ends_the_node(

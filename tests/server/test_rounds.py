@@ -16,6 +16,7 @@ from gobelin.server import rounds as engine
 from gobelin.server.courier import Reply
 from gobelin.server.open_round import OpenRound
 from gobelin.server.rounds import FAREWELL_S
+from gobelin.server.seal import Standing
 from gobelin.shared.checkpoint import read_checkpoint
 from gobelin.shared.errors import RoundError
 from gobelin.shared.vector import ParameterVector
@@ -319,6 +320,23 @@ def test_a_node_that_stays_is_offered_a_round_once(
     fed.run()
     assert fed.world.offers("south") == [1, 2]
     assert fed.world.offers("north") == [1, 2]
+
+
+def test_what_a_round_hands_on_of_offers_does_not_grow(
+    tmp_path: Path, north: Node, south: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An aggregator of thousands of rounds remembers those that may still be answered."""
+    fed, handed = federation(tmp_path, north, south, rounds=6, max_staleness=2), []
+    run = OpenRound.run
+
+    def noted(opened: OpenRound) -> Standing:
+        standing = run(opened)
+        handed.append(sorted({asked.round for asked in opened.offered}))
+        return standing
+
+    monkeypatch.setattr(OpenRound, "run", noted)
+    fed.run()
+    assert handed == [[1], [1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5], [4, 5, 6]]
 
 
 def test_the_outer_momentum_is_part_of_the_checkpoint(

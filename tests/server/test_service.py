@@ -18,9 +18,11 @@ from gobelin.client.egress_ledger import EgressLedger
 from gobelin.client.home import NodeHome
 from gobelin.client.join import Joining, enrolment_request
 from gobelin.client.membership import Membership, known_roster
-from gobelin.client.service import Connection, fetch_authority
+from gobelin.client.service import PROBE_BYTES, PROBES, Connection, fetch_authority
+from gobelin.client.terms import Terms
 from gobelin.protocols import federation_pb2 as pb
 from gobelin.protocols.enrolment import REVOKE
+from gobelin.server.home import AggregatorHome
 from gobelin.server.places import Places
 from gobelin.server.service import FAILURES, MAX_REQUEST_BYTES, Throttle
 from gobelin.shared.certificates import certify_node
@@ -48,7 +50,7 @@ def as_invited(places: Places, invite: Invite) -> Connection:
     key, certificate = private_pem(invite.key), shown(invite.key, invite.id)
     until(lambda: reachable(places))
     told = ledger(places)
-    ca = fetch_authority(invite.service, invite.ca_pin, key, certificate, told)
+    ca = fetch_authority(invite.service, invite.ca_pin, key, certificate, told).ca_pem
     return Connection(invite.service, ca, key, certificate, told)
 
 
@@ -237,3 +239,34 @@ def test_a_node_goes_on_with_a_federation_that_was_taken_over(
         log = Membership(home).roster()
     assert [record.member for record in log.current.values()] == ["m-moved"]
     assert home.pinned("federation_digest") == invite.federation_digest
+
+
+def test_a_probe_times_bytes_that_have_arrived(places: Places) -> None:
+    with as_invited(places, invited(places, "prober")) as service:
+        found = service.probe(60.0)
+    assert found.sent_bytes == PROBES * PROBE_BYTES
+    assert found.bytes_per_second > 0
+
+
+def test_what_is_to_be_seldom_is_counted_by_caller() -> None:
+    now = [0.0]
+    throttle = Throttle(lambda: now[0], most=2, window_s=10.0)
+    for _ in range(2):
+        assert throttle.wait_s("north") == 0
+        throttle.note("north")
+    assert throttle.wait_s("north") == 10.0
+    assert throttle.wait_s("south") == 0
+    now[0] = 10.0
+    assert throttle.wait_s("north") == 0
+
+
+def test_whoever_holds_an_invite_is_told_what_is_trained(places: Places) -> None:
+    with as_invited(places, invited(places, "reader")) as service:
+        told = service.ask("Authority", pb.AuthorityRequest())
+    terms = Terms.of_answer(told.recipe, told.terms)
+    rounds = AggregatorHome(places.folder).settings().rounds
+    assert (terms.recipe.name, terms.local_steps, terms.deadline_s) == (
+        "toy",
+        rounds.local_steps,
+        rounds.deadline_s,
+    )

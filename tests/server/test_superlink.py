@@ -1,11 +1,11 @@
-"""The SuperLink's process waits for its database for longer than Flower's would, and reads less."""
+"""The SuperLink's process waits for database and uploads for longer, and reads less."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-from gobelin.server.superlink import BUSY_TIMEOUT_MS, MOST_OF_REQUEST, seldom
+from gobelin.server.superlink import BUSY_TIMEOUT_MS, MOST_OF_REQUEST, UPLOAD_S, seldom
 
 SCRIPT = """
 import sys
@@ -18,8 +18,11 @@ stand_in = types.SimpleNamespace()
 def command():
     from flwr.supercore.sql_mixin import SQLITE_PRAGMAS
     pragmas = dict(SQLITE_PRAGMAS)
+    from flwr.supercore.corestate.sql_corestate import OBJECT_PUSH_SESSION_TTL_SECONDS as kept_s
     print(pragmas["busy_timeout"], pragmas["journal_mode"], stand_in.GRPC_MAX_MESSAGE_LENGTH)
+    print(kept_s)
     from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+    print("torch" in sys.modules)
     print(SqlLinkState._cleanup_expired_task_tokens.__name__)
     return 3
 
@@ -29,12 +32,17 @@ sys.exit(superlink.main())
 """
 
 
-def test_flowers_command_runs_with_a_longer_wait_and_bounded_requests() -> None:
+def test_flowers_command_runs_with_a_longer_wait_bounded_requests_and_no_tensors() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
-    found = (done.stdout.split(), done.returncode)
-    assert found == ([str(BUSY_TIMEOUT_MS), "WAL", str(MOST_OF_REQUEST), "tidy_seldom"], 3), (
-        done.stderr
-    )
+    wanted = [
+        str(BUSY_TIMEOUT_MS),
+        "WAL",
+        str(MOST_OF_REQUEST),
+        str(UPLOAD_S),
+        "False",
+        "tidy_seldom",
+    ]
+    assert (done.stdout.split(), done.returncode) == (wanted, 3), done.stderr
 
 
 def test_expired_tasks_are_looked_for_at_once_and_then_once_a_while() -> None:
@@ -43,18 +51,3 @@ def test_expired_tasks_are_looked_for_at_once_and_then_once_a_while() -> None:
     for request in range(7):
         tidy(request)
     assert told == [0, 3, 5]
-
-
-def test_it_does_without_torch() -> None:
-    """200 MB of every aggregator's memory, and seconds of every restart."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys, gobelin.server.superlink; print('torch' in sys.modules)",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == "False"

@@ -26,6 +26,7 @@ from gobelin.protocols.messages import (
 from gobelin.server.courier import NodeState, Parcel, Reply
 from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
+from gobelin.server.retention import RetentionSettings
 from gobelin.server.rounds import RoundEngine
 from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
 from gobelin.shared.fragments import fragment_of_round
@@ -33,6 +34,7 @@ from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.seeds import generator_of
+from gobelin.shared.settings import write_settings
 from gobelin.shared.step import follow
 from gobelin.shared.vector import ParameterVector
 from tests.answers import contribution, signed, wired
@@ -223,6 +225,7 @@ class Federation:
     """A founded home with its roster, and engines that run on it."""
 
     def __init__(self, folder: Path, world: World, roster: Iterable[Node], **rounds: Any) -> None:
+        retention = rounds.pop("retention", None)
         tables = ("outer", "aggregation", "policy", "releases")
         parts = {"outer": SGD} | {name: rounds.pop(name) for name in tables if name in rounds}
         values = {
@@ -235,6 +238,10 @@ class Federation:
         }
         found(folder, Charter("fed", "toy", "127.0.0.1:0", 1, rounds=values, **parts))
         self.home = AggregatorHome(folder)
+        if retention is not None:
+            settings = self.home.settings()
+            kept = RetentionSettings.model_validate(retention)
+            write_settings(self.home.settings_file, settings.model_copy(update={"retention": kept}))
         self.world = world
         for node in roster:
             self.admit(node)

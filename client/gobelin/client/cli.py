@@ -38,6 +38,9 @@ def init(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for all.")] = 0,
+    proxy: Annotated[
+        str | None, typer.Option(help="HTTP proxy on the way; else what https_proxy says.")
+    ] = None,
     moments: Annotated[
         bool, typer.Option(help="Send moments of projections where the federation asks for them.")
     ] = True,
@@ -77,6 +80,7 @@ def init(
                 "max_mb_per_round": max_mb_per_round,
                 "seconds_per_round": upload_seconds_per_round,
             },
+            "network": {"proxy": proxy},
         },
     )
     if as_json:
@@ -220,12 +224,13 @@ def page(
 ) -> None:
     """Serve the same as a page for this machine's browsers; it changes nothing."""
     from gobelin.client.home import NodeHome
-    from gobelin.client.page import serve_page
+    from gobelin.client.page.server import serve_page
 
     serve_page(NodeHome(home), host, port, token_file, as_json)
 
 
-from gobelin.client import membership_cli, operate_cli  # noqa: E402  parts of this group
+from gobelin.client import forecast_cli, membership_cli, operate_cli  # noqa: E402  its parts
 
 membership_cli.add_to(app)
 operate_cli.add_to(app)
+forecast_cli.add_to(app)

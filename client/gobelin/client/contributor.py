@@ -18,7 +18,13 @@ from gobelin.client.egress_ledger import EgressLedger
 from gobelin.client.envelopes import Envelopes, holds
 from gobelin.client.home import NodeHome, NodeStatus
 from gobelin.client.node_seed import node_seed
-from gobelin.client.plan import check_fragments, parse_recipe, pooled_moments, schema_of
+from gobelin.client.plan import (
+    check_fragments,
+    parse_recipe,
+    pooled_moments,
+    rollbacks_of_plan,
+    schema_of,
+)
 from gobelin.client.privacy.budget import BARE, Prospect, prospect_of, sane_delta
 from gobelin.client.privacy.training import PrivateTrainer
 from gobelin.client.sealer import SALT_BYTES, SealedReply, Sealer, on_grid
@@ -58,6 +64,7 @@ from gobelin.shared.errors import (
 )
 from gobelin.shared.fragments import Fragment, fragment_of_round, start_of_round
 from gobelin.shared.health import Health
+from gobelin.shared.ledger.course import course_of
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.recipe import Recipe
@@ -316,7 +323,23 @@ class Contributor:
             if base.digest != plan.base_digest:
                 raise ContributionError("the base is not the one the plan names")
         self._home.pin("federation", plan.federation)
+        self._go_back(plan)
         return base
+
+    def _go_back(self, plan: RoundPlan) -> None:
+        """Where the federation went back, go on from what this node had then, and from no later.
+
+        Debts and momentum of the rounds it has left are of another model.
+        """
+        rollbacks = rollbacks_of_plan(plan)
+        course = course_of(plan.round - 1, rollbacks)
+        if not rollbacks or not (gone := self._spool.leave(course, plan.round)):
+            return
+        since = max((number for number in self._spool.rounds() if number < plan.round), default=0)
+        told = ", ".join(map(str, gone))
+        after = f"as it was after round {since}" if since else "anew"
+        note = f"the federation went back behind {told}: this node's training state is {after}"
+        self._on_status(NodeStatus("warning", round=plan.round, note=note))
 
     def _keep(self, plan: RoundPlan, base: ParameterVector) -> None:
         """Keep a base where steps may follow, before the aggregator counts on it."""

@@ -11,7 +11,7 @@ from typing import Any
 from gobelin.client.egress_ledger import CALL, LEAVING, LEFT, EgressLedger, total, when
 from gobelin.client.home import NodeHome
 from gobelin.client.plan import parse_recipe
-from gobelin.client.privacy.budget import BARE, Spent, prospect_of
+from gobelin.client.privacy.budget import BARE, Prospect, Spent, prospect_of
 from gobelin.client.site_policy import judge, read_policy
 from gobelin.client.workbench import open_parts
 from gobelin.protocols.messages import MalformedMessageError, RoundPlan
@@ -62,11 +62,8 @@ def _on_wire(size: int | None) -> str:
 def print_policy(home: NodeHome, file: Path | None, as_json: bool) -> None:
     """Print what the site policy makes of a plan, and whether it would be refused."""
     home.settings()
-    plan, policy = _plan(home, file), read_policy(home)
-    prospect = BARE
-    if home.settings().privacy is not None:
-        samples = len(open_parts(home.settings(), parse_recipe(plan.recipe)).kept)
-        prospect = prospect_of(home, home.settings(), plan, samples, policy.delta)
+    plan, policy = offered_plan(home, file), read_policy(home)
+    prospect = prospect_of_node(home, plan, policy.delta)
     findings = judge(policy, plan, datetime.datetime.now(), prospect)
     refused = any(finding.verdict == "refused" for finding in findings)
     if as_json:
@@ -82,8 +79,16 @@ def print_policy(home: NodeHome, file: Path | None, as_json: bool) -> None:
     print("It would be refused." if refused else "It would be answered.")
 
 
-def _plan(home: NodeHome, file: Path | None) -> RoundPlan:
-    """The plan of a file, or the last that was offered."""
+def prospect_of_node(home: NodeHome, plan: RoundPlan, delta: float) -> Prospect:
+    """What a node would train a plan by."""
+    if home.settings().privacy is None:
+        return BARE
+    samples = len(open_parts(home.settings(), parse_recipe(plan.recipe)).kept)
+    return prospect_of(home, home.settings(), plan, samples, delta)
+
+
+def offered_plan(home: NodeHome, file: Path | None = None) -> RoundPlan:
+    """The plan of a file, or the last that was offered; raises StateError, ConfigError."""
     path = file or home.plan_file
     try:
         return RoundPlan.from_bytes(path.read_bytes())

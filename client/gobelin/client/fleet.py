@@ -31,9 +31,9 @@ from flwr.proto.fleet_pb2 import (
 )
 from flwr.proto.fleet_pb2_grpc import FleetStub
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import ObjectTree
+from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest
 from flwr.proto.node_pb2 import Node
-from flwr.supercore.grpc import create_channel
+from flwr.supercore.constant import FLWR_PRIVATE_MAX_CONCURRENT_OBJ_PUSHES
 from flwr.supercore.inflatable.inflatable_object import (
     InflatableObject,
     get_all_nested_objects,
@@ -54,19 +54,35 @@ from flwr.supercore.inflatable.inflatable_utils import (
     push_objects,
 )
 from flwr.supercore.interceptors import RuntimeVersionClientInterceptor
-from flwr.supercore.retry import RetryInvoker, exponential, wrap_stub
+from flwr.supercore.retry import RetryInvoker, RetryState, exponential, wrap_stub
 
 from gobelin.client.egress import Egress
-from gobelin.client.home import NodeHome, NodeStatus
+from gobelin.client.home import NodeHome, NodeSettings, NodeStatus
 from gobelin.client.reach import BACKOFF_MAX_S
 from gobelin.client.records import describe
+from gobelin.client.route import route_to
+from gobelin.client.uplink import Uplink
 from gobelin.shared.errors import GobelinError, UnknownNodeError
 from gobelin.shared.keys import load_private_key, public_pem
 
-HEARTBEAT_INTERVAL_S = 10.0  # the SuperLink calls a node offline after twice this
+HEARTBEAT_INTERVAL_S = 15.0  # the SuperLink calls a node offline after twice this
 HEARTBEAT_EVERY_S = 4.0
+HEARTBEAT_TIMEOUT_S = 10.0  # a connection to be made anew included
+ASK_AFTER_S = 30.0  # of silence within a request, the other side is asked whether it is there
+DEAD_AFTER_S = 60.0  # without an answer to that, the connection is given up; a slow link's is late
+SLOW = 1e6  # bytes a second, below which objects are sent one by one: a cut then costs one alone
+CHANNEL = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),  # an object is at most what a chunk is: see `limits`
+    ("grpc.keepalive_time_ms", int(1000 * ASK_AFTER_S)),
+    ("grpc.keepalive_timeout_ms", int(1000 * DEAD_AFTER_S)),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_reconnect_backoff_ms", 1000 * BACKOFF_MAX_S),
+    ("grpc.use_local_subchannel_pool", 1),  # else two channels to one place are one connection
+)
 REFUSALS = 10  # a second apart: a starting aggregator answers before it has read its roster
 
+PUSH = "PushMessages"
 Say = Callable[[NodeStatus], None]
 
 
@@ -105,21 +121,23 @@ class FleetConnection:
         self._say = say
         self._egress = Egress(home)
         self._public_key = public_pem(key.public_key())
-        self._channel = create_channel(
-            settings.aggregator,
-            insecure=False,
-            root_certificates=home.ca_file.read_bytes(),
-            interceptors=[
-                RuntimeVersionClientInterceptor(component_name="SuperNode"),
-                NodeAuthClientInterceptor(key, key.public_key()),
-                Turnstile(self._egress),
-            ],
+        self._uplink = Uplink(home.uplink_file)
+        interceptors = (
+            RuntimeVersionClientInterceptor(component_name="SuperNode"),
+            NodeAuthClientInterceptor(key, key.public_key()),
+            Turnstile(self._egress),
         )
+        self._channel = _channel(home, settings, *interceptors)
+        # Heartbeats have a connection of their own: behind an upload on a slow one they would be
+        # late, and a node that is offline for a moment is offered its round, base and all, again.
+        self._heart_channel = _channel(home, settings, *interceptors)
+        self._heart_stub = FleetStub(self._heart_channel)
         self._plain = FleetStub(self._channel)
         self._stub = FleetStub(self._channel)
         wrap_stub(self._stub, self._retry(settings.aggregator))
         self._node = Node(node_id=0)
         self._doubtful = False  # a message or a reply may have been lost on the way
+        self._again: set[str] = set()  # objects, and PUSH, that were sent again after lost contact
         self._closing = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -130,13 +148,23 @@ class FleetConnection:
             recoverable_exceptions=grpc.RpcError,
             max_tries=None,
             max_time=None,
-            on_backoff=lambda state: self._lost_contact(address, state.actual_wait),
+            on_backoff=lambda state: self._lost_contact(address, state),
             should_giveup=lambda error: not _is_unavailable(error),
         )
 
-    def _lost_contact(self, address: str, wait_s: float) -> None:
-        self._doubtful = True
-        note = f"no answer from {address}, trying again in {wait_s:.0f} s"
+    def _lost_contact(self, address: str, state: RetryState) -> None:
+        """A request is asked again, whose answer may have been lost.
+
+        Of those that are, all but these two have the same effect as once.
+        """
+        match state.args[0]:
+            case PullMessagesRequest():
+                self._doubtful = True  # it may have been the one answer with a message
+            case PushMessagesRequest():
+                self._again.add(PUSH)
+            case PushObjectRequest(object_id=object_id):
+                self._again.add(object_id)
+        note = f"no answer from {address}, trying again in {state.actual_wait or 0:.0f} s"
         self._say(NodeStatus("waiting", note=note))
 
     def __enter__(self) -> FleetConnection:
@@ -144,6 +172,7 @@ class FleetConnection:
             self._begin()
         except GobelinError:
             self._channel.close()
+            self._heart_channel.close()
             raise
         self._heart.start()
         return self
@@ -201,6 +230,7 @@ class FleetConnection:
         # offline, so the session is left to lapse and ended by the next start.
         self._closing.set()
         self._channel.close()
+        self._heart_channel.close()
         self._egress.note_session()
 
     @property
@@ -285,7 +315,11 @@ class FleetConnection:
         seconds: float,
         settle: Callable[[], None],
     ) -> tuple[int, float] | None:
-        """Push a reply that was cleared."""
+        """Push a reply that was cleared.
+
+        What the SuperLink has of it from before is not sent again. An object whose answer was lost
+        is not taken a second time: that it is refused says that it is there, unless all are.
+        """
         request = PushMessagesRequest(
             node=self._node,
             messages_list=[message_to_proto(remove_content_from_message(reply))],
@@ -294,20 +328,34 @@ class FleetConnection:
         )
         last = {reply.metadata.message_id}
         sizes: list[int] = []
+        rate = self._uplink.bytes_per_second()
+        at_once = 1 if rate is not None and rate < SLOW else FLWR_PRIVATE_MAX_CONCURRENT_OBJ_PUSHES
+        self._again.clear()
         started = time.monotonic()
         settling = 0.0
         try:
             response = self._stub.PushMessages(request)
+            if PUSH in self._again and not response.objects_to_push:
+                self._doubtful = True  # nothing is missing, or it knows of no such reply any more
             push = make_push_object_fn_protobuf(
                 self._stub.PushObject, self._node, reply.metadata.run_id, response.session_id
             )
 
             def push_and_weigh(object_id: str, content: bytes) -> None:
-                push(object_id, content)
+                try:
+                    push(object_id, content)
+                except ObjectPushError:
+                    if object_id not in self._again or object_id in last:
+                        raise
                 sizes.append(len(content))
 
             wanted = set(response.objects_to_push)
-            push_objects(objects, push_and_weigh, object_ids_to_push=wanted - last)
+            push_objects(
+                objects,
+                push_and_weigh,
+                object_ids_to_push=wanted - last,
+                max_concurrent_pushes=at_once,
+            )
             waited = time.monotonic()
             settle()
             settling = time.monotonic() - waited
@@ -324,7 +372,18 @@ class FleetConnection:
                 node=self._node, heartbeat_interval=HEARTBEAT_INTERVAL_S
             )
             with contextlib.suppress(grpc.RpcError):
-                self._plain.SendNodeHeartbeat(request, timeout=HEARTBEAT_EVERY_S)
+                self._heart_stub.SendNodeHeartbeat(
+                    request, timeout=HEARTBEAT_TIMEOUT_S, wait_for_ready=True
+                )
+
+
+def _channel(home: NodeHome, settings: NodeSettings, *interceptors: Any) -> grpc.Channel:
+    """A connection to the Fleet API, by the pinned CA and the route of the settings."""
+    route = route_to(settings.aggregator, settings.network.proxy)
+    credentials = grpc.ssl_channel_credentials(home.ca_file.read_bytes())
+    options = [*CHANNEL, *route.channel_options()]
+    channel = grpc.secure_channel(settings.aggregator, credentials, options)
+    return grpc.intercept_channel(channel, *interceptors)
 
 
 def _is_unavailable(error: BaseException) -> bool:

@@ -108,6 +108,14 @@ class ShadowSettings(Settings):
         )
 
 
+class LinkSettings(Settings):
+    """The way to the aggregator."""
+
+    # An HTTP proxy, http://host:port or http://user:password@host:port; "" for none. Unset: what
+    # the environment says (see `route`).
+    proxy: str | None = None
+
+
 class NodeSettings(Settings):
     """`node.toml`."""
 
@@ -117,6 +125,7 @@ class NodeSettings(Settings):
     data: DataSettings
     compute: ComputeSettings = ComputeSettings()
     egress: EgressSettings = EgressSettings()
+    network: LinkSettings = LinkSettings()
     privacy: PrivacySettings | None = None
     shadow: ShadowSettings | None = None
 

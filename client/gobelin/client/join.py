@@ -68,7 +68,11 @@ class Joined:
 class Joining:
     """One node on its way into a federation; the caller holds the lock of its home."""
 
-    def __init__(self, home: NodeHome, invite: Invite, node: str, say: Say) -> None:
+    def __init__(
+        self, home: NodeHome, invite: Invite, node: str, say: Say, proxy: str | None = None
+    ) -> None:
+        """`proxy` is an HTTP proxy on the way; None for what the environment says."""
+        self._proxy = proxy
         self._home = home
         self._invite = invite
         self._say = say
@@ -89,9 +93,9 @@ class Joining:
         address = invite.service
         ledger = EgressLedger(home.egress_file)
         authority = patience.insist(
-            lambda: fetch_authority(address, invite.ca_pin, key_pem, shown, ledger)
-        )
-        with Connection(address, authority, key_pem, shown, ledger) as service:
+            lambda: fetch_authority(address, invite.ca_pin, key_pem, shown, ledger, self._proxy)
+        ).ca_pem
+        with Connection(address, authority, key_pem, shown, ledger, self._proxy) as service:
             request = enrolment_request(home)
             reply = patience.insist(lambda: service.ask("Enrol", request))
             if reply.state == pb.REFUSED:  # before the data are looked at, which takes a while

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from gobelin.client.home import NodeHome
-from gobelin.protocols.ledger import Cosignature, Head, LedgerView, Proof
+from gobelin.client.plan import rollbacks_of_plan
+from gobelin.protocols.ledger import Cosignature, Head, LedgerView, Proof, RoundRecord
 from gobelin.protocols.messages import Receipt, RoundPlan
 from gobelin.shared.errors import (
     EnvelopeReplayedError,
@@ -63,25 +64,27 @@ class NodeLedger:
         receipts: Iterable[Receipt],
         plan: RoundPlan | None,
         issued: int,
-    ) -> None:
+    ) -> RoundRecord | None:
         """Believe a head, what it says of the plan's base, and receipts; or raise.
 
         `issued` is when the envelope says that all this was sent. SignatureError: not by the
         aggregator of the pinned ca.pem. LedgerError: something is not proved. TwoHistoriesError:
         the head is no continuation of the newest one known. EnvelopeReplayedError: it is an earlier
         one, and was sent before that, so it came late or again.
+
+        Returns the record of the round that left the plan's base.
         """
         head = self._head(federation, view.head)
         self._refuse_late(head, issued)
         self._continue(head, view)
-        if plan is not None:
-            self._check_base(head, view.base, plan)
+        base = None if plan is None else self._check_base(head, view.base, plan)
         proved = self._check_receipts(head, view, receipts)
         if issued > int(self._home.pinned(HEARD) or 0):
             self._home.remember(HEARD, issued)
         self._keep(head)
         for receipt, proof in proved:
             self._keep_receipt(receipt, proof, head)
+        return base
 
     def accept(self, history: History) -> Verified:
         """Believe a whole verified ledger: its newest head becomes the newest known.
@@ -169,13 +172,20 @@ class NodeLedger:
             f"{EVIDENCE} {self._home.heads}",
         )
 
-    def _check_base(self, head: SignedHead, proof: Proof, plan: RoundPlan) -> None:
+    def _check_base(self, head: SignedHead, proof: Proof, plan: RoundPlan) -> RoundRecord:
         record, _ = check_proof(proof, head.head.size, head.head.root)
         if (record.round, record.vector_digest) != (plan.round - 1, plan.base_digest):
             raise LedgerError(
                 f"the plan of round {plan.round} starts from a base that is not the ledger's",
                 "ask the aggregator's operator; nothing was trained for it",
             )
+        went_back = rollbacks_of_plan(plan).get(record.round)
+        if went_back != (record.restores if record.why else None):
+            raise LedgerError(
+                f"the plan of round {plan.round} tells of another rollback than the ledger",
+                "ask the aggregator's operator; nothing was trained for it",
+            )
+        return record
 
     def _check_receipts(
         self, head: SignedHead, view: LedgerView, receipts: Iterable[Receipt]

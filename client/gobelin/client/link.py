@@ -114,7 +114,10 @@ def train(message: Message, context: Context) -> Message:
         envelope = contributor.envelopes.open_plan(plan, offer.envelope, offer.receipts)
         ledger = NodeLedger(NodeHome(Path(home)))
         view = read_ledger(message.content)
-        ledger.hear(plan.federation, view, offer.receipts, plan, envelope.issued)
+        base = ledger.hear(plan.federation, view, offer.receipts, plan, envelope.issued)
+        if base is not None and base.why:
+            back = f"the federation went back to what round {base.restores} had left: {base.why}"
+            _watchers.get(home, _ignore)(NodeStatus("warning", round=base.round, note=back))
         contributor.hear(plan.federation, plan.round, offer.receipts)
         spooled = contributor.prepare(plan, offer.segments, offer.moments, offer.steps, envelope)
         if not context.node_config.get(HELD_KEY):

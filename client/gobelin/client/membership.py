@@ -75,7 +75,8 @@ class Membership:
         key, certificate = home.key_file.read_bytes(), home.certificate_file.read_bytes()
         ca = home.ca_file.read_bytes()
         ledger = EgressLedger(home.egress_file)
-        with Connection(self._facts["service"], ca, key, certificate, ledger) as service:
+        proxy = home.settings().network.proxy
+        with Connection(self._facts["service"], ca, key, certificate, ledger, proxy) as service:
             yield service
 
     # ------------------------------------------------------------ the certificate
@@ -106,7 +107,8 @@ class Membership:
         shown = invited(key, self._facts["invite"])
         ca = home.ca_file.read_bytes()
         ledger = EgressLedger(home.egress_file)
-        with Connection(self._facts["service"], ca, private_pem(key), shown, ledger) as service:
+        address, proxy = self._facts["service"], home.settings().network.proxy
+        with Connection(address, ca, private_pem(key), shown, ledger, proxy) as service:
             reply = service.ask("Enrol", enrolment_request(home))
         require_admitted(reply)
         certificate: bytes = reply.certificate

@@ -42,6 +42,9 @@ def join(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for all.")] = 0,
+    proxy: Annotated[
+        str | None, typer.Option(help="HTTP proxy on the way; else what https_proxy says.")
+    ] = None,
     moments: Annotated[
         bool, typer.Option(help="Send moments of projections where the federation asks for them.")
     ] = True,
@@ -72,6 +75,7 @@ def join(
             "data": {"path": str(data.resolve()), "modality": modality, "order": order},
             "compute": {"device": device, "precision": precision, "threads": threads},
             "egress": {"moments": moments},
+            "network": {"proxy": proxy},
         }
         return settings_from_options(values)[0]
 
@@ -82,7 +86,7 @@ def join(
     place = NodeHome(home)
     try:
         with stop_on_signals():
-            joining = Joining(place, shown, node, say)
+            joining = Joining(place, shown, node, say, proxy)
             joining.require_new_or_mine()
             with sole_owner(home, wait_s=1):
                 sweep(home)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from gobelin.protocols.messages import RoundPlan
 from gobelin.shared.errors import ConfigError, ContributionError, MomentsError
 from gobelin.shared.fragments import fragments_of
+from gobelin.shared.ledger.course import parse as parse_rollbacks
 from gobelin.shared.model import Jepa
 from gobelin.shared.objective.moments import digest_of
 from gobelin.shared.objective.pools import Pools
@@ -24,6 +25,17 @@ def parse_recipe(text: str) -> Recipe:
         return Recipe.model_validate(json.loads(text))
     except (ValueError, ValidationError, RecursionError):
         raise ContributionError("the plan's recipe is not valid", "update gobelin") from None
+
+
+def rollbacks_of_plan(plan: RoundPlan) -> dict[int, int]:
+    """The rollbacks behind a plan's base; raises ContributionError when they are none."""
+    try:
+        found = parse_rollbacks(plan.rollbacks)
+    except ValueError:
+        raise ContributionError("the plan's rollbacks are none", "update gobelin") from None
+    if max(found, default=0) >= plan.round:
+        raise ContributionError("the plan tells of a rollback that is still to come")
+    return found
 
 
 def pooled_moments(plan: RoundPlan, data: bytes) -> Pools | None:

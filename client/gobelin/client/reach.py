@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 import time
 from collections.abc import Callable
 
 from gobelin.client.home import NodeHome, NodeStatus
+from gobelin.client.route import route_to
 from gobelin.shared.address import parse_address
 from gobelin.shared.errors import UnreachableError, WrongCAError
 
 BACKOFF_MAX_S = 15
+CONNECT_S = 10.0
 
 
 def wait_reachable(home: NodeHome, say: Callable[[NodeStatus], None], give_up_s: float) -> None:
     """Wait until the aggregator answers with a certificate of the pinned CA.
 
-    Raises WrongCAError at once when it answers with another, UnreachableError after `give_up_s`.
+    Raises WrongCAError at once when it answers with another, ProxyError when a proxy on the way
+    refuses, UnreachableError after `give_up_s`.
     """
-    address = home.settings().aggregator
-    host, port = parse_address(address)
+    settings = home.settings()
+    address = settings.aggregator
+    host, _ = parse_address(address)
+    route = route_to(address, settings.network.proxy)
     try:
         tls = ssl.create_default_context(cafile=str(home.ca_file))
     except (ssl.SSLError, OSError):
@@ -32,7 +36,7 @@ def wait_reachable(home: NodeHome, say: Callable[[NodeStatus], None], give_up_s:
     while True:
         try:
             with (
-                socket.create_connection((host, port), timeout=10) as raw,
+                route.connect(address, CONNECT_S) as raw,
                 tls.wrap_socket(raw, server_hostname=host),
             ):
                 return

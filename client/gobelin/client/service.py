@@ -11,11 +11,12 @@ import os
 
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # before grpc is imported
 
-import socket
 import ssl
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +25,7 @@ import grpc
 from cryptography import x509
 
 from gobelin.client.egress_ledger import EgressLedger
+from gobelin.client.route import route_to
 from gobelin.protocols import federation_pb2 as pb
 from gobelin.protocols.federation_pb2_grpc import FederationStub
 from gobelin.shared.address import parse_address
@@ -45,6 +47,10 @@ MAX_REPLY_BYTES = 32 << 20  # an exit bundle after thousands of rounds
 CONNECT_S = 5.0
 CALL_S = 20.0
 BACKOFF_S = (0.2, 5.0)  # first and longest pause between tries
+PROBE_BYTES = 60_000  # of one request of a probe
+PROBES = 64  # of them at most: 3.84 MB
+PROBE_S = 3.0
+AT_ONCE = 4  # on their way
 KNOCKS = 3  # a service that dies in the handshake looks like one that turns us away
 Say = Callable[[str], None]
 
@@ -95,6 +101,22 @@ class Noted(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor)
         self._ledger.call(str(details.method).rpartition("/")[2], data)
 
 
+@dataclass(frozen=True)
+class Link:
+    """What a probe has found of the way to the service."""
+
+    bytes_per_second: float  # that arrived, their answers waited for
+    sent_bytes: int
+
+
+@dataclass(frozen=True)
+class Clock:
+    """This machine's clock beside the service's."""
+
+    ahead_s: float  # give or take half a trip
+    round_trip_s: float
+
+
 class Connection:
     """Calls to our service, as the holder of a key with a certificate; a context manager.
 
@@ -108,12 +130,17 @@ class Connection:
         key_pem: bytes,
         certificate: bytes,
         ledger: EgressLedger,
+        proxy: str | None = None,
     ) -> None:
+        """`proxy` is `network.proxy` of node.toml."""
         credentials = grpc.ssl_channel_credentials(_first(ca_pem), key_pem, certificate)
-        options = [("grpc.max_receive_message_length", MAX_REPLY_BYTES)]
+        most = ("grpc.max_receive_message_length", MAX_REPLY_BYTES)
+        options = [most, *route_to(address, proxy).channel_options()]
         self._address = address
         channel = grpc.secure_channel(address, credentials, options)
+        self._ledger = ledger
         self._channel = grpc.intercept_channel(channel, Noted(ledger))
+        self._bare = FederationStub(channel)  # type: ignore[no-untyped-call]
         self._stub = FederationStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
@@ -147,6 +174,42 @@ class Connection:
         finally:
             call.cancel()
 
+    def clock(self) -> Clock:
+        """This machine's clock beside the service's; raises as `ask` does."""
+        self.ask("Probe", pb.ProbeRequest())  # the connection is made with the first call
+        begun, at = time.monotonic(), time.time()
+        told_ms = self.ask("Probe", pb.ProbeRequest()).clock_ms
+        trip = time.monotonic() - begun
+        return Clock(at + trip / 2 - told_ms / 1000, trip)
+
+    def probe(self, seconds: float = PROBE_S) -> Link:
+        """Time the way up by random bytes, for about so long; raises as `ask` does.
+
+        PROBES requests are the most: the service takes few a minute. They are one record of the
+        ledger, behind the first, for a record a request would be what is timed.
+        """
+        self.ask("Probe", pb.ProbeRequest())
+        started = ended = time.monotonic()
+        coming: deque[Any] = deque()
+        sent = arrived = 0
+        try:
+            while coming or not sent:
+                while sent < PROBES and len(coming) < AT_ONCE and ended - started < seconds:
+                    asked = pb.ProbeRequest(padding=os.urandom(PROBE_BYTES))
+                    coming.append(self._bare.Probe.future(asked, timeout=CALL_S))
+                    sent += 1
+                coming.popleft().result()
+                arrived += PROBE_BYTES
+                ended = time.monotonic()
+        except grpc.RpcError as error:
+            if not arrived:
+                raise self._explained(error) from None
+        finally:
+            for call in coming:
+                call.cancel()
+            self._ledger.session(sent * PROBE_BYTES, {"Probe": sent})
+        return Link(arrived / (ended - started), arrived)
+
     def _explained(self, error: grpc.RpcError) -> Exception:
         code, told = error.code(), str(error.details() or "")[:200]
         match code:
@@ -169,25 +232,30 @@ class Connection:
 
 
 def fetch_authority(
-    address: str, pin: str, key_pem: bytes, certificate: bytes, ledger: EgressLedger
-) -> bytes:
-    """The federation's ca.pem, from whoever answers at `address`, believed by its pin.
+    address: str,
+    pin: str,
+    key_pem: bytes,
+    certificate: bytes,
+    ledger: EgressLedger,
+    proxy: str | None = None,
+) -> Any:
+    """The AuthorityReply of whoever answers at `address`; its ca.pem is believed by its pin.
 
     Raises UnreachableError, InviteError when the holder of the invite is turned away, WrongCAError
     when another federation answers, ClockError when this machine's clock is outside the life of
     the aggregator's certificate.
     """
-    leaf = _knock(address, key_pem, certificate)
+    leaf = _knock(address, key_pem, certificate, proxy)
     _require_clock(leaf, address)
-    with Connection(address, leaf, key_pem, certificate, ledger) as unverified:
-        pem: bytes = unverified.ask("Authority", pb.AuthorityRequest()).ca_pem
+    with Connection(address, leaf, key_pem, certificate, ledger, proxy) as unverified:
+        reply = unverified.ask("Authority", pb.AuthorityRequest())
     try:
-        ca = parse_certificate(pem, "the answer")
+        ca = parse_certificate(reply.ca_pem, "the answer")
     except ConfigError:
         raise _wrong(address) from None
     if spki_pin(ca) != pin or not issued_by(ca, parse_certificate(leaf, "the answer")):
         raise _wrong(address)
-    return pem
+    return reply
 
 
 def _wrong(address: str) -> WrongCAError:
@@ -197,22 +265,24 @@ def _wrong(address: str) -> WrongCAError:
     )
 
 
-def _knock(address: str, key_pem: bytes, certificate: bytes) -> bytes:
+def _knock(address: str, key_pem: bytes, certificate: bytes, proxy: str | None) -> bytes:
     """The certificate of whoever answers, PEM, once it has let us in."""
     for _ in range(KNOCKS - 1):
-        leaf, heard = _shake(address, key_pem, certificate)
+        leaf, heard = _shake(address, key_pem, certificate, proxy)
         if heard:
             return leaf
         time.sleep(BACKOFF_S[0])
-    leaf, heard = _shake(address, key_pem, certificate)
+    leaf, heard = _shake(address, key_pem, certificate, proxy)
     if heard:
         return leaf
     raise InviteError(f"{address} does not know this invite", AGAIN)
 
 
-def _shake(address: str, key_pem: bytes, certificate: bytes) -> tuple[bytes, bool]:
+def _shake(
+    address: str, key_pem: bytes, certificate: bytes, proxy: str | None
+) -> tuple[bytes, bool]:
     """Who answers, PEM, and whether we are heard: gRPC's first frame comes, or the end."""
-    host, port = parse_address(address)
+    host, _ = parse_address(address)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the pin is what counts
@@ -224,7 +294,7 @@ def _shake(address: str, key_pem: bytes, certificate: bytes) -> tuple[bytes, boo
         context.load_cert_chain(pair)
     try:
         with (
-            socket.create_connection((host, port), timeout=CONNECT_S) as raw,
+            route_to(address, proxy).connect(address, CONNECT_S) as raw,
             context.wrap_socket(raw, server_hostname=host) as tls,
         ):
             der = tls.getpeercert(binary_form=True) or b""

@@ -9,7 +9,7 @@ moments of the round's base, and the node's own model where rounds exchange frag
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -142,6 +142,17 @@ class Spool:
         kept = [number for number in self.rounds() if number <= contribution.round]
         for number in abandoned + kept[:-KEEP]:
             remove_folder(self._round(number))
+
+    def leave(self, course: Container[int], before: int) -> list[int]:
+        """Drop what was trained in rounds before `before` that are off the federation's course.
+
+        What is left is the state as of the last round on it: the inner optimizer's, the debts', and
+        this node's own model. Returns the numbers of those that are gone.
+        """
+        gone = [number for number in self.rounds() if number < before and number not in course]
+        for number in gone:
+            remove_folder(self._round(number))
+        return gone
 
     def find(self, plan_digest: str, round_number: int, schema: ParameterSchema) -> Spooled | None:
         """The finished contribution for a plan, or None; raises StateError on damage."""

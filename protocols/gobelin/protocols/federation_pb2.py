@@ -24,53 +24,57 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"gobelin/protocols/federation.proto\x12\ngobelin.v1\"\xa9\x01\n\x06Invite\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\nfederation\x18\x02 \x01(\t\x12\x0e\n\x06member\x18\x03 \x01(\t\x12\x0f\n\x07service\x18\x04 \x01(\t\x12\r\n\x05\x66leet\x18\x05 \x01(\t\x12\x0e\n\x06\x63\x61_pin\x18\x06 \x01(\x0c\x12\x19\n\x11\x66\x65\x64\x65ration_digest\x18\x07 \x01(\x0c\x12\x0e\n\x06secret\x18\x08 \x01(\x0c\x12\x0f\n\x07\x65xpires\x18\t \x01(\x04\"\x12\n\x10\x41uthorityRequest\" \n\x0e\x41uthorityReply\x12\x0e\n\x06\x63\x61_pem\x18\x01 \x01(\x0c\"4\n\x0c\x45nrolRequest\x12\x11\n\tenrolment\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\t\"\x1d\n\rStatusRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"\xd3\x01\n\x0e\x45nrolmentReply\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.gobelin.v1.EnrolmentState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04what\x18\x03 \x01(\t\x12\r\n\x05words\x18\x04 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x05 \x01(\x0c\x12\x0e\n\x06record\x18\x06 \x01(\x0c\x12\x11\n\tsignature\x18\x07 \x01(\t\x12\x0e\n\x06\x63\x61_pem\x18\x08 \x01(\x0c\x12\x0f\n\x07genesis\x18\t \x01(\t\x12\x10\n\x08protocol\x18\n \x01(\r\"\x1e\n\rRosterRequest\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\"1\n\x0cSignedRecord\x12\x0e\n\x06record\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\t\"H\n\x0bRosterReply\x12)\n\x07records\x18\x01 \x03(\x0b\x32\x18.gobelin.v1.SignedRecord\x12\x0e\n\x06length\x18\x02 \x01(\x04\"\x0e\n\x0cRenewRequest\"!\n\nRenewReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\"4\n\x0cLeaveRequest\x12\x11\n\tdeparture\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\t\"j\n\nLeaveReply\x12\x0c\n\x04\x65xit\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\t\x12\x10\n\x08receipts\x18\x03 \x03(\x0c\x12)\n\x07records\x18\x04 \x03(\x0b\x32\x18.gobelin.v1.SignedRecord\"\x1f\n\x0fReleasesRequest\x12\x0c\n\x04skip\x18\x01 \x01(\x04\";\n\rAnnouncedFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\"\xa5\x01\n\x10\x41nnouncedRelease\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nfederation\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x04\x12\x15\n\rvector_digest\x18\x04 \x01(\t\x12\x0e\n\x06issued\x18\x05 \x01(\x04\x12\x0f\n\x07\x65xpires\x18\x06 \x01(\x04\x12(\n\x05\x66iles\x18\x07 \x03(\x0b\x32\x19.gobelin.v1.AnnouncedFile\"O\n\rReleasesReply\x12.\n\x08releases\x18\x01 \x03(\x0b\x32\x1c.gobelin.v1.AnnouncedRelease\x12\x0e\n\x06length\x18\x02 \x01(\x04\"C\n\x12ReleaseFileRequest\x12\x0f\n\x07release\x18\x01 \x01(\t\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"\x1c\n\x0cReleaseChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c*Y\n\x0e\x45nrolmentState\x12\x1f\n\x1b\x45NROLMENT_STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07WAITING\x10\x01\x12\x0c\n\x08\x41\x44MITTED\x10\x02\x12\x0b\n\x07REFUSED\x10\x03\x32\x96\x04\n\nFederation\x12\x45\n\tAuthority\x12\x1c.gobelin.v1.AuthorityRequest\x1a\x1a.gobelin.v1.AuthorityReply\x12=\n\x05\x45nrol\x12\x18.gobelin.v1.EnrolRequest\x1a\x1a.gobelin.v1.EnrolmentReply\x12?\n\x06Status\x12\x19.gobelin.v1.StatusRequest\x1a\x1a.gobelin.v1.EnrolmentReply\x12<\n\x06Roster\x12\x19.gobelin.v1.RosterRequest\x1a\x17.gobelin.v1.RosterReply\x12\x39\n\x05Renew\x12\x18.gobelin.v1.RenewRequest\x1a\x16.gobelin.v1.RenewReply\x12\x39\n\x05Leave\x12\x18.gobelin.v1.LeaveRequest\x1a\x16.gobelin.v1.LeaveReply\x12\x42\n\x08Releases\x12\x1b.gobelin.v1.ReleasesRequest\x1a\x19.gobelin.v1.ReleasesReply\x12I\n\x0bReleaseFile\x12\x1e.gobelin.v1.ReleaseFileRequest\x1a\x18.gobelin.v1.ReleaseChunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"gobelin/protocols/federation.proto\x12\ngobelin.v1\"\xa9\x01\n\x06Invite\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\nfederation\x18\x02 \x01(\t\x12\x0e\n\x06member\x18\x03 \x01(\t\x12\x0f\n\x07service\x18\x04 \x01(\t\x12\r\n\x05\x66leet\x18\x05 \x01(\t\x12\x0e\n\x06\x63\x61_pin\x18\x06 \x01(\x0c\x12\x19\n\x11\x66\x65\x64\x65ration_digest\x18\x07 \x01(\x0c\x12\x0e\n\x06secret\x18\x08 \x01(\x0c\x12\x0f\n\x07\x65xpires\x18\t \x01(\x04\"\x12\n\x10\x41uthorityRequest\"?\n\x0e\x41uthorityReply\x12\x0e\n\x06\x63\x61_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06recipe\x18\x02 \x01(\x0c\x12\r\n\x05terms\x18\x03 \x01(\t\"4\n\x0c\x45nrolRequest\x12\x11\n\tenrolment\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\t\"\x1d\n\rStatusRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"\xd3\x01\n\x0e\x45nrolmentReply\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.gobelin.v1.EnrolmentState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04what\x18\x03 \x01(\t\x12\r\n\x05words\x18\x04 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x05 \x01(\x0c\x12\x0e\n\x06record\x18\x06 \x01(\x0c\x12\x11\n\tsignature\x18\x07 \x01(\t\x12\x0e\n\x06\x63\x61_pem\x18\x08 \x01(\x0c\x12\x0f\n\x07genesis\x18\t \x01(\t\x12\x10\n\x08protocol\x18\n \x01(\r\"\x1e\n\rRosterRequest\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\"1\n\x0cSignedRecord\x12\x0e\n\x06record\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\t\"H\n\x0bRosterReply\x12)\n\x07records\x18\x01 \x03(\x0b\x32\x18.gobelin.v1.SignedRecord\x12\x0e\n\x06length\x18\x02 \x01(\x04\"\x0e\n\x0cRenewRequest\"!\n\nRenewReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\"4\n\x0cLeaveRequest\x12\x11\n\tdeparture\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\t\"j\n\nLeaveReply\x12\x0c\n\x04\x65xit\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\t\x12\x10\n\x08receipts\x18\x03 \x03(\x0c\x12)\n\x07records\x18\x04 \x03(\x0b\x32\x18.gobelin.v1.SignedRecord\"\x1f\n\x0fReleasesRequest\x12\x0c\n\x04skip\x18\x01 \x01(\x04\";\n\rAnnouncedFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\"\xa5\x01\n\x10\x41nnouncedRelease\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nfederation\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x04\x12\x15\n\rvector_digest\x18\x04 \x01(\t\x12\x0e\n\x06issued\x18\x05 \x01(\x04\x12\x0f\n\x07\x65xpires\x18\x06 \x01(\x04\x12(\n\x05\x66iles\x18\x07 \x03(\x0b\x32\x19.gobelin.v1.AnnouncedFile\"O\n\rReleasesReply\x12.\n\x08releases\x18\x01 \x03(\x0b\x32\x1c.gobelin.v1.AnnouncedRelease\x12\x0e\n\x06length\x18\x02 \x01(\x04\"C\n\x12ReleaseFileRequest\x12\x0f\n\x07release\x18\x01 \x01(\t\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"\x1c\n\x0cReleaseChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x1f\n\x0cProbeRequest\x12\x0f\n\x07padding\x18\x01 \x01(\x0c\"\x1e\n\nProbeReply\x12\x10\n\x08\x63lock_ms\x18\x01 \x01(\x04*Y\n\x0e\x45nrolmentState\x12\x1f\n\x1b\x45NROLMENT_STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07WAITING\x10\x01\x12\x0c\n\x08\x41\x44MITTED\x10\x02\x12\x0b\n\x07REFUSED\x10\x03\x32\xd1\x04\n\nFederation\x12\x45\n\tAuthority\x12\x1c.gobelin.v1.AuthorityRequest\x1a\x1a.gobelin.v1.AuthorityReply\x12=\n\x05\x45nrol\x12\x18.gobelin.v1.EnrolRequest\x1a\x1a.gobelin.v1.EnrolmentReply\x12?\n\x06Status\x12\x19.gobelin.v1.StatusRequest\x1a\x1a.gobelin.v1.EnrolmentReply\x12<\n\x06Roster\x12\x19.gobelin.v1.RosterRequest\x1a\x17.gobelin.v1.RosterReply\x12\x39\n\x05Renew\x12\x18.gobelin.v1.RenewRequest\x1a\x16.gobelin.v1.RenewReply\x12\x39\n\x05Leave\x12\x18.gobelin.v1.LeaveRequest\x1a\x16.gobelin.v1.LeaveReply\x12\x42\n\x08Releases\x12\x1b.gobelin.v1.ReleasesRequest\x1a\x19.gobelin.v1.ReleasesReply\x12I\n\x0bReleaseFile\x12\x1e.gobelin.v1.ReleaseFileRequest\x1a\x18.gobelin.v1.ReleaseChunk0\x01\x12\x39\n\x05Probe\x12\x18.gobelin.v1.ProbeRequest\x1a\x16.gobelin.v1.ProbeReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gobelin.protocols.federation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENROLMENTSTATE']._serialized_start=1387
-  _globals['_ENROLMENTSTATE']._serialized_end=1476
+  _globals['_ENROLMENTSTATE']._serialized_start=1483
+  _globals['_ENROLMENTSTATE']._serialized_end=1572
   _globals['_INVITE']._serialized_start=51
   _globals['_INVITE']._serialized_end=220
   _globals['_AUTHORITYREQUEST']._serialized_start=222
   _globals['_AUTHORITYREQUEST']._serialized_end=240
   _globals['_AUTHORITYREPLY']._serialized_start=242
-  _globals['_AUTHORITYREPLY']._serialized_end=274
-  _globals['_ENROLREQUEST']._serialized_start=276
-  _globals['_ENROLREQUEST']._serialized_end=328
-  _globals['_STATUSREQUEST']._serialized_start=330
-  _globals['_STATUSREQUEST']._serialized_end=359
-  _globals['_ENROLMENTREPLY']._serialized_start=362
-  _globals['_ENROLMENTREPLY']._serialized_end=573
-  _globals['_ROSTERREQUEST']._serialized_start=575
-  _globals['_ROSTERREQUEST']._serialized_end=605
-  _globals['_SIGNEDRECORD']._serialized_start=607
-  _globals['_SIGNEDRECORD']._serialized_end=656
-  _globals['_ROSTERREPLY']._serialized_start=658
-  _globals['_ROSTERREPLY']._serialized_end=730
-  _globals['_RENEWREQUEST']._serialized_start=732
-  _globals['_RENEWREQUEST']._serialized_end=746
-  _globals['_RENEWREPLY']._serialized_start=748
-  _globals['_RENEWREPLY']._serialized_end=781
-  _globals['_LEAVEREQUEST']._serialized_start=783
-  _globals['_LEAVEREQUEST']._serialized_end=835
-  _globals['_LEAVEREPLY']._serialized_start=837
-  _globals['_LEAVEREPLY']._serialized_end=943
-  _globals['_RELEASESREQUEST']._serialized_start=945
-  _globals['_RELEASESREQUEST']._serialized_end=976
-  _globals['_ANNOUNCEDFILE']._serialized_start=978
-  _globals['_ANNOUNCEDFILE']._serialized_end=1037
-  _globals['_ANNOUNCEDRELEASE']._serialized_start=1040
-  _globals['_ANNOUNCEDRELEASE']._serialized_end=1205
-  _globals['_RELEASESREPLY']._serialized_start=1207
-  _globals['_RELEASESREPLY']._serialized_end=1286
-  _globals['_RELEASEFILEREQUEST']._serialized_start=1288
-  _globals['_RELEASEFILEREQUEST']._serialized_end=1355
-  _globals['_RELEASECHUNK']._serialized_start=1357
-  _globals['_RELEASECHUNK']._serialized_end=1385
-  _globals['_FEDERATION']._serialized_start=1479
-  _globals['_FEDERATION']._serialized_end=2013
+  _globals['_AUTHORITYREPLY']._serialized_end=305
+  _globals['_ENROLREQUEST']._serialized_start=307
+  _globals['_ENROLREQUEST']._serialized_end=359
+  _globals['_STATUSREQUEST']._serialized_start=361
+  _globals['_STATUSREQUEST']._serialized_end=390
+  _globals['_ENROLMENTREPLY']._serialized_start=393
+  _globals['_ENROLMENTREPLY']._serialized_end=604
+  _globals['_ROSTERREQUEST']._serialized_start=606
+  _globals['_ROSTERREQUEST']._serialized_end=636
+  _globals['_SIGNEDRECORD']._serialized_start=638
+  _globals['_SIGNEDRECORD']._serialized_end=687
+  _globals['_ROSTERREPLY']._serialized_start=689
+  _globals['_ROSTERREPLY']._serialized_end=761
+  _globals['_RENEWREQUEST']._serialized_start=763
+  _globals['_RENEWREQUEST']._serialized_end=777
+  _globals['_RENEWREPLY']._serialized_start=779
+  _globals['_RENEWREPLY']._serialized_end=812
+  _globals['_LEAVEREQUEST']._serialized_start=814
+  _globals['_LEAVEREQUEST']._serialized_end=866
+  _globals['_LEAVEREPLY']._serialized_start=868
+  _globals['_LEAVEREPLY']._serialized_end=974
+  _globals['_RELEASESREQUEST']._serialized_start=976
+  _globals['_RELEASESREQUEST']._serialized_end=1007
+  _globals['_ANNOUNCEDFILE']._serialized_start=1009
+  _globals['_ANNOUNCEDFILE']._serialized_end=1068
+  _globals['_ANNOUNCEDRELEASE']._serialized_start=1071
+  _globals['_ANNOUNCEDRELEASE']._serialized_end=1236
+  _globals['_RELEASESREPLY']._serialized_start=1238
+  _globals['_RELEASESREPLY']._serialized_end=1317
+  _globals['_RELEASEFILEREQUEST']._serialized_start=1319
+  _globals['_RELEASEFILEREQUEST']._serialized_end=1386
+  _globals['_RELEASECHUNK']._serialized_start=1388
+  _globals['_RELEASECHUNK']._serialized_end=1416
+  _globals['_PROBEREQUEST']._serialized_start=1418
+  _globals['_PROBEREQUEST']._serialized_end=1449
+  _globals['_PROBEREPLY']._serialized_start=1451
+  _globals['_PROBEREPLY']._serialized_end=1481
+  _globals['_FEDERATION']._serialized_start=1575
+  _globals['_FEDERATION']._serialized_end=2168
 # @@protoc_insertion_point(module_scope)

@@ -45,10 +45,14 @@ class AuthorityRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class AuthorityReply(_message.Message):
-    __slots__ = ("ca_pem",)
+    __slots__ = ("ca_pem", "recipe", "terms")
     CA_PEM_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
     ca_pem: bytes
-    def __init__(self, ca_pem: _Optional[bytes] = ...) -> None: ...
+    recipe: bytes
+    terms: str
+    def __init__(self, ca_pem: _Optional[bytes] = ..., recipe: _Optional[bytes] = ..., terms: _Optional[str] = ...) -> None: ...
 
 class EnrolRequest(_message.Message):
     __slots__ = ("enrolment", "signature")
@@ -197,3 +201,15 @@ class ReleaseChunk(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class ProbeRequest(_message.Message):
+    __slots__ = ("padding",)
+    PADDING_FIELD_NUMBER: _ClassVar[int]
+    padding: bytes
+    def __init__(self, padding: _Optional[bytes] = ...) -> None: ...
+
+class ProbeReply(_message.Message):
+    __slots__ = ("clock_ms",)
+    CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
+    clock_ms: int
+    def __init__(self, clock_ms: _Optional[int] = ...) -> None: ...

@@ -74,6 +74,11 @@ class FederationStub(object):
                 request_serializer=gobelin_dot_protocols_dot_federation__pb2.ReleaseFileRequest.SerializeToString,
                 response_deserializer=gobelin_dot_protocols_dot_federation__pb2.ReleaseChunk.FromString,
                 _registered_method=True)
+        self.Probe = channel.unary_unary(
+                '/gobelin.v1.Federation/Probe',
+                request_serializer=gobelin_dot_protocols_dot_federation__pb2.ProbeRequest.SerializeToString,
+                response_deserializer=gobelin_dot_protocols_dot_federation__pb2.ProbeReply.FromString,
+                _registered_method=True)
 
 
 class FederationServicer(object):
@@ -135,6 +140,13 @@ class FederationServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Probe(self, request, context):
+        """Bytes that are counted and forgotten, so that a node knows its link; few and seldom.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FederationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -177,6 +189,11 @@ def add_FederationServicer_to_server(servicer, server):
                     servicer.ReleaseFile,
                     request_deserializer=gobelin_dot_protocols_dot_federation__pb2.ReleaseFileRequest.FromString,
                     response_serializer=gobelin_dot_protocols_dot_federation__pb2.ReleaseChunk.SerializeToString,
+            ),
+            'Probe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Probe,
+                    request_deserializer=gobelin_dot_protocols_dot_federation__pb2.ProbeRequest.FromString,
+                    response_serializer=gobelin_dot_protocols_dot_federation__pb2.ProbeReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -395,6 +412,33 @@ class Federation(object):
             '/gobelin.v1.Federation/ReleaseFile',
             gobelin_dot_protocols_dot_federation__pb2.ReleaseFileRequest.SerializeToString,
             gobelin_dot_protocols_dot_federation__pb2.ReleaseChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Probe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gobelin.v1.Federation/Probe',
+            gobelin_dot_protocols_dot_federation__pb2.ProbeRequest.SerializeToString,
+            gobelin_dot_protocols_dot_federation__pb2.ProbeReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gobelin.protocols.messages import MalformedMessageError, Message
+from gobelin.protocols.messages import MalformedMessageError, Message, later
 
 LEDGER = "ledger"  # name of the record that carries what the aggregator shows of its ledger
 HEAD = "head"  # keys of what is inside it
@@ -37,6 +37,8 @@ class RoundRecord(Message):
     manifest_digest: str  # of everything else recorded, and of every file of the checkpoint
     contributions: int  # how many ContributionRecords there are
     contributions_root: str  # of the tree of them
+    restores: int = later(0, 0)  # of a rollback: the round that it goes back to
+    why: str = later("", "")  # and why; "" of a round that is none
 
 
 @dataclass(frozen=True)

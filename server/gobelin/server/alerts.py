@@ -106,8 +106,8 @@ def _engine(of: Overview) -> Iterator[Alert]:
     for child in of.processes if of.running else ():
         if not child.alive:
             what = f"{child.name} does not answer: it has ended or is stopped"
-            alert = Alert(Code.PROCESS_DOWN, Severity.CRITICAL, what, child.name, _log(child.name))
-            yield alert
+            severity = Severity.WARNING if child.name == "page" else Severity.CRITICAL
+            yield Alert(Code.PROCESS_DOWN, severity, what, child.name, _log(child.name))
         elif child.restarts >= RESTARTS:
             what = f"{child.name} was restarted {child.restarts} times since `up` was started"
             command = _log(child.name)

@@ -28,6 +28,15 @@ class Archive:
             for one in asked:
                 _link(journal.path(one), tmp / journal.path(one).name)
 
+    def folder(self, number: int) -> Path:
+        """Where a round's replies lie."""
+        return self._round(number)
+
+    def rounds(self) -> list[int]:
+        """Numbers of the rounds whose replies are here, ascending."""
+        folders = self._folder.glob("round-[0-9]*") if self._folder.exists() else []
+        return sorted(int(folder.name.removeprefix("round-")) for folder in folders)
+
     def has(self, number: int) -> bool:
         """Whether a round's replies are here."""
         return self._round(number).is_dir()

@@ -280,6 +280,8 @@ def status(
 
 
 from gobelin.server import operate_cli, roster_cli  # noqa: E402  parts of this group
+from gobelin.server.page import cli as page_cli  # noqa: E402
 
+app.command()(page_cli.page)
 roster_cli.add_to(app)
 operate_cli.add_to(app)

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import os
 
+from gobelin.server.loopback import sparing_loopback
+
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported: it reads them once
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+os.environ.update(sparing_loopback(os.environ))  # for this process and all it starts
 
 import hashlib
 import itertools
@@ -216,6 +219,11 @@ def superexec_command(home: AggregatorHome, ports: Ports) -> list[str]:
 def service_command(home: AggregatorHome) -> list[str]:
     """Command line of our own service."""
     return [_tool("gobelin"), "aggregator", "serve", "--home", str(home.folder)]
+
+
+def page_command(home: AggregatorHome) -> list[str]:
+    """Command line of the page."""
+    return [_tool("gobelin"), "aggregator", "page", "--home", str(home.folder)]
 
 
 def child_environment(home: AggregatorHome) -> dict[str, str]:

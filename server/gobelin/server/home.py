@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gobelin.server.places import FederationName, NetworkSettings, Places
+from gobelin.server.places import FederationName, NetworkSettings, Places, Port
+from gobelin.server.retention import RetentionSettings
 from gobelin.shared.codec_name import CodecName
 from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.schedule import Schedule
@@ -122,6 +123,14 @@ class ReleaseSettings(Settings):
     premium_members: Share = 0.5  # … told by this share of those who contributed to the round
 
 
+class PageSettings(Settings):
+    """The aggregator's page; `gobelin aggregator up` serves it where a port is set."""
+
+    host: str = "127.0.0.1"
+    port: Port | None = None
+    token_file: Path | None = None  # who reads the page bears it; a must beyond loopback
+
+
 class FederationSettings(Settings):
     """`federation.toml`."""
 
@@ -133,6 +142,8 @@ class FederationSettings(Settings):
     aggregation: AggregationSettings = AggregationSettings()
     policy: PolicySettings = PolicySettings()
     releases: ReleaseSettings = ReleaseSettings()
+    page: PageSettings = PageSettings()
+    retention: RetentionSettings = RetentionSettings()
 
     def require_fit(self, recipe: Recipe) -> None:
         """Raise ConfigError on a probe of no modality, or of one where members have several.

@@ -18,6 +18,7 @@ from gobelin.server.places import Places
 from gobelin.server.roster_book import entry_of
 from gobelin.shared.errors import EnrolmentError
 from gobelin.shared.files import MANIFEST, read_json
+from gobelin.shared.ledger.folder import LedgerFolder
 from gobelin.shared.roster_log import Signed
 from gobelin.shared.signing import SigningKey, verify
 
@@ -68,10 +69,19 @@ def leave(places: Places, node_id: str, departure: bytes, signature: str) -> Lef
 def receipts_of(places: Places, node_id: str, sealed: Iterable[int]) -> list[Receipt]:
     """What became of a node's contributions, from the facts of sealed rounds, in order of rounds.
 
-    Of what did not count only the last ones are remembered.
+    Of what did not count only the last ones are remembered. Rounds whose checkpoints are not here
+    any more are told by the ledger.
     """
     name, found = places.front().name, dict[int, Receipt]()
-    for number in sealed:
+    here, ledger = set(sealed), LedgerFolder(places.ledger)
+    for number in sorted({*here, *(n for n in ledger.numbers() if n < max(here))}):
+        if number not in here:
+            signed = ledger.entry(number)
+            for told_row in signed.entry.rows if signed else ():
+                if told_row.id == node_id and told_row.counted:
+                    digest, asked = told_row.delta_digest, told_row.asked
+                    found[asked] = Receipt(name, asked, digest, True, "", told_row.weight)
+            continue
         facts = places.facts(number)
         for row in facts.get("contributions", ()):
             if row["id"] == node_id:

@@ -65,9 +65,14 @@ class RoundLedger:
         self._shown = (0, 0)  # size, and size known, of …
         self._view: LedgerView  # … what was last shown
         self._recent: dict[int, Entry] = {}
+        self.rollbacks: dict[int, int] = {}  # rounds that are, and what each went back to
 
     def __len__(self) -> int:
         return len(self._tree)
+
+    def root(self, size: int) -> bytes:
+        """Of the first `size` rounds."""
+        return self._tree.root(size)
 
     def mend(self) -> None:
         """Write whatever of the sealed rounds the ledger lacks.
@@ -200,6 +205,8 @@ class RoundLedger:
         size = len(self._tree)
         self._recent[size - 1] = signed.entry
         self._recent.pop(size - 1 - RECENT, None)
+        if (record := signed.entry.record).why:
+            self.rollbacks[record.round] = record.restores
         head = TreeHead(self._origin, size, self._tree.root())
         have = self._folder.head(size)
         if have is None:

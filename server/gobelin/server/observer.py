@@ -121,26 +121,30 @@ class Observer:
             return None, None
         number, terms = last + 1, terms_of(settings)
         times = self.times(number)
+        state: Round | None = None
         match self._journalled():
             case [Convened(plan_digest=digest), *_] as events if (
                 digest != self.sealed.last.get("plan_digest")  # else killed before it was cleared
             ):
-                state = fold(Round(number, digest, "", terms, since=0.0), events)
-            case _:
-                members = len({node.member for node in roster.contributors})
-                needed = max(terms.min_members, -(-terms.quorum * members // 1))
-                says = self.events.says
-                phase = str(Phase.VOID if times.void else Phase.OPEN)
-                empty = OpenView(number, phase, 1, times.opened, None, int(needed), says=says)
-                return empty, None
+                state = _folded(Round(number, digest, "", terms, since=0.0), events)
+        if state is not None:
+            return self._collecting(state, times, terms.deadline_s), state
+        members = len({node.member for node in roster.contributors})
+        needed = int(max(terms.min_members, -(-terms.quorum * members // 1)))
+        phase = str(Phase.VOID if times.void else Phase.OPEN)
+        says = self.events.says
+        return OpenView(number, phase, 1, times.opened, None, needed, says=says), None
+
+    def _collecting(self, state: Round, times: RoundTimes, deadline_s: float) -> OpenView:
+        """A round that has been convened, as its journal and the log have it."""
         names = {node: seat.name for node, seat in state.seats.items()}
         deadline = None
         if state.phase is Phase.COLLECTING and times.attempt_at is not None:
-            deadline = times.attempt_at + terms.deadline_s
+            deadline = times.attempt_at + deadline_s
         late = [names[asked.node] for asked in state.counted if asked.round != state.number]
         refused = [one for one in times.refused if one.node in names.values()]
-        view = OpenView(
-            round=number,
+        return OpenView(
+            round=state.number,
             phase=str(state.phase),
             attempt=state.attempt,
             opened=times.opened,
@@ -153,7 +157,6 @@ class Observer:
             refused=tuple(refused),
             says=self.events.says or times.void,
         )
-        return view, state
 
     def _journalled(self) -> list[Durable]:
         """The journal's events, parsed again only when it has changed."""
@@ -290,6 +293,14 @@ class Observer:
         return DiskView(usage.free, usage.total, self.sealed.bytes)
 
 
+def _folded(state: Round, events: list[Durable]) -> Round | None:
+    """What a journal says of a round; None where it is another's, and about to be cleared."""
+    try:
+        return fold(state, events)
+    except ValueError:
+        return None
+
+
 def _state(name: str, opened: OpenView | None) -> str:
     """How a node stands in the open round."""
     if opened is None:
@@ -313,8 +324,10 @@ def _processes(home: AggregatorHome, running: bool) -> tuple[ProcessView, ...]:
     )
 
 
-def _is_alive(pid: int) -> bool:
+def _is_alive(pid: int | None) -> bool:
     """Whether a process runs, and is neither a zombie nor stopped."""
+    if pid is None:
+        return False
     try:
         os.kill(pid, 0)
         stat = Path(f"/proc/{pid}/stat")

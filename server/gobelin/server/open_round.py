@@ -112,13 +112,18 @@ class OpenRound:
         past: Mapping[int, Past],
         known: Known,
     ) -> None:
-        """`past` are the rounds that may still be answered, `known` what the last has left."""
+        """`past` are the rounds that may still be answered, `known` what the last has left.
+
+        Of what nodes were offered only what may be answered in a round to come is kept: rounds are
+        many.
+        """
         self._rim = rim
         self._plan = plan
         self._plans = {**{number: of.plan for number, of in past.items()}, plan.round: plan}
         self._numbers = {of.digest: number for number, of in self._plans.items()}
         self._standing = standing
         self._dispatch = Dispatch(rim.home, standing, rim.envelopes, rim.ledger, rim.tell)
+        oldest = plan.round - terms.max_staleness
         self._state = Round(
             plan.round,
             plan.digest,
@@ -126,7 +131,7 @@ class OpenRound:
             terms,
             rim.clock(),
             {number: of.owing for number, of in past.items()},
-            offered=known.offered,
+            offered={asked: at for asked, at in known.offered.items() if asked.round >= oldest},
             away=known.away,
         )
         schema = standing.base.schema

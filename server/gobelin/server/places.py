@@ -21,12 +21,22 @@ from gobelin.shared.federation import federation_digest, parse_certificate, spki
 from gobelin.shared.files import MANIFEST, read_json
 from gobelin.shared.formats import AGGREGATOR, require_readable
 from gobelin.shared.ledger.folder import entry_file
-from gobelin.shared.settings import Settings, read_settings
+from gobelin.shared.settings import Settings, read_settings, read_toml
 from gobelin.shared.signing import find_signing_key
 
 FederationName = Annotated[str, Field(min_length=1, max_length=48, pattern=r"^[A-Za-z0-9][\w.-]*$")]
 Port = Annotated[int, Field(gt=0, lt=65536)]
-EVENT_BYTES = 1 << 24  # of the event log, read at a time
+EVENT_BYTES = 1 << 21  # of the event log, read at a time
+TERMS = (
+    "rounds",
+    "local_steps",
+    "warmup_rounds",
+    "deadline_s",
+    "codec",
+    "broadcast",
+    "cross_node",
+    "sealed",
+)
 
 
 class NetworkSettings(Settings):
@@ -87,6 +97,12 @@ class Places:
         """Name and addresses of the federation."""
         self.require()
         return read_settings(Front, self.settings_file)
+
+    def terms(self) -> dict[str, Any]:
+        """What [rounds] and [outer] of federation.toml ask of nodes; no more than a plan says."""
+        told = read_toml(self.settings_file)
+        rounds = {key: told.get("rounds", {}).get(key) for key in TERMS}
+        return {**rounds, "fragments": told.get("outer", {}).get("fragments", 1)}
 
     def ca(self) -> x509.Certificate:
         """The federation's CA."""

@@ -36,7 +36,8 @@ def describe(event: dict[str, Any], rounds: int) -> str:
     number = f"round {event['round']}/{rounds}" if "round" in event else ""
     if kind == "up":
         joining = f", and join at {at}" if (at := event.get("service_address")) else ""
-        return f"up: nodes reach the aggregator at {event['address']}{joining}"
+        page = f"; its page is at {at}" if (at := event.get("page")) else ""
+        return f"up: nodes reach the aggregator at {event['address']}{joining}{page}"
     if kind == "round_opened":
         again = f" (attempt {event['attempt']})" if event["attempt"] > 1 else ""
         return f"{number}: opened on base {event['base_digest'][:12]}{again}"
@@ -92,6 +93,10 @@ def describe(event: dict[str, Any], rounds: int) -> str:
         return f"damaged: {event['what']}; nodes are sent the whole base instead"
     if kind == "waiting":
         return str(event["reason"])
+    if kind == "restore_confirmed":
+        return f"restored: {', '.join(sorted(event['nodes']))} know no more than is here"
+    if kind == "rolled_back":
+        return f"{number}: went back to what round {event['to']} had left: {event['why']}"
     if kind == "paused":
         return f"paused: {event['reason'] or 'no reason given'}; no new round is opened"
     if kind == "finished":

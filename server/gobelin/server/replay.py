@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from gobelin.protocols.messages import MalformedMessageError, RoundPlan
 from gobelin.server.admission import Admitted, Refusal, admit
 from gobelin.server.archive import Archive
@@ -30,6 +32,7 @@ from gobelin.shared.errors import LedgerError
 from gobelin.shared.fragments import fragment_of_round
 from gobelin.shared.ledger import Entry, entry_of
 from gobelin.shared.objective import Moments
+from gobelin.shared.vector import digest_of_values
 
 REMEDY = "ask for the archive of this round again, or doubt the aggregator"
 COMPARED = ("delta_digest", "local_steps", "codec", "modality", "moments_digest", "weight")
@@ -43,33 +46,55 @@ class Replayed:
     contributions: int
     vector_digest: str
     sealed: bool = False  # only the sum of its deltas was ever known: it is taken from the record
+    rollback: bool = False  # it trained nothing: it leaves what an earlier round has left
 
 
 def replay(home: AggregatorHome, entries: Mapping[int, Entry]) -> Iterator[Replayed]:
     """Compute every sealed round again; `entries` are those of the verified ledger.
 
-    Raises LedgerError naming the first round that differs, and why.
+    From the first one on that has its replies in the archive, as all behind it have: what was
+    pruned cannot be repeated. Raises LedgerError naming the first round that differs, and why.
     """
-    sealed = home.sealed_rounds()
+    sealed = _with_replies(home)
     first = read_checkpoint(home.round_folder(sealed[0]))
     _differ(sealed[0], "the first model", first.vector.digest, entries[sealed[0]].record)
     standing = Standing.of(first)
+    restored = {entry.record.restores for entry in entries.values() if entry.record.why}
+    left = {sealed[0]: standing} if sealed[0] in restored else {}  # by rounds that are gone back to
     merging = Merging(home.settings(), home.recipe(), Examiner({}, {}))
     scratch = Path(tempfile.mkdtemp(prefix="gobelin-replay-"))
     try:
         for number in sealed[1:]:
+            if entries[number].record.why:
+                standing = _rolled_back(home, number, standing, left, entries[number])
+                left |= {number: standing} if number in restored else {}
+                yield Replayed(number, 0, standing.base.digest, rollback=True)
+                continue
             if _plan_of(number, home.facts(number)).sealed:
                 checkpoint = read_checkpoint(home.round_folder(number))
                 standing = _believed(home, number, standing, checkpoint, entries[number])
+                left |= {number: standing} if number in restored else {}
                 count = len(checkpoint.facts["contributions"])
                 yield Replayed(number, count, standing.base.digest, sealed=True)
                 continue
             outcome = _Round(home, number, standing, scratch).outcome(merging)
             _compare(home, number, outcome, entries[number])
             standing = outcome.standing
+            left |= {number: standing} if number in restored else {}
             yield Replayed(number, len(outcome.rows), standing.base.digest)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _with_replies(home: AggregatorHome) -> list[int]:
+    """The rounds from the first one on that has replies, and the one it starts from.
+
+    Retention takes the oldest; a gap behind them is damage.
+    """
+    sealed, archived = home.sealed_rounds(), Archive(home.archive).rounds()
+    if not archived:
+        return sealed  # none was ever kept: the first says so
+    return [number for number in sealed if number >= archived[0] - 1] or sealed[-1:]
 
 
 class _Round:
@@ -153,6 +178,39 @@ def _believed(
         raise LedgerError(f"round {number} is recorded otherwise than in the ledger", REMEDY)
     _differ(number, "its consensus", checkpoint.vector.digest, entry.record)
     return Standing.of(checkpoint)
+
+
+def _rolled_back(
+    home: AggregatorHome, number: int, before: Standing, left: Mapping[int, Standing], entry: Entry
+) -> Standing:
+    """What a rollback left: to the bit what the round had left that it went back to.
+
+    Raises LedgerError where it is not. Where that round lies before what is here, or its release
+    was all there was, the rollback's own checkpoint is believed as far as the ledger has it.
+    """
+    checkpoint = read_checkpoint(home.round_folder(number))
+    standing = _believed(home, number, before, checkpoint, entry)
+    source = left.get(entry.record.restores)
+    if source is None or checkpoint.facts["rollback"]["state"] != "kept":
+        return standing
+    if _state_of(standing) != _state_of(source):
+        raise LedgerError(
+            f"round {number} differs: it is not all that round {entry.record.restores} left", REMEDY
+        )
+    return standing
+
+
+def _state_of(standing: Standing) -> tuple[Any, ...]:
+    """All that the next round's arithmetic starts from, to be compared."""
+
+    def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+        return {name: digest_of_values(tensor) for name, tensor in tensors.items()}
+
+    owed = {} if standing.owed is None else {"owed": standing.owed}
+    moments = standing.moments.digest if standing.moments else ""
+    scores = tuple(standing.scores)
+    tables = (standing.outer, standing.merge, owed)
+    return (standing.base.digest, *map(digests, tables), moments, scores)
 
 
 def _asked(number: int, row: Mapping[str, Any]) -> Asked:

@@ -26,11 +26,14 @@ from gobelin.server.ledger import RoundLedger
 from gobelin.server.open_round import OpenRound, Rim
 from gobelin.server.probe import ProbeLoss, open_probe
 from gobelin.server.quality import SAMPLES, CollapseGate, Examiner
+from gobelin.server.retention import prune
+from gobelin.server.rollcall import RollCall
 from gobelin.server.round_events import Convened
 from gobelin.server.round_state import Known
 from gobelin.server.seal import Sealer, Standing
 from gobelin.server.sealed_policy import require_places, require_sealable
 from gobelin.server.terms import terms_of
+from gobelin.shared.ledger.course import told
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.sealing import bits_for
 
@@ -93,12 +96,14 @@ class RoundEngine:
         rim.sealer.publisher.release(
             last, standing.base, checkpoint.facts
         )  # a kill may have come between
+        self._call_roll(standing)
         known = Known()
         for number in range(last + 1, rounds.rounds + 1):
             plan = self._as_begun(self._plan(number, standing))
             terms = terms_of(self._settings, standing.scores)
             opened = OpenRound(rim, plan, terms, standing, self._past(plan), known)
             standing, known = opened.run(), opened.known
+            prune(rim.home, self._settings.retention, rounds.max_staleness)
             del opened  # with the base before; else it is held until the next round has begun
         rim.journal.clear()  # a kill may have come between
         digest = standing.base.digest
@@ -124,8 +129,15 @@ class RoundEngine:
             fragments=self._settings.outer.fragments,
             alpha=self._settings.outer.alpha,
             warmup_rounds=rounds.warmup_rounds,
+            rollbacks=told(self._rim.ledger.rollbacks),
             **_sealed_terms(rounds),
         )
+
+    def _call_roll(self, standing: Standing) -> None:
+        """Where this home was restored from a backup, hear first what members know."""
+        rim = self._rim
+        dispatch = Dispatch(rim.home, standing, rim.envelopes, rim.ledger, self._tell)
+        RollCall(rim, dispatch, terms_of(self._settings)).hold()
 
     def _as_begun(self, plan: RoundPlan) -> RoundPlan:
         """The plan as an older gobelin has begun this very round by: what is in counts on."""
@@ -135,8 +147,12 @@ class RoundEngine:
         return next((one for one in older if one.digest == begun), plan)
 
     def _past(self, plan: RoundPlan) -> dict[int, Past]:
-        """The sealed rounds that may still be answered; those of older versions may not."""
-        first = max(1, plan.round - self._settings.rounds.max_staleness)
+        """The sealed rounds that may still be answered.
+
+        Those of older versions may not, nor those before a rollback: their base was left behind.
+        """
+        since = max(self._rim.ledger.rollbacks, default=0)
+        first = max(1, plan.round - self._settings.rounds.max_staleness, since)
         sealed = set(self._rim.home.sealed_rounds())  # some may lie with an aggregator before
         facts = {n: self._rim.home.facts(n) for n in range(first, plan.round) if n in sealed}
         return past_rounds({n: of for n, of in facts.items() if "plan" in of}, plan)

@@ -14,6 +14,7 @@ from gobelin.server.tls import TLS13
 os.environ.update(TLS13)  # before grpc is imported: it reads them once
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else a line for every handshake that fails
 
+import json
 import logging
 import threading
 import time
@@ -48,6 +49,8 @@ WORKERS = 8 + STREAMS  # so that releases on their way keep nobody from enrollin
 WAITING_CALLS = 64  # beyond them a call is refused at once
 FAILURES = 10  # refused enrolments by one invite within FAILURE_WINDOW_S
 FAILURE_WINDOW_S = 60.0
+PROBES = 160  # by one caller within PROBE_WINDOW_S: 10 MB, of at most MAX_REQUEST_BYTES each
+PROBE_WINDOW_S = 60.0
 PAGE = 500  # records in one answer
 GRACE_S = 2.0  # for calls under way when the service ends
 STATES = {WAITING: pb.WAITING, ADMITTED: pb.ADMITTED}
@@ -61,18 +64,25 @@ OPTIONS = [
 
 
 class Throttle:
-    """Counts failures by caller, and says when one has had too many of late.
+    """Counts failures (or what else is to be seldom) by caller, and says when it was too many.
 
     Callers are keys that TLS has shown, not hosts: a site's nodes may share one address.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        most: int = FAILURES,
+        window_s: float = FAILURE_WINDOW_S,
+    ) -> None:
+        """`most` within `window_s` are too many."""
         self._clock = clock
-        self._failed: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=FAILURES))
+        self._most, self._window_s = most, window_s
+        self._failed: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=most))
         self._lock = threading.Lock()
 
     def note(self, caller: str) -> None:
-        """One more failure."""
+        """One more."""
         with self._lock:
             self._failed[caller].append(self._clock())
 
@@ -81,11 +91,11 @@ class Throttle:
         with self._lock:
             now = self._clock()
             for known, times in list(self._failed.items()):
-                if now - times[-1] >= FAILURE_WINDOW_S:
+                if now - times[-1] >= self._window_s:
                     del self._failed[known]  # long ago
             times = self._failed.get(caller, deque())
-            full = len(times) == FAILURES
-            return max(0.0, FAILURE_WINDOW_S - (now - times[0])) if full else 0.0
+            full = len(times) == self._most
+            return max(0.0, self._window_s - (now - times[0])) if full else 0.0
 
 
 class Service(FederationServicer):
@@ -97,6 +107,7 @@ class Service(FederationServicer):
         self._ca = places.ca()
         self._ca_key = load_private_key(places.tls / "ca.key")
         self._throttle = Throttle()
+        self._probes = Throttle(most=PROBES, window_s=PROBE_WINDOW_S)
         self._releases = ReleaseDesk(places.releases)
 
     # ------------------------------------------------------------ before enrolment
@@ -104,8 +115,19 @@ class Service(FederationServicer):
     def Authority(
         self, request: pb.AuthorityRequest, context: grpc.ServicerContext
     ) -> pb.AuthorityReply:
-        """The federation's ca.pem."""
-        return pb.AuthorityReply(ca_pem=self._places.ca_file.read_bytes())
+        """The federation's ca.pem, and what it trains and asks of nodes."""
+        places = self._places
+        recipe = places.recipe_file.read_bytes()
+        terms = json.dumps(places.terms(), sort_keys=True)
+        return pb.AuthorityReply(ca_pem=places.ca_file.read_bytes(), recipe=recipe, terms=terms)
+
+    def Probe(self, request: pb.ProbeRequest, context: grpc.ServicerContext) -> pb.ProbeReply:
+        """Forget some bytes, and say what time it is; few a minute for each caller."""
+        clock_ms, key = int(time.time() * 1000), _key_of(context)
+        if wait_s := self._probes.wait_s(key):
+            _deny(context, grpc.StatusCode.RESOURCE_EXHAUSTED, f"try again in {wait_s:.0f} s")
+        self._probes.note(key)
+        return pb.ProbeReply(clock_ms=clock_ms)
 
     def Enrol(self, request: pb.EnrolRequest, context: grpc.ServicerContext) -> pb.EnrolmentReply:
         """Take an enrolment by the holder of an invite."""

@@ -1,6 +1,9 @@
 """The SuperLink's process: Flower's own command, with patience for its database and bounded reads.
 
-Flower waits five seconds for SQLite's write lock and answers 500 after that, which ends a superexec
+Flower forgets an upload, all objects that have come, three minutes after the last of them: less
+than a link is down at night, or a large object takes on a slow one.
+
+It waits five seconds for SQLite's write lock and answers 500 after that, which ends a superexec
 and a ServerApp. One transaction that drops the objects of a base of a hundred million parameters
 holds the lock for longer on a busy machine, and the round that is begun anew ends in the same way.
 
@@ -25,6 +28,7 @@ from gobelin.server.objects import MOST_OF_ONE
 
 BUSY_TIMEOUT_MS = 120_000
 EXPIRY_EVERY_S = 1.0
+UPLOAD_S = 6 * 3600  # that an upload may stand still: Flower's three minutes forget all of it
 MOST_OF_REQUEST = 2 * MOST_OF_ONE  # bytes, of a request or an answer
 
 
@@ -32,7 +36,8 @@ def main() -> int | None:
     """`flower-superlink`; returns its exit status."""
     patience = {"busy_timeout": str(BUSY_TIMEOUT_MS)}
     constant.SQLITE_PRAGMAS = tuple({**dict(constant.SQLITE_PRAGMAS), **patience}.items())
-    # It reads the constant above while it is imported.
+    constant.OBJECT_PUSH_SESSION_TTL_SECONDS = UPLOAD_S
+    # It reads the constants above while it is imported.
     flower: Any = importlib.import_module("flwr.superlink.cli.flower_superlink")
     flower.GRPC_MAX_MESSAGE_LENGTH = MOST_OF_REQUEST
     core: Any = importlib.import_module("flwr.supercore.corestate.sql_corestate").SqlCoreState

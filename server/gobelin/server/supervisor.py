@@ -21,11 +21,13 @@ from gobelin.server.engine import (
     Control,
     Ports,
     child_environment,
+    page_command,
     service_command,
     superexec_command,
     superlink_command,
 )
 from gobelin.server.home import AggregatorHome
+from gobelin.server.page.cli import require_page
 from gobelin.shared.address import format_address
 from gobelin.shared.errors import EngineError, GobelinError, PortInUseError
 from gobelin.shared.files import PRIVATE, is_owned, sole_owner, sweep, write_atomic, write_json
@@ -44,8 +46,13 @@ Answer = TypeVar("Answer")
 class Child:
     """One process of the engine: started, watched, restarted, ended by its own process id."""
 
-    def __init__(self, name: str, command: list[str], home: AggregatorHome) -> None:
+    def __init__(
+        self, name: str, command: list[str], home: AggregatorHome, needed: bool = True
+    ) -> None:
+        """One that is not `needed` is left alone where it cannot live: rounds go on without."""
         self.name = name
+        self.needed = needed
+        self.abandoned = False
         self._command = command
         self._home = home
         self._process: subprocess.Popen[bytes] | None = None
@@ -62,6 +69,9 @@ class Child:
         """Start it; raises EngineError when it has died too often of late."""
         now = time.monotonic()
         self._started = [t for t in self._started if now - t < RESTART_WINDOW_S] + [now]
+        if len(self._started) > RESTARTS and not self.needed:
+            self.abandoned = True
+            return
         if len(self._started) > RESTARTS:
             raise EngineError(f"{self.name} died {RESTARTS} times", f"see {self.log}")
         self._starts, self._since = self._starts + 1, time.time()
@@ -113,7 +123,13 @@ class Supervisor:
         self._superlink = Child("superlink", superlink_command(home, self._ports), home)
         self._superexec = Child("superexec", superexec_command(home, self._ports), home)
         self._service = Child("service", service_command(home), home)
-        self._children = (self._superlink, self._superexec, self._service)
+        self._children: tuple[Child, ...] = (self._superlink, self._superexec, self._service)
+        self._page: dict[str, str] = {}
+        if (page := home.settings().page).port is not None:
+            require_page()
+            require_free(page.host, page.port, "page.port")
+            self._children += (Child("page", page_command(home), home, needed=False),)
+            self._page = {"page": f"http://{format_address(page.host, page.port)}"}
         self._link_is_made = home.flower / "link.made"
         self._offset = home.events()[1]  # events from before this start are history
         self._failure: dict[str, Any] | None = None
@@ -129,9 +145,8 @@ class Supervisor:
             secret = home.flower / "superexec.secret"
             write_atomic(secret, secrets.token_hex(32).encode(), PRIVATE)
             try:
-                self._start(self._superlink)
-                self._start(self._superexec)
-                self._start(self._service)
+                for child in self._children:
+                    self._start(child)
                 self._note_children()
                 control = self._wait_ready()
                 with contextlib.closing(control):
@@ -161,7 +176,8 @@ class Supervisor:
         self._insist(lambda: self._sync_roster(control))
         run_id = self._insist(control.start_run)
         pids = {child.name: child.pid for child in self._children}
-        addresses = {"address": self._ports.fleet, "service_address": self._service_address}
+        fleet, service = self._ports.fleet, self._service_address
+        addresses = {"address": fleet, "service_address": service, **self._page}
         self._on_event({"event": "up", **addresses, **pids})
         ready(f"nodes reach the aggregator at {self._ports.fleet}")
         while True:
@@ -192,13 +208,13 @@ class Supervisor:
 
     def _note_children(self) -> None:
         """Keep who runs where pages and `status` see it; it is only looked at."""
-        told = {"processes": [child.facts() for child in self._children if child.pid]}
+        told = {"processes": [child.facts() for child in self._children]}
         write_json(self._home.processes_file, told, flush=False)
 
     def _revive(self) -> None:
         """Start children that have died again; a ServerApp ends with its superexec."""
         for child in self._children:
-            if child.pid is None:
+            if child.pid is None and not child.abandoned:
                 self._on_event({"event": "restarting", "process": child.name})
                 self._start(child)
                 self._note_children()

@@ -104,12 +104,18 @@ def verify_home(
         f"{verified.contributions} contributions, {verified.cosignatures} cosignatures, "
         f"{len(signed)} releases"
     )
+    for at, to, why in verified.rollbacks:
+        said += f"; round {at} went back to round {to}: {why}"
     if replayed:
         entries = {number: one.entry for number, one in enumerate(history.entries)}
         rounds = list(replay(home, entries))
-        told["replayed"] = [one.round for one in rounds if not one.sealed]
+        told["replayed"] = [one.round for one in rounds if not (one.sealed or one.rollback)]
         told["not_replayed"] = [one.round for one in rounds if one.sealed]
         said += f"; {len(told['replayed'])} rounds replayed to the same bits"
+        first = min((one.round for one in rounds), default=verified.rounds + 1)
+        told["not_here"] = first - 1
+        if first > 1:
+            said += f"; rounds 1 to {first - 1} are not here any more to be replayed"
         if masked := len(told["not_replayed"]):
             said += f"; {masked} cannot be: of masked deltas only the sum is known"
     if influence:

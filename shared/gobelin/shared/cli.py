@@ -16,6 +16,7 @@ GROUP = "gobelin.commands"
 SUMMARIES = {
     "aggregator": "Found a federation and run its rounds.",
     "node": "Contribute to a federation from private data.",
+    "doctor": "Look for what will fail here, and say what to do.",
     "evaluate": "Measure a checkpoint: probes, labels, shift, health, planning.",
     "audit": "Attack this node's own updates: inversion, membership, canaries.",
     "simulate": "Run a whole federation on this machine, for studies.",

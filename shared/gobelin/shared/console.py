@@ -43,11 +43,11 @@ class LiveConsole:
         self._live.update(line)
 
 
-def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under heads; all but the first column to the right."""
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: bool = False) -> None:
+    """Print rows under heads; all but the first column to the right, unless all are text."""
     table = Table(box=box.SIMPLE, pad_edge=False)
     for column, head in enumerate(heads):
-        table.add_column(head, justify="right" if column else "left", overflow="fold")
+        table.add_column(head, justify="right" if column and not left else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     Console().print(table)

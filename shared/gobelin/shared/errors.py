@@ -276,6 +276,12 @@ class StaleError(TwoHistoriesError):
     code = "two_histories.stale"
 
 
+class LaterHistoryError(TwoHistoriesError):
+    """Members know rounds that a restored home does not."""
+
+    code = "two_histories.later"
+
+
 class BuildError(GobelinError):
     """A sovereign build cannot be made of what it was given, or cannot go on."""
 
@@ -310,6 +316,12 @@ class CrowdError(GobelinError):
     """Too many ask at a time."""
 
     code, exit_code = "crowd", 65
+
+
+class PageError(GobelinError):
+    """A page cannot be served: what it is made with is not installed."""
+
+    code, exit_code = "page", 70
 
 
 class RebaseError(GobelinError):
@@ -370,6 +382,18 @@ class UnknownNodeError(GobelinError):
     """The aggregator does not know this node's key."""
 
     code, exit_code = "unknown_node", 33
+
+
+class CheckupError(GobelinError):
+    """`gobelin doctor` has found what will fail."""
+
+    code, exit_code = "checkup", 74
+
+
+class ProxyError(GobelinError):
+    """An HTTP proxy on the way does not let a connection pass."""
+
+    code, exit_code = "proxy", 75
 
 
 class EngineError(GobelinError):

@@ -8,10 +8,11 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -158,6 +159,20 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)  # gone already where its folder is
+
+
+def open_to_others(files: Iterable[Path]) -> list[Path]:
+    """Those of the files that others than their owner may read or write."""
+    return [file for file in files if file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077]
+
+
+def bytes_in(folder: Path) -> int:
+    """Bytes of the files in a folder and below; those that go meanwhile are none."""
+    total = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total
 
 
 @contextmanager

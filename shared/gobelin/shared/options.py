@@ -10,6 +10,10 @@ import typer
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AsJsonLines = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
 Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint or release folder.")]
+NoKeys = Annotated[bool, typer.Option("--no-keys", help="Leave private keys out.")]
+PassphraseFile = Annotated[
+    Path | None, typer.Option(help="Its first line encrypts the private keys.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
 TlsCertificate = Annotated[
     Path | None, typer.Option(help="Answer over TLS: PEM of the certificate and its chain.")

@@ -3,7 +3,7 @@
 from gobelin.shared.codec.codec import Codec, distortion
 from gobelin.shared.codec.feedback import Compressed, compress
 from gobelin.shared.codec.payload import Payload, segments_of
-from gobelin.shared.codec.rung import pick_rung
+from gobelin.shared.codec.rung import most_bytes, pick_rung
 from gobelin.shared.codec.table import CODECS, codec_named, rungs_from
 from gobelin.shared.codec_name import LOSSLESS, CodecName, describe_codec
 
@@ -18,6 +18,7 @@ __all__ = [
     "compress",
     "describe_codec",
     "distortion",
+    "most_bytes",
     "pick_rung",
     "rungs_from",
     "segments_of",

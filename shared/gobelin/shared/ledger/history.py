@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gobelin.protocols.ledger import RoundRecord
 from gobelin.shared.errors import LedgerError, SignatureError, TwoHistoriesError
 from gobelin.shared.ledger.merkle import REMEDY, Tree
 from gobelin.shared.ledger.note import SignedHead, cosigned_by, origin_of
@@ -46,6 +47,7 @@ class Verified:
     cosignatures: int
     witnesses: tuple[str, ...]  # names of the nodes that have cosigned its newest cosigned head
     witnessed: int  # size of that head; 0 when none is
+    rollbacks: tuple[tuple[int, int, str], ...] = ()  # the round, which it went back to, and why
 
     def facts(self) -> dict[str, Any]:
         """As plain data."""
@@ -58,6 +60,7 @@ class Verified:
             "cosignatures": self.cosignatures,
             "witnesses": list(self.witnesses),
             "witnessed_size": self.witnessed,
+            "rollbacks": [{"round": at, "to": to, "why": why} for at, to, why in self.rollbacks],
         }
 
 
@@ -97,6 +100,11 @@ def verify_history(history: History, public: str) -> Verified:
         cosignatures=sum(map(len, witnesses.values())),
         witnesses=witnesses.get(witnessed, ()),
         witnessed=witnessed,
+        rollbacks=tuple(
+            (record.round, record.restores, record.why)
+            for record in (signed.entry.record for signed in history.entries)
+            if record.why
+        ),
     )
 
 
@@ -123,10 +131,24 @@ def _check_entry(number: int, signed: SignedEntry, history: History, public: str
         raise LedgerError(
             f"round {number} does not start from what round {number - 1} left", REMEDY
         )
+    _check_rollback(record, history)
     for row in entry.rows:
         _check_row(row.counted, row.reason, row.weight, number)
     if sum(row.weight for row in entry.rows) > 1 + SLACK:
         raise LedgerError(f"the weights of round {number} are more than one", REMEDY)
+
+
+def _check_rollback(record: RoundRecord, history: History) -> None:
+    """A rollback leaves what an earlier round has left, and nothing else."""
+    number, to = record.round, record.restores
+    if not record.why:
+        if to:
+            raise LedgerError(f"round {number} goes back to round {to} and says no reason", REMEDY)
+        return
+    if to >= number or record.plan_digest or record.aggregate_digest or record.contributions:
+        raise LedgerError(f"round {number} is no rollback to round {to}", REMEDY)
+    if record.vector_digest != history.entries[to].entry.record.vector_digest:
+        raise LedgerError(f"round {number} does not leave what round {to} has left", REMEDY)
 
 
 def _check_rosters(history: History, public: str) -> Rosters:

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from gobelin.shared.ledger.course import course_of, rollbacks_of
 from gobelin.shared.ledger.record import Entry
+
+LEFT = "rolled_back"  # reason: counted in a round that the federation has gone back behind
 
 
 def influence_of(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
     """By member: its influence and weight in each round, their sums, and what was not counted.
 
-    Influence is of a member, so that of several nodes of one member counts once a round.
+    Influence is of a member, so that of several nodes of one member counts once a round. What was
+    counted off the course that the last round is on is in no consensus any more, and left out.
     """
+    entries = list(entries)
+    last = max((entry.record.round for entry in entries), default=0)
+    course = course_of(last, rollbacks_of(entries))
     members: dict[str, dict[str, Any]] = {}
     for entry in entries:
         for row in entry.rows:
@@ -22,6 +29,9 @@ def influence_of(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
             )
             if not row.counted:
                 of["reasons"][row.reason] = of["reasons"].get(row.reason, 0) + 1
+                continue
+            if row.round not in course:
+                of["reasons"][LEFT] = of["reasons"].get(LEFT, 0) + 1
                 continue
             told = of["rounds"].setdefault(
                 str(row.round), {"influence": row.influence, "weight": 0.0}

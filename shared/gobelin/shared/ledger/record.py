@@ -113,6 +113,8 @@ def entry_of(manifest: Mapping[str, Any]) -> Entry:
         manifest_digest=manifest["manifest_digest"],
         contributions=len(rows),
         contributions_root=_tree(rows).root().hex(),
+        restores=facts.get("rollback", {}).get("to", 0),
+        why=facts.get("rollback", {}).get("why", ""),
     )
     return Entry(record, rows)
 

@@ -111,6 +111,11 @@ def moment(at: float | None) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def iso(at: float) -> str:
+    """A moment as HTML's datetime attribute has it."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
 def brief(digest: str | None) -> str:
     """The beginning of a digest."""
     return digest[:12] if digest else NOTHING
@@ -132,6 +137,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "percent": percent,
     "lasting": lasting,
     "moment": moment,
+    "iso": iso,
     "brief": brief,
     "stamp": stamp,
     "plural": plural,

@@ -92,6 +92,10 @@
       ],
       legend: { live: true },
     }, data, place);
+    const last = told.x.length - 1;
+    function rest() { if (plot.cursor.idx == null) plot.setLegend({ idx: last }); }
+    plot.over.addEventListener("mouseleave", function () { setTimeout(rest, 0); });
+    rest();
     for (const canvas of place.querySelectorAll("canvas")) canvas.setAttribute("aria-hidden", "true");
     drawn.set(figure, plot);
   }

@@ -1,0 +1,81 @@
+"""The routes of the node's page. All is read; nothing here can change anything."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+
+from gobelin.client.home import NodeHome
+from gobelin.client.observer import Observer
+from gobelin.client.overview import Overview
+from gobelin.client.page.curves import curves_of
+from gobelin.client.progress import describe
+from gobelin.client.status import MEASURES, premium_line
+from gobelin.shared.http_server import listen, serve, trusted_hosts, url_of
+from gobelin.shared.pages.app import page_app, require_token_beyond_loopback
+from gobelin.shared.pages.live import Watcher
+from gobelin.shared.pages.templates import render
+from gobelin.shared.token import read_token
+
+TEMPLATE = "gobelin.client.page:templates/overview.html.j2"
+SHOWN = 12  # rounds
+
+
+def make_page(home: NodeHome, hosts: Collection[str] | None, token: str = "") -> FastAPI:
+    """The app; raises StateError where there is no home."""
+    observer = Observer(home)
+    watcher = Watcher(observer.look, news_of)
+    app = page_app(f"{home.settings().node}: node", hosts, token)
+
+    @app.get("/", include_in_schema=False)
+    async def overview() -> Response:
+        of = await watcher.now()
+        told = await asyncio.to_thread(
+            render,
+            TEMPLATE,
+            title=app.title,
+            of=of,
+            doing=describe(of.status),
+            charts=curves_of(of),
+            shown=of.rounds[::-1][:SHOWN],
+            measures=MEASURES,
+            premium=premium_line(of.premium) if of.premium else "",
+            version=watcher.version,
+        )
+        return HTMLResponse(told)
+
+    @app.get("/overview.json")
+    async def as_json() -> Response:
+        return JSONResponse((await watcher.now()).facts())
+
+    @app.get("/events", include_in_schema=False)
+    async def events(request: Request) -> Response:
+        return watcher.stream(request)
+
+    return app
+
+
+def news_of(of: Overview) -> object:
+    """What makes a look news: everything but the time, and figures of the machine that jitter."""
+    machine = replace(of.machine, load=None, memory=None, gpus=(), disk_free=0, home_bytes=0)
+    return repr(replace(of, at=0.0, machine=machine)), of.silent
+
+
+def serve_page(
+    home: NodeHome, host: str, port: int, token_file: Path | None, as_json: bool
+) -> None:
+    """Serve until stopped; raises ConfigError where others could read it without a token."""
+    token = read_token(token_file) if token_file is not None else ""
+    require_token_beyond_loopback(host, token)
+    app = make_page(home, trusted_hosts(host), token)
+    with listen(host, port) as listening:
+        url = url_of(host, listening)
+        said = {"url": url, "token_file": None if token_file is None else str(token_file)}
+        print(json.dumps(said) if as_json else f"The node's page: {url}", flush=True)
+        serve(app, listening)

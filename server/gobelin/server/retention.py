@@ -1,0 +1,111 @@
+"""Retention: what of a federation's past stays on the disk, so that it stays bounded.
+
+Ledger, roster log and settings stay for ever: they are small, and all that was promised hangs on
+them. Never removed either: what the next round starts from, rounds that may still be answered late,
+the newest releases, and every release that the settings keep for ever. A round without its
+checkpoint or its archive cannot be replayed any more; `gobelin verify --replay` says from where on
+it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from gobelin.server.archive import Archive
+from gobelin.server.places import Places
+from gobelin.shared.files import remove_folder
+from gobelin.shared.settings import Settings
+
+NEWEST = 2  # releases that stay whatever the settings say: one may be on its way to somebody
+
+
+class RetentionSettings(Settings):
+    """What stays; what is not set stays for ever."""
+
+    checkpoints: Annotated[int, Field(gt=0)] | None = None  # of the last rounds
+    archives: Annotated[int, Field(ge=0)] | None = None  # of the last rounds' contributions
+    releases: Annotated[int, Field(gt=0)] | None = None  # the newest …
+    every: Annotated[int, Field(gt=0)] = 100  # … and for ever those of rounds that it divides
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Folders that may go, and what is lost with them."""
+
+    folders: tuple[Path, ...]
+    replayable: int | None  # the first round that can be replayed afterwards; None: none can
+    bytes: int = 0
+
+    def facts(self) -> dict[str, object]:
+        """As plain data."""
+        names = [f"{folder.parent.name}/{folder.name}" for folder in self.folders]
+        return {"folders": names, "bytes": self.bytes, "replayable_from": self.replayable}
+
+
+def plan_pruning(
+    home: Places, settings: RetentionSettings, max_staleness: int, weigh: bool = False
+) -> Pruning:
+    """What the settings let go of a home as it is now; `weigh` adds up its bytes."""
+    sealed = home.sealed_rounds()
+    if not sealed:
+        return Pruning((), None)
+    last = sealed[-1]
+    gone: list[Path] = []
+    kept = sealed
+    if settings.checkpoints is not None:
+        stays = max(settings.checkpoints, 1 + max_staleness)
+        kept = [number for number in sealed if number > last - stays]
+        gone += [home.round_folder(number) for number in sealed if number not in kept]
+    archive = Archive(home.archive)
+    archived = archive.rounds()
+    if settings.archives is not None:
+        oldest = last - settings.archives
+        gone += [archive.folder(number) for number in archived if number <= oldest]
+        archived = [number for number in archived if number > oldest]
+    gone += _releases(home, settings)
+    size = sum(map(_bytes, gone)) if weigh else 0
+    return Pruning(tuple(gone), _replayable(home, kept, archived), size)
+
+
+def prune(home: Places, settings: RetentionSettings, max_staleness: int) -> Pruning:
+    """Remove what the settings let go, each folder whole or not at all."""
+    found = plan_pruning(home, settings, max_staleness)
+    for folder in found.folders:
+        remove_folder(folder)
+    return found
+
+
+def _releases(home: Places, settings: RetentionSettings) -> list[Path]:
+    """Releases that may go; those of rounds whose number `every` divides stay for ever."""
+    if settings.releases is None:
+        return []
+    folders = sorted(path for path in home.releases.glob("release-[0-9]*") if path.is_dir())
+    rounds = sorted({_number(path) for path in folders})
+    newest = set(rounds[-max(settings.releases, NEWEST) :])
+    return [
+        path for path in folders if _number(path) not in newest and _number(path) % settings.every
+    ]
+
+
+def _replayable(home: Places, kept: Iterable[int], archived: Iterable[int]) -> int | None:
+    """The first round from which on checkpoints and archives are all there."""
+    rounds, replies = sorted(kept), set(archived)
+    first = None
+    for number in reversed(rounds[1:]):  # the first kept is where a replay starts
+        if number not in replies and "rollback" not in home.facts(number):
+            break
+        first = number
+    return first
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name.removeprefix("release-"))
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
