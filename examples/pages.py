@@ -6,13 +6,13 @@ in the next; what lies below a command is what it prints:
 
 * `…` stands for any text, a line of `…` alone for any lines. Where such a line is the last, the
   command is left running as soon as the lines above it have been printed.
-* `<name>` in what is printed is kept, and stands for the same wherever `<name>` comes later: so does
-  a reader who copies it.
+* `<name>` in what is printed is kept, and stands for the same wherever `<name>` comes later: so
+  does a reader who copies it.
 * A last line `^C` interrupts the command.
 * A block without a command is what that terminal prints meanwhile; it is waited for.
 
-A command has to succeed, unless the page shows an error of ours as what it prints last. Where a page
-shows nothing below it, nothing is said of what it prints.
+A command has to succeed, unless the page shows an error of ours as what it prints last. Where a
+page shows nothing below it, nothing is said of what it prints.
 
     python -m examples.pages PAGE [PAGE ...]    # in the current folder, with what is installed
 """
@@ -298,8 +298,8 @@ class Reader:
             if other is not terminal
         )
         return (
-            f"{command.where} $ {command.text}\n{why}\n--- expected\n{expected}\n--- printed\n{said}"
-            f"{others}"
+            f"{command.where} $ {command.text}\n{why}\n--- expected\n{expected}\n"
+            f"--- printed\n{said}{others}"
         )
 
     def __enter__(self) -> Self:

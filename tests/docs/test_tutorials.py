@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from examples.pages import Reader
 
 PAGES = Path(__file__).parents[2] / "docs" / "tutorials"

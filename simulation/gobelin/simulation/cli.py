@@ -78,6 +78,8 @@ def simulate(
         )
         try:
             Supervisor(place, progress.on_event).run()
-            progress.say(f"Measure it: gobelin evaluate probe {place.last_release()} --data … --test …")
+            progress.say(
+                f"Measure it: gobelin evaluate probe {place.last_release()} --data … --test …"
+            )
         except Stopped:
             progress.say(f"Stopped. `gobelin simulate --home {home}` continues.")

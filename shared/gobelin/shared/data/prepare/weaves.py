@@ -1,4 +1,4 @@
-"""Pictures of cloth, drawn here: six weaves from four mills, each with yarns and a loom of its own."""
+"""Pictures of cloth, drawn here: six weaves of four mills, each with its own yarns and loom."""
 
 from __future__ import annotations
 
