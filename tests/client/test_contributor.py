@@ -467,3 +467,13 @@ def test_the_state_after_a_rollback_is_that_of_the_round_it_went_back_to(
     far = Node(home_at(tmp_path / "again"))
     rounds_of(far, 2)
     assert far(after, base).contribution.delta_digest == straight.contribution.delta_digest
+
+
+def test_a_warm_node_does_not_read_its_own_state_again(
+    home: NodeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is as large as two models; and what safetensors reads it never wholly gives back."""
+    node, read = Node(home), []
+    monkeypatch.setattr(Spool, "inner_after", lambda spool, number: read.append(number) or {})
+    rounds_of(node, 3)
+    assert read == []

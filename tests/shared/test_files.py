@@ -23,6 +23,7 @@ from gobelin.shared.files import (
     remove_folder,
     sole_owner,
     sweep,
+    sweep_beside,
     write_atomic,
     write_json,
 )
@@ -275,3 +276,16 @@ def test_what_killed_writers_left_is_swept_and_nothing_else(tmp_path: Path) -> N
         sweep(tmp_path)
         sweep(tmp_path / "nowhere")
         assert set(tmp_path.rglob("*")) == kept
+
+
+def test_beside_one_file_only_its_own_killed_writers_are_swept(tmp_path: Path) -> None:
+    """An aggregator's home holds files of several processes; each sweeps for itself."""
+    write_json(tmp_path / "issued.json", {"issued": 1})
+    left, others = tmp_path / ".issued.json.hmxng02l", tmp_path / ".issued.jsonl.abcdefgh"
+    for file in (left, others, tmp_path / ".issued.json.note"):
+        file.write_text("half a lin")
+    sweep_beside(tmp_path / "issued.json")
+    assert not left.exists()
+    assert read_json(tmp_path / "issued.json") == {"issued": 1}
+    assert others.exists()
+    assert (tmp_path / ".issued.json.note").exists()

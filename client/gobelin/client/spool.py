@@ -219,14 +219,17 @@ class Spool:
         except MomentsError:
             raise damaged(self._round(round_number)) from None
 
-    def inner_before(self, round_number: int) -> tuple[int, dict[str, Tensor]]:
-        """Number and inner state of the last round before `round_number`; 0 and {} if none."""
-        before = self._before(round_number)
-        return before, self._load(before, INNER) if before else {}
+    def last_before(self, round_number: int) -> int:
+        """Number of the last round before `round_number`; 0 if none."""
+        return max((number for number in self.rounds() if number < round_number), default=0)
+
+    def inner_after(self, number: int) -> dict[str, Tensor]:
+        """The inner optimizer's state after a round; {} after round 0. StateError on damage."""
+        return self._load(number, INNER) if number else {}
 
     def debt_before(self, round_number: int) -> Debt:
         """What the next contribution is to be made with, by what is known of the last two."""
-        last = self._before(round_number)
+        last = self.last_before(round_number)
         if not last:
             return NO_DEBT
         debts, counted = self._load_if_there(last, DEBT), self.entry(last).counted
@@ -234,7 +237,7 @@ class Spool:
         before = self._load_if_there(last, DEBT_BEFORE).get(AFTER)
         name, owed = (DEBT_BEFORE, before) if counted is False else (DEBT, after)
         file = None if owed is None else self._round(last) / name
-        earlier = self._before(last)
+        earlier = self.last_before(last)
         if earlier and self.entry(earlier).counted is False and TRUSTED in debts:
             owed, file = _sum(owed, debts[TRUSTED]), None
         if counted is not None:
@@ -270,14 +273,10 @@ class Spool:
 
     def local_before(self, round_number: int) -> tuple[int, Tensor] | None:
         """Number and trained values (P,) of the last round before `round_number`, if kept."""
-        before = self._before(round_number)
+        before = self.last_before(round_number)
         if not (self._round(before) / LOCAL).exists():
             return None
         return before, self._load(before, LOCAL)["local"]
-
-    def _before(self, round_number: int) -> int:
-        """Number of the last round before `round_number`, or 0."""
-        return max((number for number in self.rounds() if number < round_number), default=0)
 
     def _load(self, number: int, name: str) -> dict[str, Tensor]:
         try:

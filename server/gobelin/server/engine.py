@@ -62,7 +62,7 @@ from gobelin.server.rounds import RoundEngine
 from gobelin.server.tls import TLS13
 from gobelin.server.uploads import Uploads
 from gobelin.shared.errors import EngineError, GobelinError, RoundError
-from gobelin.shared.files import sole_owner, sweep
+from gobelin.shared.files import sole_owner, sweep, sweep_beside
 from gobelin.shared.keys import fingerprint
 from gobelin.shared.vector import SEGMENT
 
@@ -86,6 +86,7 @@ def main(grid: Grid, context: Context) -> None:
     with sole_owner(home.rounds, wait_s=60):  # the ServerApp of a killed supervisor may linger
         for folder in (home.rounds, home.releases, home.journal, home.ledger, home.archive):
             sweep(folder)
+        sweep_beside(home.issued_file)  # alone of the home's own files it is the ServerApp's
         try:
             rounds = home.settings().rounds
             lifetime_s = max(DEFAULT_TTL, rounds.deadline_s * (1 + rounds.max_staleness))

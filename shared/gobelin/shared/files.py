@@ -175,6 +175,13 @@ def bytes_in(folder: Path) -> int:
     return total
 
 
+def sweep_beside(path: Path) -> None:
+    """Remove what killed writers of one file have left; for the sole owner of that file."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        if is_unfinished(left):
+            left.unlink(missing_ok=True)
+
+
 @contextmanager
 def sole_owner(home: Path, wait_s: float = 0.0) -> Iterator[None]:
     """Hold the lock of a folder; raises StateError when another process still holds it then."""
