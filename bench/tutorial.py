@@ -2,8 +2,9 @@
 
 A copy of what git has of this checkout, and a Python without any package, stand for the stranger's
 machine. `examples.pages` types every command of docs/tutorials/first-federation.md as it stands,
-`pip install` included, and compares what is printed; it does nothing that the page does not say, so
-steps that are not documented end it. Downloading torch depends on the network, and is in `install_s`.
+`pip install` included, and compares what is printed; it does nothing that the page does not say,
+so steps that are not documented end it. Downloading torch depends on the network, and is in
+`install_s`.
 
 Writes bench/results/tutorial.json.
 """

@@ -6,13 +6,13 @@ in the next; what lies below a command is what it prints:
 
 * `…` stands for any text, a line of `…` alone for any lines. Where such a line is the last, the
   command is left running as soon as the lines above it have been printed.
-* `<name>` in what is printed is kept, and stands for the same wherever `<name>` comes later: so does
-  a reader who copies it.
+* `<name>` in what is printed is kept, and stands for the same wherever `<name>` comes later: so
+  does a reader who copies it.
 * A last line `^C` interrupts the command.
 * A block without a command is what that terminal prints meanwhile; it is waited for.
 
-A command has to succeed, unless the page shows an error of ours as what it prints last. Where a page
-shows nothing below it, nothing is said of what it prints.
+A command has to succeed, unless the page shows an error of ours as what it prints last. Where a
+page shows nothing below it, nothing is said of what it prints.
 
     python -m examples.pages PAGE [PAGE ...]    # in the current folder, with what is installed
 """
@@ -20,6 +20,7 @@ shows nothing below it, nothing is said of what it prints.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import signal
@@ -170,9 +171,11 @@ class Terminal:
         self.typed.flush()
 
     def interrupt(self) -> None:
-        """Ctrl-C: to what runs in it, not to itself."""
-        for child in psutil.Process(self.process.pid).children():
-            child.send_signal(signal.SIGINT)
+        """Ctrl-C: to all that runs in it, in its process group, not to itself."""
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                if os.getpgid(child.pid) == self.process.pid:
+                    child.send_signal(signal.SIGINT)
 
     def close(self) -> None:
         """End it and what runs in it, by process group, which is its own."""
@@ -295,8 +298,8 @@ class Reader:
             if other is not terminal
         )
         return (
-            f"{command.where} $ {command.text}\n{why}\n--- expected\n{expected}\n--- printed\n{said}"
-            f"{others}"
+            f"{command.where} $ {command.text}\n{why}\n--- expected\n{expected}\n"
+            f"--- printed\n{said}{others}"
         )
 
     def __enter__(self) -> Self:

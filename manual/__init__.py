@@ -1,1 +1,1 @@
-"""The manual's reference, made from the code: nothing in it is written twice, or can be outdated."""
+"""The manual's reference, made from the code: nothing in it is written twice, or outdated."""

@@ -19,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 HEAD = """# Commands
 
 Every command has `--help`, and those that report have `--json`. An error is one line on stderr,
-`gobelin: [code] what → how to mend it`, or with `--json` one object; [its exit code](errors.md) is its own.
+`gobelin: [code] what → how to mend it`, or with `--json` one object; [its exit code](errors.md) is
+its own.
 Sizes are in units of 10ⁿ bytes, times in seconds unless they say otherwise.
 
 """

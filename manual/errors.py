@@ -17,9 +17,10 @@ from manual.comments import one_line, table
 
 HEAD = """# Errors
 
-An error is one line, `gobelin: [code] what was found → how to mend it`, with an exit code of its family;
-`--json` makes it an object with `error`, `what`, `remedy` and `exit_code`. There is no traceback for
-anything that an operator can mend. 0 is success, 2 a command line that is none, 130 Ctrl-C.
+An error is one line, `gobelin: [code] what was found → how to mend it`, with an exit code of its
+family; `--json` makes it an object with `error`, `what`, `remedy` and `exit_code`. There is no
+traceback for anything that an operator can mend. 0 is success, 2 a command line that is none, 130
+Ctrl-C.
 
 Codes of what an aggregator refuses or counts for less are [reason codes](../reasons.md).
 

@@ -16,9 +16,9 @@ PROTO = Path(gobelin.protocols.messages.__file__).parent / "federation.proto"
 MODULES = ("messages", "envelope", "bundle", "ledger", "enrolment", "sealing")
 HEAD = """# Protocol
 
-Rounds travel through Flower's Fleet API as the messages below, packed into its records; enrolment, roster
-and releases through a gRPC service of our own. Each message has one canonical byte form and a digest over
-it. Every other kind of request is refused.
+Rounds travel through Flower's Fleet API as the messages below, packed into its records; enrolment,
+roster and releases through a gRPC service of our own. Each message has one canonical byte form and
+a digest over it. Every other kind of request is refused.
 
 """
 FIELD = re.compile(

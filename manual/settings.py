@@ -20,8 +20,9 @@ from manual.comments import field_comments, one_line, table
 
 HEAD = """# Configuration
 
-All files are TOML. A key that is not known is an error, which names the nearest that is. What is unset
-takes its default; lengths of time are in seconds (`_s`), sizes in megabytes of 10⁶ bytes (`_mb`).
+All files are TOML. A key that is not known is an error, which names the nearest that is. What is
+unset takes its default; lengths of time are in seconds (`_s`), sizes in megabytes of 10⁶ bytes
+(`_mb`).
 
 """
 FILES: dict[str, tuple[type[BaseModel], str]] = {
@@ -37,8 +38,8 @@ FILES: dict[str, tuple[type[BaseModel], str]] = {
     ),
     "policy.toml": (
         SitePolicy,
-        "Beside `node.toml`, written by whoever answers for the data, and read again for every plan "
-        "and departure: [What leaves a node](../egress.md).",
+        "Beside `node.toml`, written by whoever answers for the data, and read again for every "
+        "plan and departure: [What leaves a node](../egress.md).",
     ),
     "BUILD.toml": (
         BuildSettings,
@@ -72,9 +73,10 @@ def recipes() -> str:
     return "".join(parts)
 
 
-RECIPES = """A recipe fixes what all nodes have to have alike: modalities, model, objective, inner optimizer.
-`gobelin aggregator init --recipe NAME` takes one that is built in, or a path. Kinds of modality and of
-objective may come [from packages](../extending.md), and then have keys of their own.
+RECIPES = """A recipe fixes what all nodes have to have alike: modalities, model, objective, inner
+optimizer. `gobelin aggregator init --recipe NAME` takes one that is built in, or a path. Kinds of
+modality and of objective may come [from packages](../extending.md), and then have keys of their
+own.
 
 """
 

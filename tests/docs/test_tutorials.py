@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from examples.pages import Reader
 
 PAGES = Path(__file__).parents[2] / "docs" / "tutorials"
@@ -26,7 +28,24 @@ def environment() -> dict[str, str]:
     }
 
 
+@pytest.mark.timeout(900)
 def test_a_stranger_founds_a_federation_of_three_by_the_first_tutorial(tmp_path: Path) -> None:
     with Reader(tmp_path, environment(), timeout_s=250, replace=SMALL) as reader:
         assert reader.follow(PAGES / "first-federation.md", without=["Install"]) > 20
     assert (tmp_path / "hill-model" / "lineage.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_role_goes_on_from_there_by_its_own_tutorial(tmp_path: Path) -> None:
+    with Reader(tmp_path, environment()) as reader:
+        for page in ("first-federation", "aggregator", "node", "finetuner"):
+            assert reader.follow(PAGES / f"{page}.md", without=["Install"]) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_researcher_compares_two_federations_on_one_machine(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with Reader(tmp_path, environment()) as reader:
+        assert reader.follow(PAGES / "researcher.md", without=["Install"]) > 5

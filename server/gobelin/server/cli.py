@@ -25,7 +25,7 @@ def init(
     service_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Of enrolment and roster; 0: the one after.")
     ] = 0,
-    rounds: Annotated[int, typer.Option(min=1)] = 100,
+    rounds: Annotated[int, typer.Option(min=1, help="How many there will be.")] = 100,
     local_steps: Annotated[int, typer.Option(min=1, help="H, a node's steps a round.")] = 500,
     warmup_rounds: Annotated[
         int, typer.Option(min=0, help="First rounds of one local step each (post-local SGD).")
@@ -82,7 +82,7 @@ def init(
     archive: Annotated[
         bool, typer.Option(help="Keep contributions as they came, so that rounds can be replayed.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial model and all plans.")] = 0,
     as_json: AsJsonLines = False,
 ) -> None:
     """Found a federation: CA, server certificate, federation.toml, recipe.toml, initial model."""

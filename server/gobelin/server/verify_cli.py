@@ -47,5 +47,6 @@ def verify(
             f"signed by {told['signed_by'][:16]}…, a key that lies beside it: "
             "pass the ca.pem you were given as --key"
         )
-    for member, of in told.get("influence", {}).items():
+    shares = told.get("influence")
+    for member, of in shares.items() if isinstance(shares, dict) else ():  # a receipt's is a figure
         print(f"  {member}: {of['share']:.1%} of all influence, {of['counted']} contributions")

@@ -25,7 +25,7 @@ def simulate(
     recipe: Annotated[
         str | None, typer.Option(help="Built-in recipe, or a path to a .toml.")
     ] = None,
-    rounds: Annotated[int | None, typer.Option(min=1)] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="How many; unset: 5.")] = None,
     local_steps: Annotated[
         int | None, typer.Option(min=1, help="H, a node's steps a round.")
     ] = None,
@@ -41,7 +41,9 @@ def simulate(
         typer.Option(min=1, help="CPU threads of a node; cores / threads train at once."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, auto, cuda, …")] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of model, shares and plans; unset: 0.")
+    ] = None,
     as_json: AsJsonLines = False,
 ) -> None:
     """Run a federation of simulated members; run it again on the same --home to continue."""
@@ -76,6 +78,8 @@ def simulate(
         )
         try:
             Supervisor(place, progress.on_event).run()
-            progress.say(f"Measure it: gobelin evaluate {place.last_release()} --data … --test …")
+            progress.say(
+                f"Measure it: gobelin evaluate probe {place.last_release()} --data … --test …"
+            )
         except Stopped:
             progress.say(f"Stopped. `gobelin simulate --home {home}` continues.")

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from gobelin.client.ledger import NodeLedger
 from gobelin.protocols.ledger import Cosignature
 from gobelin.server.home import AggregatorHome
 from gobelin.server.ledger import RoundLedger
 from gobelin.server.verify import verify_path
+from gobelin.server.verify_cli import app
 from gobelin.shared.errors import (
     TwoHistoriesError,
 )
@@ -51,6 +53,9 @@ def test_nodes_keep_every_receipt_with_its_proof(made: Federation) -> None:
         assert len(receipts) == ROUNDS
         told = verify_path(receipts[1], ca(made.home), replayed=False, influence=False, memory=None)
         assert (told["node"], told["asked"], told["weight"]) == (node.name, 2, 0.5)
+        shown = CliRunner().invoke(app, [str(receipts[1]), "--key", str(node.home.ca_file)])
+        assert shown.exit_code == 0, shown.exception
+        assert shown.stdout.startswith("receipt holds: ")
 
 
 def test_a_lost_ledger_is_made_again_to_the_bit_but_for_cosignatures(

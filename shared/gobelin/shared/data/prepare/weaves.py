@@ -1,4 +1,4 @@
-"""Pictures of cloth, drawn here: six weaves from four mills, each with yarns and a loom of its own."""
+"""Pictures of cloth, drawn here: six weaves of four mills, each with its own yarns and loom."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ def draw(
     warp = mill.warp + own[0][rows, j % 64] - 70 * np.abs(across - j - 0.5)
     weft = mill.weft + own[1][rows, i % 64] - 70 * np.abs(down - i - 0.5)
     grey = np.where(on_top, warp, weft) + random.normal(0, mill.noise, on_top.shape)
-    return np.clip(grey, 0, 255).astype(np.uint8)[:, None]
+    pixels: npt.NDArray[np.uint8] = np.clip(grey, 0, 255).astype(np.uint8)[:, None]
+    return pixels
 
 
 def _threads(mill: Mill, count: int, random: np.random.Generator) -> tuple[Floats, Floats]:

@@ -1,0 +1,59 @@
+"""The reference has every command, key, message and error there is, and says what each means."""
+
+from __future__ import annotations
+
+import click
+
+from gobelin.server.home import FederationSettings
+from manual import commands, errors, protocol, settings
+from manual.comments import field_comments
+
+
+def test_every_command_says_what_it_does_and_what_each_option_means() -> None:
+    page = commands.page()
+    for name, room in commands.rooms().items():
+        for full, command in commands.commands(f"gobelin {name}", room):
+            if isinstance(command, click.Group):
+                continue
+            assert f"\n{full}" in page
+            assert command.help, full
+            for parameter in command.params:
+                told = getattr(parameter, "help", None)
+                # click 8.5 forgets what typer says of arguments: pip install 'click<8.5'
+                assert told or parameter.name == "help", f"{full} {parameter.opts[0]}"
+
+
+def test_every_key_of_every_file_is_there_with_its_default() -> None:
+    page = settings.page()
+    assert "| `deadline_s` | number &gt; 0 | `3600.0` | of one round, from its offer |" in page
+    for kind, _ in settings.FILES.values():
+        for _, table in settings.tables(kind):
+            assert all(f"`{n}`" in page or f"{n}]`" in page for n in table.model_fields)
+
+
+def test_comments_are_those_behind_a_field_else_above_it() -> None:
+    (outer,) = (kind for name, kind in settings.tables(FederationSettings) if name == "outer")
+    assert field_comments(outer)["momentum"] == "of adam and yogi: β₁"
+
+
+def test_recipes_have_the_tables_of_every_kind_that_is_built_in() -> None:
+    page = settings.recipes()
+    for kind in ("lejepa", "masked", "next_latent", "image", "trajectory"):
+        assert f"### `{kind}`" in page
+
+
+def test_every_call_and_message_of_the_protocol_is_there() -> None:
+    page, proto = protocol.page(), protocol.PROTO.read_text()
+    for line in proto.splitlines():
+        if line.startswith(("message ", "enum ")):
+            assert f"### {line.split()[1]}\n" in page
+        elif line.startswith("  rpc "):
+            assert f"| `{line.split()[1].split('(')[0]}` |" in page
+    assert "### RoundPlan" in page
+
+
+def test_every_error_is_there_with_its_exit_code_and_what_may_be_done() -> None:
+    page = errors.page()
+    for kind in errors.kinds():
+        assert f"| {kind.exit_code} | [`{kind.code}`]" in page
+    assert "write it as host:port, or [::1]:port" in page
