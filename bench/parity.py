@@ -24,7 +24,7 @@ def parity(device: torch.device) -> dict[str, Any]:
 
     Every objective of the registry has to be among them: GobelinError if one is missing.
     """
-    recipes = {name: recipe_of(name) for name in ON_IMAGES}
+    recipes = {name: recipe_of(name, "tiny") for name in ON_IMAGES}
     recipes["next_latent"] = load_recipe("two_room")
     missing = set(OBJECTIVES.kinds) - {r.objective_of().recipe.kind for r in recipes.values()}
     if missing:

@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="tiny")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--local-steps", type=int, default=25)
-    parser.add_argument("--repeats", type=int, default=3, help="of the loopback federations")
+    parser.add_argument("--repeats", type=int, default=3, help="of loopback federations; 0: none")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--data", type=Path)
     options = parser.parse_args()
@@ -243,11 +243,14 @@ def main() -> None:
         "within_error": sum(abs(row.points - row.outside) <= row.error for row in rows) / len(rows),
         "seen": spread([row.seen for row in rows]),
         "share": spread([row.share for row in rows]),
-        "round_s_off": spread([loop["round_s"] for loop in loops[False]]),
-        "round_s_on": spread([loop["round_s"] for loop in loops[True]]),
-        "waited_s": spread([loop["waited_s"] for loop in loops[True]]),
-        "loopback_solo_steps": spread([loop["solo_steps"] for loop in loops[True]]),
     }
+    if options.repeats:
+        values |= {
+            "round_s_off": spread([loop["round_s"] for loop in loops[False]]),
+            "round_s_on": spread([loop["round_s"] for loop in loops[True]]),
+            "waited_s": spread([loop["waited_s"] for loop in loops[True]]),
+            "loopback_solo_steps": spread([loop["solo_steps"] for loop in loops[True]]),
+        }
     print(write_result("shadow", values))
 
 

@@ -14,6 +14,7 @@ from bench.ledger_tables import ledger_table, mutations_table
 from bench.markdown import PROBES, figure, table
 from bench.measure import RESULTS
 from bench.modality_tables import languages_table, sensors_table
+from bench.page_tables import axe_table, dashboard_table, stuck_table
 from bench.premium_images import MEMBERS as LETTERS
 from bench.premium_images import SCENARIOS
 from bench.rebase_tables import merging_table, rebase_table, transplant_table
@@ -102,6 +103,9 @@ def main() -> None:
         "fresh_machine": fresh_table,
         "onnx": onnx_table,
         "island": island_table,
+        "dashboard": dashboard_table,
+        "stuck_visible": stuck_table,
+        "axe": axe_table,
         "ledger_verify": ledger_table,
         "ledger_mutations": mutations_table,
         "broadcast_int8": broadcast_table,

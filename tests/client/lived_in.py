@@ -14,19 +14,19 @@ from gobelin.protocols.messages import Receipt, RoundPlan
 from gobelin.shared.files import write_atomic, write_json
 from tests.client.shadow.node import BASE, SHADOW, home_at, plan_of
 
-START = 1_800_000_000.0  # when round 1 left
+START = 1_700_000_000.0  # when round 1 left
 PACE_S = 600.0  # between two rounds
 DELTA = 1_250_000  # bytes of a delta
 
 
-def lived_in(folder: Path, rounds: int = 12, shadow: bool = True) -> NodeHome:
-    """Rounds 1 to `rounds` have left; the last is not counted yet, and round 5 went elsewhere."""
+def lived_in(folder: Path, rounds: int = 12, shadow: bool = True, start: float = START) -> NodeHome:
+    """Rounds 1 to `rounds` have left; the last is not counted yet, and 5 was not answered."""
     home = home_at(folder, SHADOW if shadow else None)
-    at = START
+    at = start
     ledger = EgressLedger(home.egress_file, lambda: at)
     ledger.call("Enrol", b"x" * 900)
     for number in range(1, rounds + 1):
-        at = START + PACE_S * (number - 1)
+        at = start + PACE_S * (number - 1)
         if number == 5:
             refused = ledger.leaving(Departure("answer", code="gobelin:site_policy"))
             ledger.left(refused, 120, {"PushMessages": 1})

@@ -198,4 +198,4 @@ def test_an_operator_sees_which_moments_go(
     print_status(silent, as_json=False)
     told = capsys.readouterr().out
     assert "no moments" in told
-    assert "bytes" not in told
+    assert "moments go with" not in told

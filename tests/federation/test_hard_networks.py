@@ -55,8 +55,9 @@ def test_a_federation_through_an_http_proxy(tmp_path: Path, login: str) -> None:
         net.found()
         shown = f"http://{login + '@' if login else ''}{proxy.address}"
         for member in net.members:
-            with (net.node_home(member) / "node.toml").open("a") as file:
-                file.write(f'\n[network]\nproxy = "{shown}"\n')
+            file = net.node_home(member) / "node.toml"
+            network = f'[network]\nproxy = "{shown}"\n'
+            file.write_text(file.read_text().replace("[network]\n", network))
         net.start()
         net.wait()
         assert set(proxy.traffic.asked) == {address(net)}

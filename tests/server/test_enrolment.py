@@ -13,11 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gobelin.client.join import require_admitted
+from gobelin.protocols import federation_pb2 as pb
 from gobelin.protocols.enrolment import PURPOSE_ENROLMENT, REVOKE, Enrolment
+from gobelin.protocols.version import PROTOCOL
 from gobelin.server.enrolment import Desk, Outcome
 from gobelin.server.places import Places
 from gobelin.shared.certificates import make_csr
-from gobelin.shared.errors import ConfigError
+from gobelin.shared.errors import ConfigError, ProtocolError
 from gobelin.shared.invite import Invite
 from gobelin.shared.keys import fingerprint, make_key, public_pem
 from gobelin.shared.signing import SigningKey
@@ -253,3 +256,25 @@ def test_what_asks_under_no_known_key_or_path_is_unknown(places: Places) -> None
     assert Desk(places).enrol("ab" * 32, *who.says(invite)).reason == "unknown"
     for node in ("", "../../roster/log", "ab" * 32):
         assert Desk(places).status(key_of(invite), node).reason == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "who"), [(PROTOCOL - 1, "the node"), (PROTOCOL + 1, "the aggregator")]
+)
+def test_a_node_of_another_protocol_is_told_which_side_must_upgrade(
+    places: Places, protocol: int, who: str
+) -> None:
+    told = show(places, invited(places), Applicant(), protocol=protocol)
+    assert told.reason == "protocol"
+    assert f"protocol {protocol}, the aggregator {PROTOCOL}: upgrade {who}" in told.what
+    assert names(places) == []
+
+
+def test_a_node_refuses_an_aggregator_it_does_not_understand() -> None:
+    with pytest.raises(ProtocolError, match="upgrade this node"):
+        require_admitted(pb.EnrolmentReply(state=pb.ADMITTED, protocol=PROTOCOL + 1))
+    require_admitted(pb.EnrolmentReply(state=pb.ADMITTED))  # said nothing: the first
+    require_admitted(pb.EnrolmentReply(state=pb.ADMITTED, protocol=PROTOCOL))
+    refused = pb.EnrolmentReply(state=pb.REFUSED, reason="protocol", what="upgrade the node")
+    with pytest.raises(ProtocolError, match="upgrade the node"):
+        require_admitted(refused)

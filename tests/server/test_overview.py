@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -123,6 +125,12 @@ def test_details_repeat_the_record_and_the_ledger_s_leaf(home: AggregatorHome) -
     for ask in (lambda: round_detail(observer, 9), lambda: node_detail(observer, "nobody")):
         with pytest.raises(ConfigError):
             ask()
+
+
+def test_who_only_looks_needs_no_tensors() -> None:
+    look = "import sys, gobelin.server.page.server, gobelin.server.status; "
+    look += "sys.exit('torch' in sys.modules or 'flwr' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", look], check=False).returncode == 0
 
 
 # ---------------------------------------------------------------- heartbeats

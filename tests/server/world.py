@@ -25,8 +25,7 @@ from gobelin.protocols.messages import (
 )
 from gobelin.server.courier import NodeState, Parcel, Reply
 from gobelin.server.founding import Charter, found
-from gobelin.server.home import AggregatorHome
-from gobelin.server.retention import RetentionSettings
+from gobelin.server.home import AggregatorHome, RetentionSettings
 from gobelin.server.rounds import RoundEngine
 from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
 from gobelin.shared.fragments import fragment_of_round

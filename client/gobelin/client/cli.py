@@ -212,25 +212,10 @@ def watch(
     watch_node(NodeHome(home), every, as_json)
 
 
-@app.command()
-def page(
-    home: Home = DEFAULT_HOME,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any free one.")] = 8078,
-    token_file: Annotated[
-        Path | None, typer.Option(help="A token for readers; made there if there is none.")
-    ] = None,
-    as_json: AsJsonLines = False,
-) -> None:
-    """Serve the same as a page for this machine's browsers; it changes nothing."""
-    from gobelin.client.home import NodeHome
-    from gobelin.client.page.server import serve_page
-
-    serve_page(NodeHome(home), host, port, token_file, as_json)
-
-
 from gobelin.client import forecast_cli, membership_cli, operate_cli  # noqa: E402  its parts
+from gobelin.client.page.cli import page  # noqa: E402
 
+app.command()(page)
 membership_cli.add_to(app)
 operate_cli.add_to(app)
 forecast_cli.add_to(app)

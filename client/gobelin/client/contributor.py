@@ -14,7 +14,7 @@ import torch
 
 from gobelin.client.base import KeptBase
 from gobelin.client.claims import claims_of
-from gobelin.client.egress_ledger import EgressLedger
+from gobelin.client.codec_choice import codec_for
 from gobelin.client.envelopes import Envelopes, holds
 from gobelin.client.home import NodeHome, NodeStatus
 from gobelin.client.node_seed import node_seed
@@ -31,36 +31,28 @@ from gobelin.client.sealer import SALT_BYTES, SealedReply, Sealer, on_grid
 from gobelin.client.shadow.held_out import Parts
 from gobelin.client.shadow.shadow import Shadow
 from gobelin.client.site_policy import (
-    DAY_S,
     SitePolicy,
-    allows,
-    day_bytes,
     read_policy,
     require,
 )
 from gobelin.client.spool import Spool, Spooled, blinded
 from gobelin.client.trainer import LocalSteps, LocalTrainer, StepReport
-from gobelin.client.uplink import Uplink, budget_bytes
 from gobelin.client.workbench import build_private_trainer, build_trainer, open_parts
 from gobelin.protocols.envelope import Envelope
 from gobelin.protocols.messages import Contribution, Receipt, RoundPlan
 from gobelin.protocols.sealing import SealedCall
 from gobelin.shared.alarm import collapse_alarm
 from gobelin.shared.codec import (
-    CODECS,
     LOSSLESS,
     codec_named,
     compress,
-    pick_rung,
 )
 from gobelin.shared.envelope import NEVER
 from gobelin.shared.errors import (
-    BudgetError,
     ConfigError,
     ContributionError,
     GobelinError,
     PrivacyError,
-    SitePolicyError,
 )
 from gobelin.shared.fragments import Fragment, fragment_of_round, start_of_round
 from gobelin.shared.health import Health
@@ -85,7 +77,6 @@ class Contributor:
         self._on_status = on_status
         self._spool = Spool(home.spool)
         self._kept = KeptBase(home.base_file)
-        self._uplink = Uplink(home.uplink_file)
         self._sealer = Sealer(home, self._settings)
         self.envelopes = Envelopes(home)
         self._trainer: LocalTrainer | None = None
@@ -164,7 +155,7 @@ class Contributor:
         codec_named(plan.codec)  # CodecError on one that this version does not have
         policy = read_policy(self._home)
         require(policy, plan, datetime.datetime.now(), self._prospect(plan, policy))
-        codec = self._codec(plan, fragment.schema, policy)  # too little: said before the training
+        codec = codec_for(plan, fragment.schema, policy, self._home)  # before what it would waste
         started = time.monotonic()
         trainer = self._warm_trainer(plan)
         self._trained = -1  # until it is in the spool, what is trained here counts for nothing
@@ -280,31 +271,6 @@ class Contributor:
         """What of the model this node exchanges in the plan's round; raises ConfigError."""
         fragment = fragment_of_round(schema, plan.fragments, plan.round)
         return fragment.part(self._modality(plan))
-
-    def _codec(self, plan: RoundPlan, schema: ParameterSchema, policy: SitePolicy) -> str:
-        """The codec of this round's delta: the plan's, or a coarser one that keeps the budget.
-
-        Raises SitePolicyError where the policy has no room for any, today.
-        """
-        allowed = [codec for codec in CODECS if plan.sealed or allows(policy, codec)]
-        budget = budget_bytes(self._settings.egress, self._uplink.bytes_per_second())
-        codec = pick_rung(plan.codec, schema, budget, allowed)
-        if (day := day_bytes(policy)) is not None:
-            sent = EgressLedger(self._home.egress_file).sent_since(time.time() - DAY_S)
-            try:
-                codec = pick_rung(codec, schema, day - sent, allowed)
-            except BudgetError:
-                raise SitePolicyError(
-                    f"policy.toml lets {policy.max_mb_per_day:g} MB leave a day, {sent / 1e6:.3g} "
-                    "have",
-                    "wait, or raise max_mb_per_day",
-                ) from None
-        if plan.sealed and codec != plan.codec:
-            raise BudgetError(
-                f"a sealed round needs {4e-6 * schema.size:.3g} MB, this node's budget is less",
-                "raise max_mb_per_round or seconds_per_round in [egress] of node.toml",
-            )
-        return codec
 
     def _base(
         self, plan: RoundPlan, segments: Mapping[str, bytes] | None, steps: Sequence[CodedStep]

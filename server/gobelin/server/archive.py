@@ -6,11 +6,14 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gobelin.server.courier import Reply
 from gobelin.server.journal import Journal
 from gobelin.server.round_events import Asked
 from gobelin.shared.files import folder_atomic
+
+if TYPE_CHECKING:  # who only looks at a home needs no tensors
+    from gobelin.server.courier import Reply
 
 
 class Archive:

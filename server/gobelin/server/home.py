@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from gobelin.server.places import FederationName, NetworkSettings, Places, Port
-from gobelin.server.retention import RetentionSettings
 from gobelin.shared.codec_name import CodecName
 from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.schedule import Schedule
@@ -121,6 +120,15 @@ class ReleaseSettings(Settings):
     # Releases wait until the members' median premium, by their own word, is so many points …
     least_premium: Annotated[float, Field(ge=-100, le=100)] | None = None
     premium_members: Share = 0.5  # … told by this share of those who contributed to the round
+
+
+class RetentionSettings(Settings):
+    """What stays; what is not set stays for ever."""
+
+    checkpoints: Annotated[int, Field(gt=0)] | None = None  # of the last rounds
+    archives: Annotated[int, Field(ge=0)] | None = None  # of the last rounds' contributions
+    releases: Annotated[int, Field(gt=0)] | None = None  # the newest …
+    every: Annotated[int, Field(gt=0)] = 100  # … and for ever those of rounds that it divides
 
 
 class PageSettings(Settings):

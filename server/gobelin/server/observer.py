@@ -42,7 +42,7 @@ from gobelin.server.terms import terms_of
 from gobelin.shared.address import format_address
 from gobelin.shared.errors import LedgerError, StateError
 from gobelin.shared.files import is_owned, read_json
-from gobelin.shared.ledger import LedgerFolder
+from gobelin.shared.ledger import LedgerFolder, SignedHead
 from gobelin.shared.pausing import read_pause
 from gobelin.shared.shelf import Announced, Shelf
 
@@ -277,7 +277,7 @@ class Observer:
             if signed is None:
                 return None
             witnessed = size = signed.head.size
-            older = signed
+            older: SignedHead | None = signed
             while older is not None and len(older.lines) == 1 and witnessed > max(1, size - 100):
                 witnessed -= 1
                 older = folder.head(witnessed)

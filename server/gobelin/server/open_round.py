@@ -9,17 +9,14 @@ from typing import Any
 import torch
 
 from gobelin.protocols.messages import (
-    NOT_SPOOLED,
-    PAUSED,
-    SUPERSEDED,
     Contribution,
     MalformedMessageError,
     RoundPlan,
 )
-from gobelin.protocols.version import PROTOCOL
 from gobelin.server.admission import Admitted, Announced, Refusal, admit, admit_sealed
+from gobelin.server.answers import NO_ANSWER, refusal_of
 from gobelin.server.contribution_row import row_of
-from gobelin.server.courier import MALFORMED, OVERSIZE, Courier, Parcel, Reply
+from gobelin.server.courier import Courier, Parcel, Reply
 from gobelin.server.deltas import GroupedDeltas
 from gobelin.server.dispatch import Dispatch
 from gobelin.server.envelopes import Envelopes
@@ -75,13 +72,6 @@ from gobelin.shared.pausing import read_pause
 
 POLL_S = (0.02, 0.2)  # between two looks for replies, at first and at most
 LOOK_EVERY_S = 1.0  # who is online
-NO_ANSWER = frozenset({NOT_SPOOLED, SUPERSEDED})  # nothing is wrong, and nothing is owed less
-UNREAD = {OVERSIZE: RefusalCode.OVERSIZE, MALFORMED: RefusalCode.MALFORMED}
-BASE_MISSING = f"gobelin:{RefusalCode.BASE_MISSING}"
-OLD = {f"gobelin:{code}": code for code in (RefusalCode.NODE_TOO_OLD, RefusalCode.TOO_OLD_HERE)}
-
-
-_SPOKEN = f"the plan is of protocol {PROTOCOL}"
 
 
 @dataclass(frozen=True)
@@ -248,20 +238,8 @@ class OpenRound:
             return
         if reply.lost:
             self._advance(Undelivered(reply.node, number))
-        elif reply.error == BASE_MISSING:
-            missing = Refusal(RefusalCode.BASE_MISSING, "it is sent the whole base")
-            self._advance(Refused(reply.node, number, missing))
-        elif reply.error == PAUSED:
-            why = Refusal(RefusalCode.PAUSED, "it is asked again when it comes back")
-            self._advance(Refused(reply.node, number, why))
-        elif reply.error in OLD:
-            self._advance(Refused(reply.node, number, Refusal(OLD[reply.error], _SPOKEN)))
-        elif reply.error in UNREAD:
-            found = "its parts were not read" if reply.error == OVERSIZE else "not a contribution"
-            self._advance(Refused(reply.node, number, Refusal(UNREAD[reply.error], found)))
         else:
-            failed = Refusal(RefusalCode.NODE_ERROR, reply.error)
-            self._advance(Refused(reply.node, number, failed))
+            self._advance(Refused(reply.node, number, refusal_of(reply.error)))
 
     def _acknowledges(self, reply: Reply) -> bool:
         """Whether a reply answers a notice: no plan, by nothing."""

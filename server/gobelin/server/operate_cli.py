@@ -90,6 +90,7 @@ def prune(
     from gobelin.server.home import AggregatorHome
     from gobelin.server.retention import plan_pruning
     from gobelin.server.retention import prune as remove
+    from gobelin.server.rollback import LINGER_S
     from gobelin.shared.files import sole_owner
 
     place = AggregatorHome(home)
@@ -97,7 +98,7 @@ def prune(
     asked = (place, settings.retention, settings.rounds.max_staleness)
     found = plan_pruning(*asked, weigh=True)
     if not dry_run:
-        with sole_owner(home), sole_owner(place.rounds):
+        with sole_owner(home, wait_s=1), sole_owner(place.rounds, wait_s=LINGER_S):
             remove(*asked)
     would = "would remove" if dry_run else "removed"
     first = found.replayable

@@ -52,7 +52,9 @@ class Publisher:
         folder = self._home.releases / f"release-{number:05d}"
         premium = premium_report(facts.get("contributions", ()))
         back = "rollback" in facts  # who takes the newest must get what it went back to
-        if folder.exists() or not (back or (self._due(number) and not self._held(number, premium))):
+        if folder.exists() or not (back or self._due(number)):
+            return
+        if not back and self._held(number, premium):
             return
         key, at = ReleaseKey.at(self._home.release_key_file), int(self._now())
         statement = ReleaseStatement(

@@ -12,25 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import Field
 
 from gobelin.server.archive import Archive
+from gobelin.server.home import RetentionSettings
 from gobelin.server.places import Places
 from gobelin.shared.files import remove_folder
-from gobelin.shared.settings import Settings
 
 NEWEST = 2  # releases that stay whatever the settings say: one may be on its way to somebody
-
-
-class RetentionSettings(Settings):
-    """What stays; what is not set stays for ever."""
-
-    checkpoints: Annotated[int, Field(gt=0)] | None = None  # of the last rounds
-    archives: Annotated[int, Field(ge=0)] | None = None  # of the last rounds' contributions
-    releases: Annotated[int, Field(gt=0)] | None = None  # the newest …
-    every: Annotated[int, Field(gt=0)] = 100  # … and for ever those of rounds that it divides
 
 
 @dataclass(frozen=True)

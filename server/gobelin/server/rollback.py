@@ -28,6 +28,7 @@ from gobelin.shared.files import sole_owner
 from gobelin.shared.pausing import MOST
 
 _NAMED = re.compile(r"(round-|release-)?(\d{1,9})")
+LINGER_S = 60.0  # the rounds of an aggregator that was killed may outlive it by a moment
 UNKNOWN = ("clip", "cosine", "sign_all", "sign_most", "retained_norm", "frame_rotation")
 
 
@@ -43,7 +44,7 @@ def roll_back(
     if not (why.strip() and why.isascii() and why.isprintable() and len(why) <= MOST):
         raise ConfigError(f"the reason is not one line of ASCII of 1 to {MOST} characters", "--why")
     home.require()
-    with sole_owner(home.folder), sole_owner(home.rounds):
+    with sole_owner(home.folder, wait_s=1), sole_owner(home.rounds, wait_s=LINGER_S):
         last, checkpoint = home.latest()
         ledger = RoundLedger(home, tell)
         ledger.mend()

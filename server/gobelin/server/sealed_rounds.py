@@ -79,7 +79,7 @@ class SealedRounds:
     def _next(self) -> list[int]:
         """The rounds behind the newest; a look at one name is enough where nothing is new."""
         assert self.number is not None
-        found = []
+        found: list[int] = []
         while (self._places.round_folder(self.number + 1 + len(found)) / MANIFEST).exists():
             found.append(self.number + 1 + len(found))
         return found

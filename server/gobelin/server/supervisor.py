@@ -27,11 +27,11 @@ from gobelin.server.engine import (
     superlink_command,
 )
 from gobelin.server.home import AggregatorHome
-from gobelin.server.page.cli import require_page
 from gobelin.shared.address import format_address
 from gobelin.shared.errors import EngineError, GobelinError, PortInUseError
 from gobelin.shared.files import PRIVATE, is_owned, sole_owner, sweep, write_atomic, write_json
 from gobelin.shared.notify import alive, ready, stopping
+from gobelin.shared.pages.serving import require_page
 from gobelin.shared.signals import stop_on_signals
 
 READY_S = 180.0  # for the SuperLink to answer: a machine that is busy takes long to import it

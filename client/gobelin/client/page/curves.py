@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from gobelin.client.overview import PURPOSES, Overview
+from gobelin.client.overview import PURPOSES, Overview, RoundView
 from gobelin.shared.pages.charts import Chart, Level, Line
 
 
 def curves_of(overview: Overview) -> list[Chart]:
     """All that there is a figure of."""
-    rounds = [of.round for of in overview.rounds]
-    left = [
-        Line(purpose, [of.bytes.get(purpose) for of in overview.rounds]) for purpose in PURPOSES
-    ]
-    wire = Line("all on the wire", [of.wire_bytes or None for of in overview.rounds])
-    weights = [of.weight for of in overview.rounds]
+    known = {of.round: of for of in overview.rounds}
+    rounds = list(range(min(known), max(known) + 1)) if known else []
+    views = [known.get(number, RoundView(number)) for number in rounds]
+    left = [Line(purpose, [of.bytes.get(purpose) for of in views]) for purpose in PURPOSES]
+    wire = Line("all on the wire", [of.wire_bytes or None for of in views])
+    weights = [of.weight for of in views]
     charts = [
         Chart(
             "egress",

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -17,11 +15,9 @@ from gobelin.client.overview import Overview
 from gobelin.client.page.curves import curves_of
 from gobelin.client.progress import describe
 from gobelin.client.status import MEASURES, premium_line
-from gobelin.shared.http_server import listen, serve, trusted_hosts, url_of
-from gobelin.shared.pages.app import page_app, require_token_beyond_loopback
+from gobelin.shared.pages.app import page_app
 from gobelin.shared.pages.live import Watcher
 from gobelin.shared.pages.templates import render
-from gobelin.shared.token import read_token
 
 TEMPLATE = "gobelin.client.page:templates/overview.html.j2"
 SHOWN = 12  # rounds
@@ -65,17 +61,3 @@ def news_of(of: Overview) -> object:
     """What makes a look news: everything but the time, and figures of the machine that jitter."""
     machine = replace(of.machine, load=None, memory=None, gpus=(), disk_free=0, home_bytes=0)
     return repr(replace(of, at=0.0, machine=machine)), of.silent
-
-
-def serve_page(
-    home: NodeHome, host: str, port: int, token_file: Path | None, as_json: bool
-) -> None:
-    """Serve until stopped; raises ConfigError where others could read it without a token."""
-    token = read_token(token_file) if token_file is not None else ""
-    require_token_beyond_loopback(host, token)
-    app = make_page(home, trusted_hosts(host), token)
-    with listen(host, port) as listening:
-        url = url_of(host, listening)
-        said = {"url": url, "token_file": None if token_file is None else str(token_file)}
-        print(json.dumps(said) if as_json else f"The node's page: {url}", flush=True)
-        serve(app, listening)

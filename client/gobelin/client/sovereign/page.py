@@ -9,8 +9,9 @@ from pathlib import Path
 from gobelin.client.sovereign.report import SOVEREIGN, Report
 from gobelin.client.sovereign.report_charts import charts_of
 from gobelin.shared.errors import ConfigError
-from gobelin.shared.evaluation.html import drawn, render
+from gobelin.shared.evaluation.html import drawn
 from gobelin.shared.files import json_bytes, write_atomic
+from gobelin.shared.pages.templates import render
 
 TEMPLATE = "gobelin.client.sovereign:report.html.j2"
 JSON, HTML = "evaluation.json", "report.html"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gobelin.server.options import DEFAULT_HOME, Home
-from gobelin.shared.errors import PageError
 from gobelin.shared.options import AsJson, TlsCertificate, TlsKey
+from gobelin.shared.pages.serving import require_page, serve_page
 
 PORT = 9094
 
@@ -37,34 +35,21 @@ def page(
     from gobelin.server.home import AggregatorHome
     from gobelin.server.page.inspector import Inspector
     from gobelin.server.page.server import make_page
-    from gobelin.shared import http_server
     from gobelin.shared.address import parse_address
-    from gobelin.shared.pages.app import require_token_beyond_loopback
-    from gobelin.shared.token import read_token
 
     place = AggregatorHome(home)
     told = place.settings().page
-    host, port = parse_address(address) if address else (told.host, told.port or PORT)
+    where = parse_address(address) if address else (told.host, told.port or PORT)
     file = token_file or (place.folder / told.token_file if told.token_file else None)
-    token = "" if file is None else read_token(file)
-    require_token_beyond_loopback(host, token)
-    certificate = http_server.Certificate.of(tls_certificate, tls_key)
     inspector = Inspector(place)
-    app = make_page(place, http_server.trusted_hosts(host), token, inspector)
-    listening = http_server.listen(host, port)
-    url = http_server.url_of(host, listening, certificate)
-    print(json.dumps({"url": url}) if as_json else f"the page of {home} is at {url}", flush=True)
-    if certificate is None and not http_server.is_loopback(host):
-        typer.echo("token and page go in the clear: give a --tls-certificate", err=True)
     try:
-        http_server.serve(app, listening, certificate)
+        serve_page(
+            str(home),
+            lambda hosts, token: make_page(place, hosts, token, inspector),
+            where,
+            file,
+            (tls_certificate, tls_key),
+            as_json,
+        )
     finally:
         inspector.close()
-
-
-def require_page() -> None:
-    """Raise PageError where what pages are made with is not installed."""
-    missing = [name for name in ("fastapi", "uvicorn", "jinja2") if find_spec(name) is None]
-    if missing:
-        what = f"the page needs {', '.join(missing)}, which this installation lacks"
-        raise PageError(what, "pip install 'gobelin[page]'")
