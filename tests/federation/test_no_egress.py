@@ -28,10 +28,13 @@ from PIL import Image
 from examples.loopback import GOBELIN, Loopback, gobelin
 from gobelin.client.egress_ledger import EgressLedger, total
 from gobelin.client.home import NodeHome
+from gobelin.client.metrics import FAMILIES, labels_of
+from gobelin.client.observer import Observer
 from gobelin.protocols.messages import METRICS
 from gobelin.server.superlink import MOST_OF_REQUEST
 from gobelin.shared.address import parse_address
 from gobelin.shared.files import read_json
+from gobelin.shared.metrics import Exporter
 
 GUARD = Path(__file__).parent / "guard"
 FOLDER, FILE, LABEL, PIXELS = (f"CANARY{what}7f3a91" for what in ("folder", "file", "label", "px"))
@@ -160,9 +163,13 @@ def test_no_canary_is_in_what_left_or_in_logs_or_with_the_aggregator(watched: Wa
     logs = [net.folder / f"{name}.log" for name in net.processes]
     status = net.node_home("north") / "status.json"
     ledger = net.node_home("north") / "egress.jsonl"
+    log = NodeHome(net.node_home("north")).log_file
+    watching = Exporter(FAMILIES, labels_of).text(Observer(NodeHome(log.parents[1])).look())
+    assert b"gobelin_node_egress_wire_bytes_total" in watching
     for canary in CANARIES:
+        assert canary not in watching
         assert not any(canary in request for request in watched.requests)
-        for file in [*kept, *logs, status, ledger]:
+        for file in [*kept, *logs, log, status, ledger]:
             assert canary not in file.read_bytes(), file
     assert FOLDER.encode() in (net.node_home("north") / "node.toml").read_bytes()  # they were there
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
 from gobelin.server.progress import Progress, describe
+from gobelin.shared.logs import LogSettings, logged
 from tests.keys import entry
 
 DIGEST = "0123456789abcdef" * 4
@@ -148,12 +150,16 @@ def home(tmp_path: Path) -> AggregatorHome:
 def test_as_json_every_event_is_one_object_and_nothing_else(
     home: AggregatorHome, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Progress(home, as_json=True) as progress:
+    with Progress(home, as_json=True) as progress, logged(LogSettings(), "json", sys.stdout):
         progress.say("for people")
         for event, _ in EVENTS:
             progress.on_event(event)
-    lines = capsys.readouterr().out.splitlines()
-    assert [json.loads(line) for line in lines] == [event for event, _ in EVENTS]
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["event"] for row in told] == [event["event"] for event, _ in EVENTS]
+    assert [{**row, **event} for row, (event, _) in zip(told, EVENTS, strict=True)] == told
+    last = {"round": 2, "attempt": 1}  # of the round that was opened or resumed last
+    waiting = next(row for row in told if row["event"] == "waiting")
+    assert {key: waiting[key] for key in last} == last
 
 
 def test_as_text_every_event_is_its_line(

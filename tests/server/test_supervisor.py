@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import sys
@@ -19,6 +20,7 @@ from gobelin.server.home import AggregatorHome
 from gobelin.server.supervisor import RESTARTS, Child, Supervisor, free_port, require_free
 from gobelin.shared.errors import EngineError, PortInUseError
 from gobelin.shared.files import sole_owner
+from gobelin.shared.logs import kept
 
 
 @pytest.fixture
@@ -45,6 +47,12 @@ def wait_until_dead(child: Child) -> None:
 
 def script(home: AggregatorHome, code: str) -> Child:
     return Child("script", [sys.executable, "-S", "-c", code], home)
+
+
+def said(child: Child) -> list[str]:
+    """What the log has of a child."""
+    rows = map(json.loads, child.log.read_text().splitlines())
+    return [row["text"] for row in rows if row["role"] == child.name]
 
 
 def test_a_taken_port_is_refused_by_its_number(taken: int) -> None:
@@ -227,11 +235,12 @@ def test_a_superlink_that_refuses_for_a_minute_is_an_error(
 
 def test_what_a_child_prints_is_kept_over_restarts(home: AggregatorHome) -> None:
     child = script(home, "import sys; print('out'); print('err', file=sys.stderr)")
-    for _ in range(2):
-        child.start()
-        wait_until_dead(child)
-    lines = child.log.read_text().split()
-    assert (lines.count("out"), lines.count("err")) == (2, 2)
+    with kept(child.log):
+        for _ in range(2):
+            child.start()
+            wait_until_dead(child)
+            child.stop()
+    assert sorted(said(child)) == ["err", "err", "out", "out"]
 
 
 def test_a_child_knows_its_home_and_phones_nobody(home: AggregatorHome) -> None:
@@ -240,9 +249,11 @@ def test_a_child_knows_its_home_and_phones_nobody(home: AggregatorHome) -> None:
         "import os; print(os.environ['GOBELIN_AGGREGATOR_HOME'], os.environ['FLWR_HOME'],"
         " os.environ['FLWR_TELEMETRY_ENABLED'])",
     )
-    child.start()
-    wait_until_dead(child)
-    assert child.log.read_text().split() == [str(home.folder), str(home.flower), "0"]
+    with kept(child.log):
+        child.start()
+        wait_until_dead(child)
+        child.stop()
+    assert said(child) == [f"{home.folder} {home.flower} 0"]
 
 
 def test_a_child_is_stopped_by_asking(home: AggregatorHome) -> None:
@@ -261,10 +272,11 @@ def test_a_child_that_will_not_go_is_ended(home: AggregatorHome) -> None:
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
         " print('deaf', flush=True); time.sleep(600)",
     )
-    child.start()
-    give_up = time.monotonic() + 30
-    while "deaf" not in child.log.read_text():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
-    child.stop(grace_s=0.1)
+    with kept(child.log):
+        child.start()
+        give_up = time.monotonic() + 30
+        while "deaf" not in child.log.read_text():
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        child.stop(grace_s=0.1)
     assert child.pid is None

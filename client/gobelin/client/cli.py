@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gobelin.client.options import DEFAULT_HOME, Home
-from gobelin.shared.options import AsJsonLines
+from gobelin.shared.options import AsJsonLines, LogFormat
 
 if TYPE_CHECKING:
     from gobelin.client.home import NodeSettings
@@ -97,6 +98,7 @@ def run(
     give_up: Annotated[
         float, typer.Option(min=0, help="Seconds to wait for a silent aggregator; 0: for ever.")
     ] = 0.0,
+    log_format: LogFormat = None,
     as_json: AsJsonLines = False,
 ) -> None:
     """Take part in rounds until stopped; stop and start it at any time.
@@ -108,16 +110,22 @@ def run(
     from gobelin.client.progress import Progress
     from gobelin.shared.files import sole_owner, sweep
     from gobelin.shared.formats import NODE, upgrade
+    from gobelin.shared.logs import kept, logged, pick_stream
     from gobelin.shared.signals import Stopped, stop_on_signals
 
     place = NodeHome(home)
-    settings = place.settings()
+    settings, stream = place.settings(), pick_stream(log_format, as_json)
     require_member(place)
+    who = {"role": "node", "member": settings.member, "node": settings.node}
+    if federation := place.pinned("federation"):
+        who["federation"] = federation
     if TORCHRUN in os.environ and _followed(settings):
         return
     with (
-        Progress(settings.node, as_json) as progress,
+        Progress(settings.node, stream is not None) as progress,
+        logged(settings.logs, stream, sys.stdout, **who),
         sole_owner(home, wait_s=1),
+        kept(place.log_file),
         stop_on_signals(),
     ):
         try:
@@ -212,10 +220,11 @@ def watch(
     watch_node(NodeHome(home), every, as_json)
 
 
-from gobelin.client import forecast_cli, membership_cli, operate_cli  # noqa: E402  its parts
+from gobelin.client import forecast_cli, membership_cli, operate_cli, watch_cli  # noqa: E402  parts
 from gobelin.client.page.cli import page  # noqa: E402
 
 app.command()(page)
 membership_cli.add_to(app)
 operate_cli.add_to(app)
 forecast_cli.add_to(app)
+watch_cli.add_to(app)

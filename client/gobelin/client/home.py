@@ -20,6 +20,7 @@ from gobelin.shared.keys import (
     private_pem,
     public_pem,
 )
+from gobelin.shared.logs import LogSettings
 from gobelin.shared.settings import Settings, read_settings, write_settings
 from gobelin.shared.signing import SigningKey, find_signing_key, public_signing_pem
 
@@ -127,6 +128,7 @@ class NodeSettings(Settings):
     egress: EgressSettings = EgressSettings()
     network: LinkSettings = LinkSettings()
     privacy: PrivacySettings | None = None
+    logs: LogSettings = LogSettings()
     shadow: ShadowSettings | None = None
 
     @model_validator(mode="after")
@@ -158,6 +160,7 @@ class NodeHome:
         self.spool = folder / "spool"
         self.pins_file = folder / "pins.json"  # what this node has bound itself to
         self.status_file = folder / "status.json"
+        self.log_file = folder / "logs" / "node.log"
         self.sealed = folder / "sealed"  # the plan and the secrets of the last sealed round
         self.base_file = folder / "base.f32"  # the last base, where the federation sends steps
         self.policy_file = folder / "policy.toml"  # the site policy, where there is one
@@ -279,9 +282,10 @@ class NodeStatus:
     loss: float = 0.0
     effective_rank: float = 0.0
     time_left_s: float = 0.0
-    codec: str = ""  # of the contribution last sent, as are the next three
+    codec: str = ""  # of the contribution last sent, as are the next four
     sent_bytes: int = 0
     distortion: float = 0.0
+    delta_digest: str = ""
     moments_bytes: int = 0  # 0 where none were asked for, or this node declined
     peak_mb: float = 0.0  # most memory this process has held so far
     note: str = ""

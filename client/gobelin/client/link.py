@@ -82,6 +82,7 @@ from gobelin.shared.errors import (
     TwoHistoriesError,
 )
 from gobelin.shared.files import write_json
+from gobelin.shared.logs import FLOWER, TOLD, adopt, bind, facts
 from gobelin.shared.notify import alive, ready
 from gobelin.shared.patience import pause
 from gobelin.shared.pausing import Pause, read_pause
@@ -111,6 +112,7 @@ def train(message: Message, context: Context) -> Message:
     try:
         offer = read_offer(message.content)
         contributor, plan = _contributor(home), offer.plan
+        bind(federation=plan.federation, round=plan.round)
         envelope = contributor.envelopes.open_plan(plan, offer.envelope, offer.receipts)
         ledger = NodeLedger(NodeHome(Path(home)))
         view = read_ledger(message.content)
@@ -125,6 +127,7 @@ def train(message: Message, context: Context) -> Message:
         _clear(home, spooled)
     except GobelinError as error:
         _failures[home] = error
+        TOLD.warning("no contribution", exc_info=True, extra=facts("contribution_failed"))
         return Message(Error(OUR_ERROR, f"gobelin:{error.code}"), reply_to=message)
     content = contribution_record(spooled)
     return Message(cosigned(content, ledger.cosignature()), reply_to=message)
@@ -241,6 +244,7 @@ def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
     training, such as bad data; the aggregator learns no more of that than the error's code.
     """
     key = str(home.folder)
+    adopt(FLOWER)
     say = _watchers[key] = _recording(home, say)
     uplink = Uplink(home.uplink_file)
     ready("looking for the aggregator")
@@ -305,6 +309,7 @@ def _outcome(reply: Message, sent: bool, failure: GobelinError | None) -> NodeSt
         codec=made.codec,
         sent_bytes=int(sent_bytes),
         distortion=distortion,
+        delta_digest=made.delta_digest,
         moments_bytes=moments,
         note=f"contribution sent ({describe_codec(made.codec, sent_bytes, distortion)}{beside}); "
         "waiting for the next round",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import time
+from typing import Any
 
 from gobelin.client.home import BUSY, NodeStatus
 from gobelin.shared.console import LiveConsole
+from gobelin.shared.logs import tell
 
 PLAIN_EVERY_S = 10.0  # between two lines about training where there is no terminal
 
@@ -28,9 +30,9 @@ class Progress(LiveConsole):
         if here == self._last and not (due and status.state in BUSY):
             return
         self._last, self._last_plain = here, time.monotonic()
-        if self._as_json:
-            print(json.dumps(status.facts(), sort_keys=True), flush=True)
-        elif not self._console.is_terminal or status.state not in BUSY:
+        level = logging.WARNING if status.state == "warning" else logging.INFO
+        tell({"event": status.state, **_told(status)}, level)
+        if not self._console.is_terminal or status.state not in BUSY:
             self.say(f"{self._name}: {describe(status)}")
 
 
@@ -46,3 +48,9 @@ def describe(status: NodeStatus) -> str:
         f"{status.samples_per_second:,.0f} samples/s, loss {status.loss:.3f}, "
         f"effective rank {status.effective_rank:.1f}, {status.time_left_s:.0f} s left"
     )
+
+
+def _told(status: NodeStatus) -> dict[str, Any]:
+    """A status without what does not apply to it."""
+    unset = NodeStatus(status.state).facts()
+    return {key: value for key, value in status.facts().items() if value != unset[key]}

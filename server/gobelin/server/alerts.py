@@ -24,7 +24,7 @@ USUAL = 10  # rounds that say what is usual
 DEADLINE_NEAR = 0.8  # share of it that is over
 DISK_ROUNDS = 10  # rounds that must still fit
 DISK_LEAST = 1 << 30
-EXPIRES_S = 14 * 86_400.0  # a release's end is told this long before
+EXPIRES_S = 14 * 86_400.0  # a release's or certificate's end is told this long before
 CLOCK_S = 60.0  # what envelopes allow
 RESTARTS = 3
 
@@ -57,6 +57,7 @@ class Code(StrEnum):
     RELEASE_EXPIRES = "release_expires"
     RELEASE_BROKEN = "release_broken"
     CLOCK = "clock"
+    CERTIFICATE_EXPIRES = "certificate_expires"
     ENROLMENT_WAITS = "enrolment_waits"
     PAUSED = "paused"
 
@@ -115,7 +116,7 @@ def _engine(of: Overview) -> Iterator[Alert]:
 
 
 def _log(process: str) -> str:
-    return f"tail -n 50 flower/{process}.log"
+    return f"grep {process} logs/aggregator.log | tail -n 50"
 
 
 def _round(of: Overview) -> str:
@@ -313,6 +314,13 @@ def _machine(of: Overview) -> Iterator[Alert]:
     if of.clock_ahead > CLOCK_S:
         what = f"something is recorded {ago(of.clock_ahead)} in the future: this clock went back"
         yield Alert(Code.CLOCK, Severity.WARNING, what, "clock", "timedatectl status")
+    if of.certificate_expires is not None and of.certificate_expires - of.at < EXPIRES_S:
+        left = of.certificate_expires - of.at
+        severity = Severity.WARNING if left > 0 else Severity.CRITICAL
+        when = f"expires in {ago(left)}" if left > 0 else f"expired {ago(-left)} ago"
+        what = f"the server's certificate {when}; nodes do not connect to one that has"
+        command = "gobelin aggregator renew-certificate"
+        yield Alert(Code.CERTIFICATE_EXPIRES, severity, what, "certificate", command)
     for name in of.waiting:
         what = f"{name} waits to be admitted"
         command = "gobelin aggregator requests"

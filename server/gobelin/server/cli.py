@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gobelin.server.options import DEFAULT_HOME, Home
-from gobelin.shared.options import AsJsonLines
+from gobelin.shared.options import AsJsonLines, LogFormat
 
 app = typer.Typer(no_args_is_help=True, help="Found a federation and run its rounds.")
 
@@ -167,7 +168,9 @@ def admit(
 
 
 @app.command()
-def up(home: Home = DEFAULT_HOME, as_json: AsJsonLines = False) -> None:
+def up(
+    home: Home = DEFAULT_HOME, log_format: LogFormat = None, as_json: AsJsonLines = False
+) -> None:
     """Run the federation's rounds until the last is sealed; stop and start it at any time."""
     from gobelin.server.home import AggregatorHome
     from gobelin.server.progress import Progress
@@ -175,15 +178,18 @@ def up(home: Home = DEFAULT_HOME, as_json: AsJsonLines = False) -> None:
     from gobelin.server.supervisor import Supervisor
     from gobelin.shared.files import sole_owner
     from gobelin.shared.formats import AGGREGATOR, upgrade
+    from gobelin.shared.logs import logged, pick_stream
     from gobelin.shared.signals import Stopped
 
     place = AggregatorHome(home)
     place.require()
-    require_sealable(place.settings(), place.recipe())
-    require_places(place.settings(), place.roster())
+    settings, stream = place.settings(), pick_stream(log_format, as_json)
+    require_sealable(settings, place.recipe())
+    require_places(settings, place.roster())
     with sole_owner(home, wait_s=1):
         upgrade(home, AGGREGATOR)
-    with Progress(place, as_json) as progress:
+    logs = logged(settings.logs, stream, sys.stdout, role="supervisor", federation=settings.name)
+    with Progress(place, stream is not None) as progress, logs:
         try:
             Supervisor(place, progress.on_event).run()
         except Stopped:
@@ -279,9 +285,10 @@ def status(
         print_status(place, as_json)
 
 
-from gobelin.server import operate_cli, roster_cli  # noqa: E402  parts of this group
+from gobelin.server import operate_cli, roster_cli, watch_cli  # noqa: E402  parts of this group
 from gobelin.server.page import cli as page_cli  # noqa: E402
 
 app.command()(page_cli.page)
 roster_cli.add_to(app)
 operate_cli.add_to(app)
+watch_cli.add_to(app)

@@ -64,6 +64,7 @@ from gobelin.server.uploads import Uploads
 from gobelin.shared.errors import EngineError, GobelinError, RoundError
 from gobelin.shared.files import sole_owner, sweep, sweep_beside
 from gobelin.shared.keys import fingerprint
+from gobelin.shared.logs import FLOWER, adopt, child_stream, logged
 from gobelin.shared.vector import SEGMENT
 
 Asked = tuple[str, str]  # a node's fingerprint, the digest of what it was sent
@@ -83,7 +84,11 @@ def main(grid: Grid, context: Context) -> None:
     """The ServerApp: run the rounds that are not sealed yet."""
     _end_with_parent()
     home = AggregatorHome(Path(os.environ[HOME_VARIABLE]))
-    with sole_owner(home.rounds, wait_s=60):  # the ServerApp of a killed supervisor may linger
+    front = home.front()
+    logs = logged(front.logs, "json", child_stream(), role="serverapp", federation=front.name)
+    adopt(FLOWER)
+    # The ServerApp of a killed supervisor may linger.
+    with logs, sole_owner(home.rounds, wait_s=60):
         for folder in (home.rounds, home.releases, home.journal, home.ledger, home.archive):
             sweep(folder)
         sweep_beside(home.issued_file)  # alone of the home's own files it is the ServerApp's

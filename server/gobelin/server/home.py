@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from gobelin.server.places import FederationName, NetworkSettings, Places, Port
 from gobelin.shared.codec_name import CodecName
 from gobelin.shared.errors import ConfigError, StateError
+from gobelin.shared.logs import LogSettings
 from gobelin.shared.schedule import Schedule
 from gobelin.shared.settings import Settings, read_settings
 from gobelin.shared.signing import SigningKey
@@ -150,6 +151,7 @@ class FederationSettings(Settings):
     aggregation: AggregationSettings = AggregationSettings()
     policy: PolicySettings = PolicySettings()
     releases: ReleaseSettings = ReleaseSettings()
+    logs: LogSettings = LogSettings()
     page: PageSettings = PageSettings()
     retention: RetentionSettings = RetentionSettings()
 

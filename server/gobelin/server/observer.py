@@ -40,10 +40,12 @@ from gobelin.server.round_steps import fold
 from gobelin.server.sealed_rounds import SealedRounds, Tally, last_of
 from gobelin.server.terms import terms_of
 from gobelin.shared.address import format_address
-from gobelin.shared.errors import LedgerError, StateError
+from gobelin.shared.errors import GobelinError, LedgerError, StateError
+from gobelin.shared.federation import parse_certificate
 from gobelin.shared.files import is_owned, read_json
 from gobelin.shared.ledger import LedgerFolder, SignedHead
 from gobelin.shared.pausing import read_pause
+from gobelin.shared.resident import resident_bytes
 from gobelin.shared.shelf import Announced, Shelf
 
 Verdict = tuple[str, str]  # of a release: holds, broken or unknown, and what is broken
@@ -97,6 +99,7 @@ class Observer:
             processes=_processes(home, running),
             disk=self._disk(),
             paused=read_pause(home.folder),
+            certificate_expires=self._expires(),
             clock_ahead=max(0.0, max([self.events.ahead, *seen]) - now),
             broadcast=self.sealed.last.get("broadcast"),
             failure=self.events.failure,
@@ -288,6 +291,15 @@ class Observer:
             witnessed = 0
         return HeadView(size, signed.head.root.hex(), names, witnessed)
 
+    def _expires(self) -> float | None:
+        """When the server's certificate ends."""
+        file = self.home.tls / "server.pem"
+        try:
+            certificate = parse_certificate(file.read_bytes(), str(file))
+        except (OSError, GobelinError):
+            return None
+        return certificate.not_valid_after_utc.timestamp()
+
     def _disk(self) -> DiskView:
         usage = shutil.disk_usage(self.home.folder)
         return DiskView(usage.free, usage.total, self.sealed.bytes)
@@ -319,7 +331,13 @@ def _processes(home: AggregatorHome, running: bool) -> tuple[ProcessView, ...]:
     except (StateError, KeyError):
         return ()
     return tuple(
-        ProcessView(row["name"], running and _is_alive(row["pid"]), row["started"], row["restarts"])
+        ProcessView(
+            row["name"],
+            running and _is_alive(row["pid"]),
+            row["started"],
+            row["restarts"],
+            resident_bytes(row["pid"]) if running else None,
+        )
         for row in told
     )
 

@@ -65,6 +65,7 @@ from gobelin.server.sealed_exchange import Exchange, Opened, TooFew, answers_a_c
 from gobelin.server.sealed_merge import SealedMerger
 from gobelin.shared.errors import GarbledSumError, RoundError
 from gobelin.shared.fragments import fragment_of_round
+from gobelin.shared.logs import bound
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.pools import Pools
 from gobelin.shared.patience import pause
@@ -188,12 +189,19 @@ class OpenRound:
             self._look_at = clock() + LOOK_EVERY_S
         if self._state.phase is Phase.COLLECTING:
             for reply in self._rim.courier.replies():
-                self._take(reply)
+                with bound(**self._context(reply.node)):
+                    self._take(reply)
                 self._waits_since = clock()
                 del reply  # else it is held while the next one is pulled
         self._advance(Ticked(clock()))
         if self._state.phase is not Phase.SEALED:
             self._rim.sleep(pause(clock() - self._waits_since, *POLL_S))
+
+    def _context(self, node: str) -> dict[str, Any]:
+        """What is logged while a node's reply is looked at is about."""
+        seat = self._state.seats.get(node)
+        named = {"member": seat.member, "node": seat.name} if seat else {"node": node[:12]}
+        return {"attempt": self._state.attempt, **named}
 
     def _look(self) -> None:
         nodes = self._rim.home.roster().contributors

@@ -162,6 +162,7 @@ class ProcessView:
     alive: bool
     started: float
     restarts: int = 0  # since `up` was started
+    memory: int | None = None  # bytes that it and its own children hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +196,7 @@ class Overview:
     waiting: tuple[str, ...]  # nodes that wait to be admitted
     processes: tuple[ProcessView, ...]
     disk: DiskView
+    certificate_expires: float | None = None  # the server's
     paused: Pause | None = None
     clock_ahead: float = 0.0  # seconds by which what is recorded lies in the future
     broadcast: Mapping[str, Any] | None = None  # how the last consensus is told in one step

@@ -21,6 +21,7 @@ from gobelin.shared.federation import federation_digest, parse_certificate, spki
 from gobelin.shared.files import MANIFEST, read_json
 from gobelin.shared.formats import AGGREGATOR, require_readable
 from gobelin.shared.ledger.folder import entry_file
+from gobelin.shared.logs import LogSettings
 from gobelin.shared.settings import Settings, read_settings, read_toml
 from gobelin.shared.signing import find_signing_key
 
@@ -54,6 +55,7 @@ class Front(Settings):
 
     name: FederationName
     network: NetworkSettings = NetworkSettings()
+    logs: LogSettings = LogSettings()
 
 
 class Places:
@@ -76,6 +78,8 @@ class Places:
         self.enrolment = folder / "enrolment"  # invites and the requests they have led to
         self.flower = folder / "flower"  # everything that is Flower's
         self.events_file = folder / "events.jsonl"
+        self.logs = folder / "logs"
+        self.log_file = self.logs / "aggregator.log"  # of all the aggregator's processes
         self.ledger = folder / "ledger"  # what anybody may check of the rounds
         self.archive = folder / "archive"  # contributions as they came, where they are kept
         self.release_key_file = self.tls / "release.key"  # EC, for tools that know no Ed25519

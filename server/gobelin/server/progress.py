@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from itertools import starmap
 from typing import Any
 
@@ -10,22 +10,36 @@ from gobelin.protocols.messages import METRIC_DISTORTION
 from gobelin.server.home import AggregatorHome
 from gobelin.shared.codec_name import describe_codec
 from gobelin.shared.console import LiveConsole
+from gobelin.shared.logs import bind, tell, unbind
+
+LEVELS = {
+    **dict.fromkeys(("refused", "sealing_refused", "cosignature_refused"), logging.WARNING),
+    **dict.fromkeys(("round_void", "round_lost", "minority_loss"), logging.WARNING),
+    **dict.fromkeys(("lost", "damaged", "transplant_unknown", "restarting"), logging.WARNING),
+    "failed": logging.ERROR,
+}
 
 
 class Progress(LiveConsole):
-    """Prints events as they happen; on a terminal a status line says what is awaited."""
+    """Logs events and prints them; on a terminal a status line says what is awaited.
+
+    `as_json` is set where the log itself is printed.
+    """
 
     def __init__(self, home: AggregatorHome, as_json: bool) -> None:
         super().__init__(as_json, "starting the engine")
         self._rounds = home.settings().rounds.rounds
 
     def on_event(self, event: dict[str, Any]) -> None:
-        """Show one event."""
-        if self._as_json:
-            print(json.dumps(event, sort_keys=True), flush=True)
-            return
+        """Log one event, and show it; what is logged from then on is about its round."""
+        kind = event["event"]
+        if kind in ("round_opened", "round_resumed"):
+            bind(round=event["round"], attempt=event["attempt"])
+        if kind == "finished":
+            unbind("round", "attempt")
+        tell(event, LEVELS.get(kind, logging.INFO))
         line = describe(event, self._rounds)
-        if event["event"] in ("waiting", "round_opened", "round_resumed"):
+        if kind in ("waiting", "round_opened", "round_resumed"):
             self._live.update(line)
         self.say(line)
 

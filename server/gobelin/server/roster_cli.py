@@ -200,11 +200,13 @@ def serve(home: Home = DEFAULT_HOME) -> None:
 
     from gobelin.server.places import Places
     from gobelin.server.service import serve as run
+    from gobelin.shared.logs import child_stream, logged
     from gobelin.shared.signals import Stopped, stop_on_signals
 
     places = Places(home)
-    places.require()
-    with stop_on_signals():
+    front = places.front()
+    logs = logged(front.logs, "json", child_stream(), role="service", federation=front.name)
+    with logs, stop_on_signals():
         try:
             run(places, threading.Event())
         except Stopped:

@@ -34,6 +34,7 @@ from gobelin.server.seal import Sealer, Standing
 from gobelin.server.sealed_policy import require_places, require_sealable
 from gobelin.server.terms import terms_of
 from gobelin.shared.ledger.course import told
+from gobelin.shared.logs import bound
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.sealing import bits_for
 
@@ -102,7 +103,8 @@ class RoundEngine:
             plan = self._as_begun(self._plan(number, standing))
             terms = terms_of(self._settings, standing.scores)
             opened = OpenRound(rim, plan, terms, standing, self._past(plan), known)
-            standing, known = opened.run(), opened.known
+            with bound(round=number):
+                standing, known = opened.run(), opened.known
             prune(rim.home, self._settings.retention, rounds.max_staleness)
             del opened  # with the base before; else it is held until the next round has begun
         rim.journal.clear()  # a kill may have come between

@@ -40,6 +40,7 @@ from gobelin.shared.address import format_address
 from gobelin.shared.certificates import certify_node, issued_by
 from gobelin.shared.errors import GobelinError, PortInUseError
 from gobelin.shared.keys import fingerprint, load_private_key, parse_public_key, public_pem
+from gobelin.shared.logs import facts
 from gobelin.shared.roster_log import Signed
 
 log = logging.getLogger(__name__)
@@ -137,7 +138,8 @@ class Service(FederationServicer):
         outcome = self._desk.enrol(key, request.enrolment, request.signature)
         if outcome.reason:
             self._throttle.note(key)
-            log.warning("enrolment refused: %s", outcome.reason)
+            told = facts("enrolment_refused", reason=outcome.reason)
+            log.warning("enrolment refused: %s", outcome.reason, extra=told)
         return self._told(outcome)
 
     def Status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.EnrolmentReply:

@@ -30,6 +30,7 @@ from gobelin.server.home import AggregatorHome
 from gobelin.shared.address import format_address
 from gobelin.shared.errors import EngineError, GobelinError, PortInUseError
 from gobelin.shared.files import PRIVATE, is_owned, sole_owner, sweep, write_atomic, write_json
+from gobelin.shared.logs import Relay, kept
 from gobelin.shared.notify import alive, ready, stopping
 from gobelin.shared.pages.serving import require_page
 from gobelin.shared.signals import stop_on_signals
@@ -37,6 +38,7 @@ from gobelin.shared.signals import stop_on_signals
 READY_S = 180.0  # for the SuperLink to answer: a machine that is busy takes long to import it
 TICK_S = 0.5
 GONE_S = 3.0  # without a ServerApp: a moment for one that has ended well to be reported as such
+LAST_WORDS_S = 1.0  # of a child that has ended; one that it has started may still hold its output
 RESTARTS = 5  # of children within RESTART_WINDOW_S before the supervisor gives up
 RESTART_WINDOW_S = 300.0
 
@@ -56,14 +58,15 @@ class Child:
         self._command = command
         self._home = home
         self._process: subprocess.Popen[bytes] | None = None
+        self._relay: Relay | None = None
         self._started: list[float] = []
         self._starts = 0
         self._since = 0.0  # Unix seconds
 
     @property
     def log(self) -> Path:
-        """Where its output goes."""
-        return self._home.flower / f"{self.name}.log"
+        """Where its output goes, with that of the others."""
+        return self._home.log_file
 
     def start(self) -> None:
         """Start it; raises EngineError when it has died too often of late."""
@@ -75,16 +78,18 @@ class Child:
         if len(self._started) > RESTARTS:
             raise EngineError(f"{self.name} died {RESTARTS} times", f"see {self.log}")
         self._starts, self._since = self._starts + 1, time.time()
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=child_environment(self._home),
-                start_new_session=True,  # a terminal's Ctrl-C reaches the supervisor alone
-                preexec_fn=_die_with_parent,
-            )
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=child_environment(self._home),
+            start_new_session=True,  # a terminal's Ctrl-C reaches the supervisor alone
+            preexec_fn=_die_with_parent,
+        )
+        assert self._process.stdout is not None  # it is a pipe
+        self._relay = Relay(self.name, self._process.stdout)
+        self._relay.start()
 
     @property
     def pid(self) -> int | None:
@@ -98,15 +103,18 @@ class Child:
         return {"name": self.name, "pid": self.pid, "started": self._since, "restarts": restarts}
 
     def stop(self, grace_s: float = 5.0) -> None:
-        """Ask it to end, then end it."""
-        if self._process is None or self._process.poll() is not None:
+        """Ask it to end, then end it; its last words are heard."""
+        if self._process is None:
             return
-        self._process.terminate()
-        try:
-            self._process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(grace_s)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._relay is not None:
+            self._relay.join(LAST_WORDS_S)
 
 
 class Supervisor:
@@ -140,7 +148,7 @@ class Supervisor:
         """Supervise until the federation's last round is sealed; raises GobelinError or Stopped."""
         home = self._home
         home.flower.mkdir(parents=True, exist_ok=True)
-        with sole_owner(home.folder, wait_s=1), stop_on_signals():
+        with sole_owner(home.folder, wait_s=1), kept(home.log_file), stop_on_signals():
             sweep(home.flower)
             secret = home.flower / "superexec.secret"
             write_atomic(secret, secrets.token_hex(32).encode(), PRIVATE)

@@ -74,6 +74,7 @@ def _of_machine(error: OSError) -> MachineError:
 
 def main() -> None:
     """Entry point of the console script."""
+    # Of commands that end by themselves; what runs for months logs by `gobelin.shared.logs`.
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         code = gobelin.main(standalone_mode=False)

@@ -16,6 +16,7 @@ class LiveConsole:
     """Base of what an operator watches; a context manager that ends its live line."""
 
     def __init__(self, as_json: bool, first: str) -> None:
+        """`as_json`: show nothing, since standard output is for programs."""
         self._as_json = as_json
         self._console = Console(highlight=False)
         self._live = self._console.status(first)
@@ -34,7 +35,7 @@ class LiveConsole:
         self._live.stop()
 
     def say(self, line: str) -> None:
-        """Print one line."""
+        """Print one line; what a person is told beside the events."""
         if not self._as_json:
             self._console.print(line, markup=False, soft_wrap=True)
 

@@ -30,6 +30,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gobelin.shared.address import format_address
 from gobelin.shared.errors import ConfigError, CrowdError, DataError, GobelinError, PortInUseError
+from gobelin.shared.logs import facts
 from gobelin.shared.settings import Settings
 from gobelin.shared.signals import Stopped, stop_on_signals
 
@@ -122,7 +123,8 @@ class Guard:
         try:
             await self.app(scope, replay, watched)
         except Exception as error:
-            log.error("%s %s: %s", scope["method"], scope["path"], type(error).__name__)
+            told = facts("request_failed", method=scope["method"], exception=type(error).__name__)
+            log.error("%s %s: %s", scope["method"], scope["path"], type(error).__name__, extra=told)
             if not begun:
                 return _error(GobelinError("the server failed at this request"), 500)
         return None

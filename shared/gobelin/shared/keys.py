@@ -108,18 +108,8 @@ def write_authority(folder: Path, federation: str, hosts: Iterable[str]) -> None
     )
     key = make_key()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{federation} aggregator"[:64])])
-    server = (
-        certificate_builder(subject, name, key.public_key(), SERVER_DAYS)
-        .add_extension(x509.SubjectAlternativeName([_name(h) for h in hosts]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(key_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), False
-        )
-        .sign(ca_key, hashes.SHA384())
-    )
+    names = x509.SubjectAlternativeName([_name(h) for h in hosts])
+    server = _server_certificate(subject, name, names, key.public_key(), ca_key)
     write_atomic(folder / "ca.key", private_pem(ca_key), PRIVATE)
     write_atomic(folder / "server.key", private_pem(key), PRIVATE)
     write_atomic(folder / "server.pem", server.public_bytes(serialization.Encoding.PEM), PUBLIC)
@@ -127,6 +117,44 @@ def write_authority(folder: Path, federation: str, hosts: Iterable[str]) -> None
     signing.write(folder / "signing.key")
     pem = ca.public_bytes(serialization.Encoding.PEM) + public_signing_pem(signing.public)
     write_atomic(folder / "ca.pem", pem, PUBLIC)
+
+
+def renew_server_certificate(folder: Path) -> datetime.datetime:
+    """Sign server.pem in `folder` anew, for the same key and hosts; returns when it ends.
+
+    Nodes notice nothing: they pin the CA. Raises ConfigError where a file is damaged or missing.
+    """
+    file = folder / "server.pem"
+    try:
+        old = x509.load_pem_x509_certificate(file.read_bytes())
+        names = old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (OSError, ValueError, x509.ExtensionNotFound):
+        raise ConfigError(f"{file} is no server certificate", "restore it from a backup") from None
+    ca_key, key = load_private_key(folder / "ca.key"), load_private_key(folder / "server.key")
+    new = _server_certificate(old.subject, old.issuer, names, key.public_key(), ca_key)
+    write_atomic(file, new.public_bytes(serialization.Encoding.PEM), PUBLIC)
+    return new.not_valid_after_utc
+
+
+def _server_certificate(
+    subject: x509.Name,
+    issuer: x509.Name,
+    names: x509.SubjectAlternativeName,
+    key: ec.EllipticCurvePublicKey,
+    ca_key: ec.EllipticCurvePrivateKey,
+) -> x509.Certificate:
+    return (
+        certificate_builder(subject, issuer, key, SERVER_DAYS)
+        .add_extension(names, critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(key_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), False
+        )
+        .sign(ca_key, hashes.SHA384())
+    )
 
 
 def certificate_builder(

@@ -9,6 +9,10 @@ import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AsJsonLines = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
+LogFormat = Annotated[
+    str | None,
+    typer.Option(help="Print the log, as json or console, in place of the live view."),
+]
 Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint or release folder.")]
 NoKeys = Annotated[bool, typer.Option("--no-keys", help="Leave private keys out.")]
 PassphraseFile = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +49,7 @@ def simulate(
 ) -> None:
     """Run a federation of simulated members; run it again on the same --home to continue."""
     from gobelin.server.progress import Progress
+    from gobelin.shared.logs import logged, pick_stream
     from gobelin.shared.settings import parse_assignments
     from gobelin.shared.signals import Stopped
     from gobelin.simulation.study import StudyHome, open_study
@@ -71,7 +73,11 @@ def simulate(
     }
     place = StudyHome(home)
     study = open_study(place, {key: value for key, value in options.items() if value is not None})
-    with Progress(place.aggregator, as_json) as progress:
+    aggregator, stream = place.aggregator.settings(), pick_stream(None, as_json)
+    logs = logged(
+        aggregator.logs, stream, sys.stdout, role="supervisor", federation=aggregator.name
+    )
+    with Progress(place.aggregator, as_json) as progress, logs:
         progress.say(
             f"{study.members} members ({study.skew}, seed {study.seed}) of {study.recipe!r}, "
             f"{study.actors} train at once"

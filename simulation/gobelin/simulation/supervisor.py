@@ -15,6 +15,7 @@ from typing import Any
 from gobelin.server.supervisor import Child, reported
 from gobelin.shared.errors import ConfigError, RoundError, StateError
 from gobelin.shared.files import sole_owner
+from gobelin.shared.logs import kept
 from gobelin.shared.signals import stop_on_signals
 from gobelin.simulation.study import StudyHome
 
@@ -79,6 +80,7 @@ class Supervisor:
         self._home.flower.mkdir(exist_ok=True)
         with (
             sole_owner(self._home.folder, wait_s=1),
+            kept(self._home.log_file),
             stop_on_signals(),
             made_anew(scratch_of(self._folder)) as scratch,
         ):

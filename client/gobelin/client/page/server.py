@@ -10,11 +10,13 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from gobelin.client.home import NodeHome
+from gobelin.client.metrics import FAMILIES, labels_of
 from gobelin.client.observer import Observer
 from gobelin.client.overview import Overview
 from gobelin.client.page.curves import curves_of
 from gobelin.client.progress import describe
 from gobelin.client.status import MEASURES, premium_line
+from gobelin.shared.metrics import PATH, Exporter
 from gobelin.shared.pages.app import page_app
 from gobelin.shared.pages.live import Watcher
 from gobelin.shared.pages.templates import render
@@ -49,6 +51,10 @@ def make_page(home: NodeHome, hosts: Collection[str] | None, token: str = "") ->
     @app.get("/overview.json")
     async def as_json() -> Response:
         return JSONResponse((await watcher.now()).facts())
+
+    @app.get(PATH, include_in_schema=False)
+    async def metrics() -> Response:
+        return Exporter(FAMILIES, labels_of).response(await watcher.now())
 
     @app.get("/events", include_in_schema=False)
     async def events(request: Request) -> Response:

@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from gobelin.server.alerts import is_silent
 from gobelin.server.details import member_detail, node_detail, round_detail
 from gobelin.server.home import AggregatorHome
+from gobelin.server.metrics import FAMILIES, labels_of
 from gobelin.server.observer import Observer
 from gobelin.server.overview import NodeView, Overview, plain
 from gobelin.server.page.curves import curves_of, curves_of_member
@@ -21,6 +22,7 @@ from gobelin.server.page.inspector import Inspector, Map
 from gobelin.server.progress import describe
 from gobelin.server.reasons import ReductionCode, RefusalCode
 from gobelin.shared.errors import ConfigError
+from gobelin.shared.metrics import PATH, Exporter
 from gobelin.shared.pages.app import page_app
 from gobelin.shared.pages.live import Watcher
 from gobelin.shared.pages.templates import render
@@ -153,6 +155,11 @@ def make_page(
     @app.get("/nodes/{name}/detail.json")
     async def node_json(name: str) -> Response:
         return JSONResponse(plain(await page.detail(node_detail, name)))
+
+    @app.get(PATH, include_in_schema=False)
+    async def metrics() -> Response:
+        seen = await page.watcher.now()
+        return Exporter(FAMILIES, labels_of).response(seen.overview)
 
     @app.get("/events", include_in_schema=False)
     async def events(request: Request) -> Response:

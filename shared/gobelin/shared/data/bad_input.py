@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any, Literal, TypeAlias
 
 from gobelin.shared.errors import DataError
+from gobelin.shared.logs import facts
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ class BadInput:
         if count <= NAMED:
             self.names.setdefault(reason, []).append(name)
         if count <= NAMED or count % EVERY == 0:
-            log.warning("skipped %s: %s (%d so far)", name, reason, count)
+            told = facts("sample_skipped", sample=name, reason=reason, count=count)
+            log.warning("skipped %s: %s (%d so far)", name, reason, count, extra=told)
 
     def facts(self) -> dict[str, Any]:
         """The same as plain data, for status files and `--json`."""
