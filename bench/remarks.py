@@ -37,6 +37,10 @@ REMARKS: dict[str, str] = {
         "aggregator the checkpoint and what its broadcast owes, and all of them are hashed, while "
         "stock Flower writes nothing. Other work began on the machine while this ran."
     ),
+    "image_probe_long": (
+        "One seed. Neither goal is reached, with a third of the time that they allow; the other "
+        "models and seeds, and longer runs, are still to be done."
+    ),
     "image_recipe": (
         "Twelve settings, one seed: differences below half a point say little. Views have to "
         "differ in brightness, or that is what is learnt. Inverting the bright half of some views "

@@ -232,7 +232,7 @@ def image_probe_table(values: Mapping[str, Any]) -> str:
         f"## {title}\n\n"
         f"`make bench-image_probe`: recipe {values['recipe']} on Fashion-MNIST, "
         f"{values['images_seen']} images seen, probes on {values['labels']} labels, seeds "
-        f"{values['seeds']} of LeJEPA and {values['seeds_of_others']} of the others, "
+        f"{values['seeds']} (models beside LeJEPA: {values['seeds_of_others']}), "
         f"{values['machine']}. "
         f"Goal: {values['goal']}.\n"
     )
