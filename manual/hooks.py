@@ -11,16 +11,6 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
-# Of operating it; in the menu where a checkout has them.
-OPERATE = {
-    "The aggregator's page": "page.md",
-    "The node's page and terminal": "node.md",
-    "Look for what is wrong": "doctor.md",
-    "Hard networks": "networks.md",
-    "Metrics, logs, alerts": "observability.md",
-    "Run it for months": "operations.md",
-    "What federating is worth to you": "premium.md",
-}
 ROOT = Path(__file__).parent.parent
 FETCHED = re.compile(
     r"<(?:script|img|iframe|source)[^>]+src=\"?(?:https?:)?//[^>]+>"
@@ -28,16 +18,6 @@ FETCHED = re.compile(
 )
 ROOT_PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 sys.path[:0] = [str(ROOT)]
-
-
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the pages of operating it behind the how-to pages."""
-    docs = Path(config.docs_dir)
-    pages = [{title: file} for title, file in OPERATE.items() if (docs / file).exists()]
-    if pages and config.nav:
-        place = next(n for n, entry in enumerate(config.nav) if "Reference" in entry)
-        config.nav.insert(place, {"Operate": pages})
-    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
