@@ -133,7 +133,7 @@ def figures(key: str, peak: Peak, parameters: int) -> dict[str, Any]:
 
 def watch(threads: int, *child: str) -> Peak:
     """Run one side in a process of its own and look at its memory from outside."""
-    from gobelin.server.engine import ALLOCATION
+    from gobelin.server.children import ALLOCATION
 
     command = [sys.executable, "-m", "bench.aggregator_memory", "--child", *child]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from gobelin.server.engine import Control
+from gobelin.server.control import Control
 from gobelin.server.roster import Roster
 from tests.keys import entry
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -280,3 +281,8 @@ def test_a_child_that_will_not_go_is_ended(home: AggregatorHome) -> None:
             time.sleep(0.01)
         child.stop(grace_s=0.1)
     assert child.pid is None
+
+
+def test_who_watches_for_months_does_without_tensors() -> None:
+    look = "import sys, gobelin.server.supervisor; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", look], check=True)

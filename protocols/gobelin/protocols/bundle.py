@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from gobelin.protocols.messages import BYTES, MAX_BYTES, MalformedMessageError
 
+SEGMENT = 1 << 20  # scalars of the pieces in which a vector travels (4 MiB)
 ENCODING_BUNDLE = "gobelin.bundle"
 SMALL = 2 << 20  # bytes of an array that is worth bundling, at most
 BUNDLE = 16 << 20  # bytes of a bundle's arrays, at most

@@ -17,8 +17,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from gobelin.server.engine import (
-    Control,
+from gobelin.server.children import (
     Ports,
     child_environment,
     page_command,
@@ -26,6 +25,7 @@ from gobelin.server.engine import (
     superexec_command,
     superlink_command,
 )
+from gobelin.server.control import Control
 from gobelin.server.home import AggregatorHome
 from gobelin.shared.address import format_address
 from gobelin.shared.errors import EngineError, GobelinError, PortInUseError

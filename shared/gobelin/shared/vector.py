@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gobelin.protocols.bundle import SEGMENT as SEGMENT
 from gobelin.shared.errors import (
     DtypeError,
     NamesError,
@@ -27,7 +28,6 @@ from gobelin.shared.errors import (
 
 DTYPE = "float32"
 OF_MODALITIES = ("tokenizers", "predictors")  # roles whose tensors have their modality second
-SEGMENT = 1 << 20  # scalars of the pieces in which a vector travels (4 MiB)
 COLUMNS = 1 << 15  # of sums of squares: torch adds so few on one thread
 
 
