@@ -33,6 +33,7 @@ from gobelin.server.history import Past
 from gobelin.server.home import AggregatorHome
 from gobelin.server.open_round import OpenRound
 from gobelin.server.roster import NodeEntry
+from gobelin.server.round_state import Known
 from gobelin.server.rounds import RoundEngine
 from gobelin.server.seal import Standing
 from gobelin.server.terms import terms_of
@@ -119,7 +120,7 @@ class Stage:
         owing = {ROUND - 1: Past(self.plans[ROUND - 1], frozenset())}
         terms = terms_of(self.home.settings())
         self.dim = self.home.recipe().projector.out
-        self.round = OpenRound(rim, self.plan, terms, standing, owing, {})
+        self.round = OpenRound(rim, self.plan, terms, standing, owing, Known())
         self.round._dispatch._sizes = {}  # no sealed rounds lie behind this one
         self.round._look()
 

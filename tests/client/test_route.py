@@ -100,7 +100,11 @@ def test_a_proxy_that_wants_a_login_is_told_apart(echo: str) -> None:
     assert "user:password@" in caught.value.remedy
 
 
-def test_our_service_is_called_through_a_proxy(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_our_service_is_called_through_a_proxy(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):  # an aggregator's own processes spare loopback
+        monkeypatch.delenv(name, raising=False)
     places = found_places(tmp_path_factory.mktemp("office") / "aggregator")
     invite, ledger = invited(places), EgressLedger(places.folder / "egress.jsonl")
     key, shown = private_pem(invite.key), certificate(invite.key, invite.id)

@@ -66,7 +66,8 @@ def test_what_was_put_is_found_also_by_the_next_process(spool: Spool, folder: Pa
 def test_an_empty_spool_holds_nothing_and_makes_no_folder(spool: Spool, folder: Path) -> None:
     assert spool.rounds() == []
     assert spool.find("plan-1", 1, SCHEMA) is None
-    assert spool.inner_before(5) == (0, {})
+    assert spool.last_before(5) == 0
+    assert spool.inner_after(0) == {}
     assert not folder.exists()
 
 
@@ -84,15 +85,15 @@ def test_a_round_trained_again_replaces_the_old_one(spool: Spool) -> None:
     found = spool.find("again-1", 1, SCHEMA)
     assert found is not None
     assert found.delta.digest == delta(7).digest
-    assert spool.inner_before(2)[1]["step"] == 7
+    assert spool.inner_after(1)["step"] == 7
 
 
 def test_the_inner_state_is_that_of_the_last_round_before(spool: Spool) -> None:
     put(spool, 1, 2)
-    assert spool.inner_before(1) == (0, {})
+    assert spool.last_before(1) == 0
     for asked, expected in ((2, 1), (3, 2), (9, 2)):
-        number, state = spool.inner_before(asked)
-        assert number == expected
+        assert spool.last_before(asked) == expected
+        state = spool.inner_after(expected)
         assert state.keys() == inner(expected).keys()
         assert all(torch.equal(state[k], t) for k, t in inner(expected).items())
 
@@ -107,7 +108,7 @@ def test_the_last_two_rounds_are_kept(spool: Spool, folder: Path) -> None:
 def test_rounds_are_ordered_as_numbers(spool: Spool) -> None:
     put(spool, 99_999, 100_000)
     assert spool.rounds() == [99_999, 100_000]
-    assert spool.inner_before(100_001)[0] == 100_000
+    assert spool.last_before(100_001) == 100_000
 
 
 def test_a_crash_while_putting_leaves_no_contribution(
@@ -161,7 +162,7 @@ def test_a_damaged_tensor_file_is_one_of_our_errors(
     else:
         file.write_bytes(file.read_bytes()[: -4 if how == "cut" else 0])
     with pytest.raises(GobelinError):
-        spool.find("plan-1", 1, SCHEMA) if name == DELTA else spool.inner_before(2)
+        spool.find("plan-1", 1, SCHEMA) if name == DELTA else spool.inner_after(1)
 
 
 def test_a_flipped_bit_in_a_delta_is_never_sent(spool: Spool, folder: Path) -> None:
@@ -183,4 +184,4 @@ def test_a_contribution_is_kept_also_when_the_federation_went_back(spool: Spool)
     put(spool, 9, 10)
     spool.put(contribution(5, "again"), payload(5), inner(5))
     assert spool.find("again-5", 5, SCHEMA) is not None
-    assert spool.inner_before(6)[0] == 5
+    assert spool.last_before(6) == 5

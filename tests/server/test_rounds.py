@@ -331,7 +331,7 @@ def test_what_a_round_hands_on_of_offers_does_not_grow(
 
     def noted(opened: OpenRound) -> Standing:
         standing = run(opened)
-        handed.append(sorted({asked.round for asked in opened.offered}))
+        handed.append(sorted({asked.round for asked in opened.known.offered}))
         return standing
 
     monkeypatch.setattr(OpenRound, "run", noted)

@@ -10,6 +10,7 @@ changes only where messages do, so most upgrades of gobelin leave it as it is.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 PROTOCOL = 2  # what is spoken here
 OLDEST = 1  # what is still understood: a node goes on with an aggregator that speaks it
@@ -21,9 +22,19 @@ def protocol_of(data: bytes) -> int:
 
     Asked before anything else: a later version may have fields that nobody here knows.
     """
+    said = _values(data).get("protocol", FIRST)
+    return said if isinstance(said, int) and not isinstance(said, bool) and said > 0 else FIRST
+
+
+def is_message(data: bytes) -> bool:
+    """Whether bytes have a message's form, of whatever version: what has not says nothing."""
+    return bool(_values(data))
+
+
+def _values(data: bytes) -> dict[str, Any]:
+    """The fields of a message; none of what is no message."""
     try:
         values = json.loads(data)
     except (ValueError, RecursionError):
-        return FIRST
-    said = values.get("protocol", FIRST) if isinstance(values, dict) else FIRST
-    return said if isinstance(said, int) and not isinstance(said, bool) and said > 0 else FIRST
+        return {}
+    return values if isinstance(values, dict) else {}

@@ -221,7 +221,7 @@ def _nodes(of: Overview) -> Iterator[Alert]:
     awaited = {node.name for node in _awaited(of)}
     for node in of.nodes:
         where, wanted = f"{node.member}/{node.name}", node.name in awaited
-        command = f"gobelin doctor --home {node.name}  # on {node.member}'s machine"
+        command = f"gobelin doctor --home HOME  # on the machine of {where}, with its home"
         severity = Severity.WARNING if wanted else Severity.NOTICE
         if node.role != "contributor":
             continue

@@ -20,7 +20,7 @@ from typing import Any
 
 from gobelin.protocols.enrolment import ADMIT, PURPOSE_ENROLMENT, Enrolment, RosterRecord
 from gobelin.protocols.messages import MalformedMessageError
-from gobelin.protocols.version import protocol_of
+from gobelin.protocols.version import is_message, protocol_of
 from gobelin.server.places import Places
 from gobelin.server.roster import NodeEntry, require_name
 from gobelin.shared.address import format_address
@@ -155,7 +155,7 @@ class Desk:
         promise = self._promise(invite_key)
         if promise is None:
             return _refused("unknown", "this aggregator knows no such invite")
-        if old := refusal_of_node(protocol_of(statement)):
+        if is_message(statement) and (old := refusal_of_node(protocol_of(statement))):
             return _refused("protocol", old)
         try:
             asked = Enrolment.from_bytes(statement)

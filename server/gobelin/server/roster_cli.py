@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,7 +58,13 @@ def requests(home: Home = DEFAULT_HOME, as_json: AsJsonLines = False) -> None:
     places = Places(home)
     places.require()
     rows = [
-        {"node": r.node, "member": r.member, "state": r.decided, "words": r.words, "at": r.at}
+        {
+            "node": r.node,
+            "member": r.member,
+            "state": r.decided,
+            "words": r.words,
+            "at": r.at if as_json else f"{datetime.fromtimestamp(r.at, UTC):%Y-%m-%d %H:%M} UTC",
+        }
         for r in Desk(places).requests()
     ]
     _print(rows, as_json, "no node has shown an invite yet")
