@@ -174,7 +174,6 @@ def up(
     """Run the federation's rounds until the last is sealed; stop and start it at any time."""
     from gobelin.server.home import AggregatorHome
     from gobelin.server.progress import Progress
-    from gobelin.server.sealed_policy import require_places, require_sealable
     from gobelin.server.supervisor import Supervisor
     from gobelin.shared.files import sole_owner
     from gobelin.shared.formats import AGGREGATOR, upgrade
@@ -184,8 +183,11 @@ def up(
     place = AggregatorHome(home)
     place.require()
     settings, stream = place.settings(), pick_stream(log_format, as_json)
-    require_sealable(settings, place.recipe())
-    require_places(settings, place.roster())
+    if settings.rounds.sealed:  # else this process, which lives for months, needs no tensors
+        from gobelin.server.sealed_policy import require_places, require_sealable
+
+        require_sealable(settings, place.recipe())
+        require_places(settings, place.roster())
     with sole_owner(home, wait_s=1):
         upgrade(home, AGGREGATOR)
     logs = logged(settings.logs, stream, sys.stdout, role="supervisor", federation=settings.name)
