@@ -12,7 +12,6 @@ Writes bench/results/hostile_corpus.json; exits by 1 unless all is as it should 
 
 from __future__ import annotations
 
-import resource
 import sys
 import tempfile
 from collections.abc import Callable
@@ -42,6 +41,7 @@ from gobelin.shared.envelope import seal
 from gobelin.shared.keys import make_key, public_pem
 from gobelin.shared.objective import Moments
 from gobelin.shared.objective.moments import digest_of
+from gobelin.shared.resident import peak_mb
 from gobelin.shared.seeds import generator_of
 from gobelin.shared.signing import SigningKey, public_signing_pem
 from gobelin.shared.vector import ParameterVector
@@ -236,11 +236,6 @@ def run(folder: Path) -> Verdict:
     for stage in stages.values():
         verdict.honest += stage.play("south", lambda s: s.upload(s.spooled())) == ""
     return verdict
-
-
-def peak_mb() -> float:
-    """Most memory this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def main() -> None:

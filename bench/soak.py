@@ -139,7 +139,7 @@ class Soak:
         since, looked = time.monotonic(), 0.0
         self._sealed = sealed_in(self.home)
         self._draw_kill(self._sealed)
-        while not self._restart_ended():
+        while not self._net.restart_ended(self._exited):
             if stop.is_set():
                 return
             now, sealed = time.monotonic(), sealed_in(self.home)
@@ -184,20 +184,8 @@ class Soak:
             running[kind].kill()
             self._vain += 1
 
-    def _restart_ended(self) -> bool:
-        """Start what has ended again; True once the aggregator has ended well."""
-        for name, process in list(self._net.processes.items()):
-            code = process.poll()
-            if code not in (None, 0, -signal.SIGKILL):
-                self._note("exits", process=name, code=code, at=time.time())
-            if name == "aggregator":
-                if code == 0:
-                    return True
-                if code is not None:
-                    self._net.start_aggregator()
-            elif code:
-                self._net.start_node(name)
-        return False
+    def _exited(self, name: str, code: int) -> None:
+        self._note("exits", process=name, code=code, at=time.time())
 
     def _wait_for_nodes(self) -> None:
         give_up = time.monotonic() + END_S

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,24 @@ class Loopback:
     def start_aggregator(self) -> subprocess.Popen[bytes]:
         """Start `gobelin aggregator up`; its output goes to aggregator.log."""
         return self._start("aggregator", "aggregator", "up", "--home", self.aggregator_home)
+
+    def restart_ended(self, on_exit: Callable[[str, int], None]) -> bool:
+        """Start what has ended again, as an init system would; True once the aggregator ended well.
+
+        `on_exit` hears of a process that neither ended well nor by kill −9, and its exit code.
+        """
+        for name, process in list(self.processes.items()):
+            code = process.poll()
+            if code not in (None, 0, -signal.SIGKILL):
+                on_exit(name, code)
+            if name == "aggregator":
+                if code == 0:
+                    return True
+                if code is not None:
+                    self.start_aggregator()
+            elif code:
+                self.start_node(name)
+        return False
 
     def start_node(self, member: str) -> subprocess.Popen[bytes]:
         """Start `gobelin node run`; its output goes to MEMBER.log."""

@@ -1,6 +1,7 @@
 """Writes gobelin.json, the Grafana dashboard: `python deploy/grafana/build.py`.
 
-A test compares the file with what this writes, and every expression with what is exported.
+A test compares the file with what this writes, and every expression with what is exported. It is
+long for it is a list: a panel a figure, in the order in which they stand.
 """
 
 from __future__ import annotations

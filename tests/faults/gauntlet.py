@@ -231,7 +231,7 @@ class Gauntlet:
         progress, since = self._progress(), time.monotonic()
         while not stop.is_set():
             self._look_at_plan()
-            if self._restart_ended():
+            if self._net.restart_ended(self._exited):
                 self._wait_for_nodes()
                 return
             now = time.monotonic()
@@ -249,20 +249,8 @@ class Gauntlet:
     def _sealed(self) -> int:
         return sealed_in(self._net.aggregator_home)
 
-    def _restart_ended(self) -> bool:
-        """Start what has ended again; True once the aggregator has ended well."""
-        for name, process in list(self._net.processes.items()):
-            code = process.poll()
-            if code not in (None, 0, -signal.SIGKILL):
-                self._outcome.exits[f"{name}: {code}"] += 1
-            if name == "aggregator":
-                if code == 0:
-                    return True
-                if code is not None:
-                    self._net.start_aggregator()
-            elif code:
-                self._net.start_node(name)
-        return False
+    def _exited(self, name: str, code: int) -> None:
+        self._outcome.exits[f"{name}: {code}"] += 1
 
     def _wait_for_nodes(self) -> None:
         """Nodes have heard the farewell; those that have not are asked to stop."""

@@ -13,9 +13,8 @@ from typing import Any
 from gobelin.client.home import NodeHome
 from gobelin.client.ledger import NodeLedger
 from gobelin.client.site_policy import read_policy
-from gobelin.shared.backup import back_up, check, files_under, into, latest, opened, restore
-from gobelin.shared.errors import PrivacyError, StateError
-from gobelin.shared.files import is_owned
+from gobelin.shared.backup import back_up, files_under, restored
+from gobelin.shared.errors import PrivacyError
 
 KIND = "node"
 KEYS = ("node.key", "signing.key", "invite.key", "node.secret")
@@ -52,21 +51,13 @@ def restore_home(
     Raises StateError where one is in the way or the backup is damaged, PrivacyError where a budget
     may have been spent since.
     """
-    if is_owned(folder):
-        raise StateError(f"a node is running on {folder}", "stop it; restore elsewhere")
-    with opened(backup) as store:
-        snapshot = latest(store, number)
-        if snapshot.kind != KIND:
-            raise StateError(f"{backup} is a backup of a {snapshot.kind}", "use its own restore")
-        check(store, snapshot)
-        with into(folder) as tmp:
-            restore(store, snapshot, tmp, passphrase)
-            place = NodeHome(tmp)
-            budget = place.settings().privacy or read_policy(place).max_epsilon
-            if budget and not nothing_left_since:
-                raise PrivacyError(
-                    "what has left this node since the backup is not on its egress ledger: its "
-                    "privacy budget could be spent twice",
-                    "copy the newest egress.jsonl over, or say --nothing-left-since",
-                )
+    with restored(backup, folder, KIND, passphrase, number) as (tmp, snapshot):
+        place = NodeHome(tmp)
+        budget = place.settings().privacy or read_policy(place).max_epsilon
+        if budget and not nothing_left_since:
+            raise PrivacyError(
+                "what has left this node since the backup is not on its egress ledger: its "
+                "privacy budget could be spent twice",
+                "copy the newest egress.jsonl over, or say --nothing-left-since",
+            )
     return {**snapshot.state, "home": str(folder), "keys": passphrase is not None}

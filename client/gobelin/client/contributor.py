@@ -16,7 +16,7 @@ from gobelin.client.base import KeptBase
 from gobelin.client.claims import claims_of
 from gobelin.client.codec_choice import codec_for
 from gobelin.client.envelopes import Envelopes, holds
-from gobelin.client.home import NodeHome, NodeStatus
+from gobelin.client.home import NodeHome, NodeStatus, Say
 from gobelin.client.node_seed import node_seed
 from gobelin.client.plan import (
     check_fragments,
@@ -71,7 +71,7 @@ MARGIN = 0.1  # of a round's deadline, for its base to come, and its contributio
 class Contributor:
     """Long-lived: the model, the data and the inner optimizer stay warm between rounds."""
 
-    def __init__(self, home: NodeHome, on_status: Callable[[NodeStatus], None]) -> None:
+    def __init__(self, home: NodeHome, on_status: Say) -> None:
         self._settings = home.settings()
         self._home = home
         self._on_status = on_status
@@ -301,7 +301,7 @@ class Contributor:
         course = course_of(plan.round - 1, rollbacks)
         if not rollbacks or not (gone := self._spool.leave(course, plan.round)):
             return
-        since = max((number for number in self._spool.rounds() if number < plan.round), default=0)
+        since = self._spool.last_before(plan.round)
         told = ", ".join(map(str, gone))
         after = f"as it was after round {since}" if since else "anew"
         note = f"the federation went back behind {told}: this node's training state is {after}"
@@ -327,7 +327,7 @@ class Contributor:
             steps=schedule.steps_of(plan.round),
             total_steps=schedule.total_steps,
             seed=plan.seed,
-            node_seed=self._node_seed(plan),
+            node_seed=node_seed(self._home, plan),
         )
         before = self._spool.moments_of(plan.round - 1, trainer.recipe.projector.out)
         needed = plan.cross_node or (pooled is not None and before is None)
@@ -364,7 +364,7 @@ class Contributor:
         kept = self._parts.kept
         if privacy is not None:
             return build_private_trainer(settings, privacy, recipe, self._home.secret(), kept)
-        return build_trainer(settings, recipe, self._node_seed(plan), kept)
+        return build_trainer(settings, recipe, node_seed(self._home, plan), kept)
 
     def rest(self, called: Callable[[], bool]) -> bool:
         """Let the shadow use the time until something is `called` for; whether it had any use.
@@ -388,10 +388,6 @@ class Contributor:
         """Seconds a round's training may take here."""
         own = self._settings.compute.seconds_per_round
         return math.inf if own is None else min(own, (1 - MARGIN) * plan.deadline_s)
-
-    def _node_seed(self, plan: RoundPlan) -> int:
-        """This node's own stream of data order and augmentation."""
-        return node_seed(self._home, plan)
 
     def _show(self, plan: RoundPlan, step: StepReport) -> None:
         self._on_status(

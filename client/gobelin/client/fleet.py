@@ -57,7 +57,7 @@ from flwr.supercore.interceptors import RuntimeVersionClientInterceptor
 from flwr.supercore.retry import RetryInvoker, RetryState, exponential, wrap_stub
 
 from gobelin.client.egress import Egress
-from gobelin.client.home import NodeHome, NodeSettings, NodeStatus
+from gobelin.client.home import NodeHome, NodeSettings, NodeStatus, Say
 from gobelin.client.reach import BACKOFF_MAX_S
 from gobelin.client.records import describe
 from gobelin.client.route import route_to
@@ -83,7 +83,6 @@ CHANNEL = (
 REFUSALS = 10  # a second apart: a starting aggregator answers before it has read its roster
 
 PUSH = "PushMessages"
-Say = Callable[[NodeStatus], None]
 
 
 class Mail(NamedTuple):

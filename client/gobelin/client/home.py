@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -293,3 +294,6 @@ class NodeStatus:
     def facts(self) -> dict[str, Any]:
         """As plain data."""
         return asdict(self)
+
+
+Say = Callable[[NodeStatus], None]  # tells a status to whoever watches

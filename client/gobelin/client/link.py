@@ -15,11 +15,8 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: a page's fault cost
 
 import functools
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import (
@@ -33,8 +30,8 @@ from flwr.clientapp import ClientApp
 
 from gobelin.client.contributor import Contributor
 from gobelin.client.egress import NOTHING_SPENT, clear
-from gobelin.client.fleet import FleetConnection, Mail, Say
-from gobelin.client.home import BUSY, NodeHome, NodeStatus
+from gobelin.client.fleet import FleetConnection, Mail
+from gobelin.client.home import NodeHome, NodeStatus, Say
 from gobelin.client.ledger import NodeLedger
 from gobelin.client.privacy.budget import spent_by
 from gobelin.client.reach import wait_reachable
@@ -55,6 +52,7 @@ from gobelin.client.records import (
 from gobelin.client.shadow.shadow import Called
 from gobelin.client.site_policy import read_policy
 from gobelin.client.spool import Spooled
+from gobelin.client.status_file import recording
 from gobelin.client.uplink import Uplink
 from gobelin.protocols.messages import (
     HEADER,
@@ -81,15 +79,13 @@ from gobelin.shared.errors import (
     SitePolicyError,
     TwoHistoriesError,
 )
-from gobelin.shared.files import write_json
 from gobelin.shared.logs import FLOWER, TOLD, adopt, bind, facts
-from gobelin.shared.notify import alive, ready
+from gobelin.shared.notify import ready
 from gobelin.shared.patience import pause
 from gobelin.shared.pausing import Pause, read_pause
 
 POLL_S = (0.05, 0.5)  # between two looks for messages, at first and at most
 LOOK_EVERY_S = 0.1  # while the shadow works
-PEAK_PER_MB = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
 HOME_KEY = "home"
 HELD_KEY = "held"  # set where a reply is held back until the spool has the contribution
 TRAIN = MessageType.TRAIN
@@ -245,7 +241,7 @@ def serve(home: NodeHome, say: Say, give_up_s: float = math.inf) -> None:
     """
     key = str(home.folder)
     adopt(FLOWER)
-    say = _watchers[key] = _recording(home, say)
+    say = _watchers[key] = recording(home, say)
     uplink = Uplink(home.uplink_file)
     ready("looking for the aggregator")
     wait_reachable(home, say, give_up_s)
@@ -392,21 +388,3 @@ def _finished(message: Message) -> NodeStatus:
         return NodeStatus("finished", note="the aggregator says the federation has finished")
     consensus = farewell.vector_digest[:12]
     return NodeStatus("finished", note=f"{farewell.rounds} rounds; the consensus is {consensus}")
-
-
-def _recording(home: NodeHome, say: Say) -> Say:
-    """`say`, with the status kept in a file as well (at most once a second while training)."""
-    written = 0.0
-
-    def record(status: NodeStatus) -> None:
-        nonlocal written
-        now = time.monotonic()
-        alive(status.note)
-        if status.state not in BUSY or now - written >= 1.0:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / PEAK_PER_MB
-            facts = replace(status, peak_mb=peak).facts()
-            write_json(home.status_file, facts, flush=False)  # it is only looked at
-            written = now
-        say(status)
-
-    return record

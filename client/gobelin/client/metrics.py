@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
 
 from gobelin.client.overview import MachineView, Overview, PremiumView
-from gobelin.shared.metrics import Family, Sample, many, one
+from gobelin.shared.metrics import Family, Sample, many, of_the_look, one
 
 COMMON = ("member", "node")
 PRE = "gobelin_node_"
@@ -64,13 +63,7 @@ def _premium(name: str, help: str, of: Callable[[PremiumView], float | None]) ->
 
 
 FAMILIES: list[Family[Overview]] = [
-    many(
-        f"{PRE}info",
-        "1; the version that answers.",
-        ["version"],
-        lambda of: [((version("gobelin"),), 1)],
-    ),
-    one(f"{PRE}observed_timestamp_seconds", "When the home was looked at.", lambda of: of.at),
+    *of_the_look(PRE),
     one(f"{PRE}running", "Whether `run` runs.", lambda of: int(of.running)),
     one(
         f"{PRE}silent",

@@ -1,15 +1,16 @@
-"""Commands of `gobelin node` about keeping it running: pause and resume."""
+"""Commands of `gobelin node` about running it for months."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from gobelin.client.options import DEFAULT_HOME, Home
+from gobelin.shared.console import tell
 from gobelin.shared.options import AsJson, NoKeys, PassphraseFile
+from gobelin.shared.upgrade_cli import DryRun, upgrade_home
 
 Why = Annotated[str, typer.Option(help="One line for who looks at this node's status.")]
 
@@ -106,32 +107,13 @@ def prune(
     tell({"removed": gone}, f"{would} {len(gone)} files and folders", as_json)
 
 
-def upgrade(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
-    home: Home = DEFAULT_HOME,
-    as_json: AsJson = False,
-) -> None:
+def upgrade(dry_run: DryRun = False, home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
     """Bring this home to the formats of this gobelin, with a copy of what changes.
 
     Starting does it as well. Exit code 76: it is of a newer gobelin.
     """
     from gobelin.client.home import NodeHome
-    from gobelin.shared.files import sole_owner
-    from gobelin.shared.formats import NODE, behind, formats_of
-    from gobelin.shared.formats import upgrade as bring
+    from gobelin.shared.formats import NODE
 
     NodeHome(home).settings()
-    old = behind(home, NODE)
-    changed: dict[str, list[str]] = {}
-    if not dry_run:
-        with sole_owner(home, wait_s=1):
-            changed = bring(home, NODE)
-    steps = [f"{name}: {was} to {now}" for name, (was, now) in old.items()]
-    said = ("would change " if dry_run else "changed ") + ", ".join(steps) if old else "up to date"
-    facts = {"formats": formats_of(home, NODE), "behind": old, "files": changed}
-    tell(facts, said, as_json)
-
-
-def tell(facts: dict[str, Any], said: str, as_json: bool) -> None:
-    """Print facts as JSON, or what is said of them."""
-    print(json.dumps(facts, sort_keys=True) if as_json else said)
+    upgrade_home(home, NODE, dry_run, as_json)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable
 
-from gobelin.client.home import NodeHome, NodeStatus
+from gobelin.client.home import NodeHome, NodeStatus, Say
 from gobelin.client.route import route_to
 from gobelin.shared.address import parse_address
 from gobelin.shared.errors import UnreachableError, WrongCAError
@@ -15,7 +14,7 @@ BACKOFF_MAX_S = 15
 CONNECT_S = 10.0
 
 
-def wait_reachable(home: NodeHome, say: Callable[[NodeStatus], None], give_up_s: float) -> None:
+def wait_reachable(home: NodeHome, say: Say, give_up_s: float) -> None:
     """Wait until the aggregator answers with a certificate of the pinned CA.
 
     Raises WrongCAError at once when it answers with another, ProxyError when a proxy on the way

@@ -11,7 +11,6 @@ import itertools
 import json
 import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,11 +22,11 @@ from typing import Any
 from gobelin.client.home import DataSettings, NodeSettings
 from gobelin.shared.errors import ConfigError, GobelinError, MachineError
 from gobelin.shared.recipe import Recipe
+from gobelin.shared.resident import peak_mb
 
 STEPS = 4  # the first of which is not timed
 BUDGET_S = 45.0  # no step begins after it
 WAIT_S = 120.0  # for all of it, the reading of data and building of models included
-PEAK_PER_MB = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def rehearse(settings: NodeSettings, recipe: Recipe, codec: str, budget_s: float
         warm=len(took) > 1,
         encode_s=time.perf_counter() - begun,
         payload_bytes=made.payload.size,
-        memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / PEAK_PER_MB,
+        memory_mb=peak_mb(),
         accelerator_mb=peak,
         loss=losses[-1] if math.isfinite(losses[-1]) else 0.0,
     )

@@ -19,15 +19,11 @@ from gobelin.server.verify import verify_home
 from gobelin.shared.backup import (
     Snapshot,
     back_up,
-    check,
     files_under,
-    into,
-    latest,
-    opened,
-    restore,
+    restored,
 )
 from gobelin.shared.errors import StateError, TwoHistoriesError
-from gobelin.shared.files import is_owned, write_json
+from gobelin.shared.files import write_json
 from gobelin.shared.ledger import LedgerFolder
 from gobelin.shared.signing import find_signing_key
 
@@ -97,20 +93,12 @@ def restore_home(
     StateError where a home is in the way or the backup damaged, TwoHistoriesError where the export
     tells another history than the backup.
     """
-    if is_owned(folder):
-        raise StateError(f"an aggregator is running on {folder}", "stop it; restore elsewhere")
-    with opened(backup) as store:
-        snapshot = latest(store, number)
-        if snapshot.kind != KIND:
-            raise StateError(f"{backup} is a backup of a {snapshot.kind}", "gobelin node restore")
-        check(store, snapshot)
-        with into(folder) as tmp:
-            restore(store, snapshot, tmp, passphrase)
-            place = AggregatorHome(tmp)
-            if exported is not None:
-                _go_on(place, exported)
-            told = _whole(place, snapshot)
-            write_json(tmp / RESTORED, {"at": int(time.time()), **told})
+    with restored(backup, folder, KIND, passphrase, number) as (tmp, snapshot):
+        place = AggregatorHome(tmp)
+        if exported is not None:
+            _go_on(place, exported)
+        told = _whole(place, snapshot)
+        write_json(tmp / RESTORED, {"at": int(time.time()), **told})
     return {**told, "home": str(folder), "keys": passphrase is not None}
 
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
 from typing import Any
 
 from gobelin.server.alerts import Code, Severity, is_silent
 from gobelin.server.overview import MemberView, NodeView, Overview, ProcessView, RoundPoint
 from gobelin.server.reasons import RefusalCode
 from gobelin.server.round_state import Phase
-from gobelin.shared.metrics import Family, Sample, many, one
+from gobelin.shared.metrics import Family, Sample, many, of_the_look, one
 
 COMMON = ("federation",)
 PRE = "gobelin_aggregator_"
@@ -88,13 +87,7 @@ def _alerts(of: Overview) -> Samples:
 
 
 FEDERATION: list[Family[Overview]] = [
-    many(
-        f"{PRE}info",
-        "1; the version that answers.",
-        ["version"],
-        lambda of: [((version("gobelin"),), 1)],
-    ),
-    one(f"{PRE}observed_timestamp_seconds", "When the home was looked at.", lambda of: of.at),
+    *of_the_look(PRE),
     one(f"{PRE}running", "Whether `up` runs.", lambda of: int(of.running)),
     one(f"{PRE}finished", "Whether the last planned round is sealed.", lambda of: int(of.finished)),
     one(f"{PRE}failed", "Whether an error stopped the rounds.", lambda of: bool(of.failure)),

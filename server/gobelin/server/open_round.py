@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,20 +16,16 @@ from gobelin.protocols.messages import (
 from gobelin.server.admission import Admitted, Announced, Refusal, admit, admit_sealed
 from gobelin.server.answers import NO_ANSWER, refusal_of
 from gobelin.server.contribution_row import row_of
-from gobelin.server.courier import Courier, Parcel, Reply
+from gobelin.server.courier import Parcel, Reply
 from gobelin.server.deltas import GroupedDeltas
 from gobelin.server.dispatch import Dispatch
-from gobelin.server.envelopes import Envelopes
 from gobelin.server.history import Past, answerable
-from gobelin.server.home import AggregatorHome
-from gobelin.server.journal import Journal
-from gobelin.server.ledger import RoundLedger
 from gobelin.server.merge import Merges
 from gobelin.server.node_record import settle
 from gobelin.server.pooling import pool_modalities
 from gobelin.server.provenance import trace
-from gobelin.server.quality import Examiner
 from gobelin.server.reasons import RefusalCode
+from gobelin.server.rim import LOOK_EVERY_S, POLL_S, Rim
 from gobelin.server.round_events import (
     Aggregate,
     Aggregated,
@@ -60,7 +56,7 @@ from gobelin.server.round_events import (
 )
 from gobelin.server.round_state import Known, Phase, Round, Terms, screen
 from gobelin.server.round_steps import fold, step
-from gobelin.server.seal import Outcome, Sealer, Standing
+from gobelin.server.seal import Outcome, Standing
 from gobelin.server.sealed_exchange import Exchange, Opened, TooFew, answers_a_call
 from gobelin.server.sealed_merge import SealedMerger
 from gobelin.shared.errors import GarbledSumError, RoundError
@@ -70,25 +66,6 @@ from gobelin.shared.objective import Moments
 from gobelin.shared.objective.pools import Pools
 from gobelin.shared.patience import pause
 from gobelin.shared.pausing import read_pause
-
-POLL_S = (0.02, 0.2)  # between two looks for replies, at first and at most
-LOOK_EVERY_S = 1.0  # who is online
-
-
-@dataclass(frozen=True)
-class Rim:
-    """What rounds touch of the world."""
-
-    home: AggregatorHome
-    journal: Journal
-    courier: Courier
-    envelopes: Envelopes
-    examiner: Examiner
-    sealer: Sealer
-    ledger: RoundLedger
-    tell: Callable[[str, Mapping[str, Any]], None]  # into the event log
-    clock: Callable[[], float]
-    sleep: Callable[[float], None]
 
 
 class OpenRound:

@@ -15,7 +15,7 @@ from gobelin.protocols.ledger import Cosignature
 from gobelin.protocols.messages import MalformedMessageError
 from gobelin.server.courier import Reply
 from gobelin.server.dispatch import Dispatch
-from gobelin.server.open_round import LOOK_EVERY_S, POLL_S, Rim
+from gobelin.server.rim import LOOK_EVERY_S, POLL_S, Rim
 from gobelin.server.round_events import Seat
 from gobelin.server.round_state import Terms
 from gobelin.shared.errors import LaterHistoryError, RoundError

@@ -23,10 +23,11 @@ from gobelin.server.history import Past, past_rounds
 from gobelin.server.home import AggregatorHome, FederationSettings, RoundSettings
 from gobelin.server.journal import Journal
 from gobelin.server.ledger import RoundLedger
-from gobelin.server.open_round import OpenRound, Rim
+from gobelin.server.open_round import OpenRound
 from gobelin.server.probe import ProbeLoss, open_probe
 from gobelin.server.quality import SAMPLES, CollapseGate, Examiner
 from gobelin.server.retention import prune
+from gobelin.server.rim import Rim
 from gobelin.server.rollcall import RollCall
 from gobelin.server.round_events import Convened
 from gobelin.server.round_state import Known

@@ -19,8 +19,6 @@ from gobelin.shared.errors import StateError
 from gobelin.shared.files import MANIFEST
 from gobelin.shared.premium import premium_report
 
-NAN = float("nan")
-
 
 @dataclass
 class Series:

@@ -36,6 +36,7 @@ from gobelin.shared.files import (
     file_atomic,
     file_digest,
     folder_atomic,
+    is_owned,
     is_unfinished,
     read_json,
     write_atomic,
@@ -210,13 +211,13 @@ def opened(path: Path) -> Iterator[Path]:
     if path.is_dir():
         yield path
         return
-    try:
-        with tempfile.TemporaryDirectory(prefix="gobelin-backup-") as folder:
+    with tempfile.TemporaryDirectory(prefix="gobelin-backup-") as folder:
+        try:
             with tarfile.open(path) as tar:
                 tar.extractall(folder, filter="data")
-            yield Path(folder)
-    except (OSError, tarfile.TarError):
-        raise StateError(f"{path} is no backup", "name the folder or .tar of one") from None
+        except (OSError, tarfile.TarError):
+            raise StateError(f"{path} is no backup", "name the folder or .tar of one") from None
+        yield Path(folder)
 
 
 def files_under(home: Path, *names: str, but: Callable[[Path], bool]) -> list[Path]:
@@ -290,10 +291,27 @@ def read_passphrase(file: Path | None, no_keys: bool) -> str | None:
     return found[0]
 
 
-def into(home: Path) -> Any:
-    """A context manager that fills a home, whole or not at all; raises StateError where one is."""
+@contextmanager
+def restored(
+    path: Path, home: Path, kind: str, passphrase: str | None, number: int | None = None
+) -> Iterator[tuple[Path, Snapshot]]:
+    """A snapshot's files in a folder that becomes `home` on a clean exit only.
+
+    Raises StateError where a home is in the way or in use, and where the backup is damaged or of
+    another `kind`; ConfigError on another passphrase than the keys' own.
+    """
+    if is_owned(home):
+        raise StateError(f"the {kind} is running on {home}", "stop it; restore elsewhere")
     if home.exists() and any(home.iterdir()):
         raise StateError(
             f"{home} is not empty", "restore into a new --home; nothing is overwritten"
         )
-    return folder_atomic(home)
+    with opened(path) as store:
+        snapshot = latest(store, number)
+        if snapshot.kind != kind:
+            what = f"{path} is a backup of a {snapshot.kind}"
+            raise StateError(what, f"gobelin {snapshot.kind} restore")
+        check(store, snapshot)
+        with folder_atomic(home) as tmp:
+            restore(store, snapshot, tmp, passphrase)
+            yield tmp, snapshot

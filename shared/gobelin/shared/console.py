@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich import box
 from rich.console import Console
@@ -52,3 +53,8 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: bool 
     for row in rows:
         table.add_row(*map(Text, row))
     Console().print(table)
+
+
+def tell(facts: Mapping[str, Any], said: str, as_json: bool) -> None:
+    """Print facts as JSON, or what is said of them."""
+    print(json.dumps(facts, sort_keys=True) if as_json else said)

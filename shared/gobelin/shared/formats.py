@@ -60,7 +60,6 @@ NODE = (
     Format("release", 1, 1, "manifest.json: format"),
     Format("package", 1, 1, "lineage"),
 )
-OF_MESSAGES = Format("protocol", PROTOCOL, OLDEST, "plan, notice, enrolment and its answer")
 
 Change = Callable[[bytes], bytes]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from gobelin.shared.errors import ConfigError
@@ -46,6 +47,18 @@ def many(
     """A metric with a value for each combination of labels that there is."""
     kind: Literal["gauge", "counter"] = "counter" if name.endswith("_total") else "gauge"
     return Family(name, kind, help, tuple(labels), of)
+
+
+def of_the_look(prefix: str) -> list[Family[Any]]:
+    """Metrics of either role: the version that answers, and when the home was looked at."""
+    info: Family[Any] = many(
+        f"{prefix}info",
+        "1; the version that answers.",
+        ["version"],
+        lambda seen: [((version("gobelin"),), 1)],
+    )
+    when = "When the home was looked at."
+    return [info, one(f"{prefix}observed_timestamp_seconds", when, lambda seen: seen.at)]
 
 
 class Exporter(Generic[Seen]):

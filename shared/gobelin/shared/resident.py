@@ -1,13 +1,22 @@
-"""How much memory a process holds, by what Linux tells; elsewhere nobody knows."""
+"""How much memory a process holds."""
 
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from pathlib import Path
+
+PEAK_PER_MB = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+
+
+def peak_mb() -> float:
+    """The most that this process has had resident so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / PEAK_PER_MB
 
 
 def resident_bytes(pid: int) -> int | None:
-    """Resident memory of a process and of all that it has started; None where it is not told."""
+    """Resident memory of a process and of all that it has started; None but on Linux."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         tasks = list(Path(f"/proc/{pid}/task").iterdir())

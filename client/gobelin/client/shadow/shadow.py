@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from gobelin.client.deterministic import deterministic
-from gobelin.client.home import NodeHome, NodeSettings, NodeStatus
+from gobelin.client.home import NodeHome, NodeSettings, NodeStatus, Say
 from gobelin.client.node_seed import node_seed
 from gobelin.client.plan import parse_recipe
 from gobelin.client.shadow.held_out import Parts
@@ -63,7 +63,7 @@ class Shadow:
         self,
         home: NodeHome,
         settings: NodeSettings,
-        say: Callable[[NodeStatus], None],
+        say: Say,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         assert settings.shadow is not None
