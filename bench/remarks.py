@@ -35,8 +35,8 @@ REMARKS: dict[str, str] = {
         "on disk, and the checkpoint, which is sealed before the next base goes out. That is worse "
         "the larger the model: of every 4 P bytes a node writes its base and its residual, the "
         "aggregator the checkpoint and what its broadcast owes, and all of them are hashed, while "
-        "stock Flower writes nothing. Sums of squares by a cheaper way took a quarter off the processor "
-        "time at 100M."
+        "stock Flower writes nothing. Sums of squares by a cheaper way took a quarter off the "
+        "processor time at 100M."
     ),
     "image_probe_long": (
         "One seed. Neither goal is reached, with a third of the time that they allow; the other "
