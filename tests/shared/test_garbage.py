@@ -1,0 +1,59 @@
+"""Garbage in cycles goes now and then, and what a process began with is not looked through."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from gobelin.shared.garbage import collect, collected
+
+
+class Knot:
+    """Refers to itself, as what httpx and ctypes leave does."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture(autouse=True)
+def by_nobody_else() -> Iterator[None]:
+    """The collector looks at nothing by itself, and at everything afterwards."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.enable()
+
+
+def dead_knot(gone: threading.Event | None = None) -> weakref.ref[Knot]:
+    """A cycle that nobody holds any more; `gone` is set when it goes."""
+    return weakref.ref(Knot(), lambda _: gone.set() if gone else None)
+
+
+def test_cycles_are_let_go_again_and_again_within_the_block_and_not_behind_it() -> None:
+    with collected(every_s=0.01):
+        for _ in range(3):
+            gone = threading.Event()
+            knot = dead_knot(gone)
+            assert gone.wait(30)
+            assert knot() is None
+    assert "garbage" not in {thread.name for thread in threading.enumerate()}
+    assert dead_knot()() is not None
+
+
+def test_what_the_first_call_leaves_is_looked_through_once() -> None:
+    garbage, held = dead_knot(), Knot()
+    collect()
+    assert garbage() is None
+    frozen = gc.get_freeze_count()
+    assert frozen > 0
+    assert not any(one is held for one in gc.get_objects())
+    later = dead_knot()
+    collect()
+    assert later() is None
+    assert gc.get_freeze_count() <= frozen  # what has come since stays with the collector
