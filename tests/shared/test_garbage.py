@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import os
 import threading
 import weakref
 from collections.abc import Iterator
@@ -10,6 +12,10 @@ from collections.abc import Iterator
 import pytest
 
 from gobelin.shared.garbage import collect, collected
+from gobelin.shared.resident import resident_bytes
+
+KB = 2**10
+BLOCKS = 64 * KB  # of a KB each
 
 
 class Knot:
@@ -36,6 +42,7 @@ def dead_knot(gone: threading.Event | None = None) -> weakref.ref[Knot]:
 
 
 def test_cycles_are_let_go_again_and_again_within_the_block_and_not_behind_it() -> None:
+    collect()  # the first: whatever is held while it runs stays
     with collected(every_s=0.01):
         for _ in range(3):
             gone = threading.Event()
@@ -57,3 +64,21 @@ def test_what_the_first_call_leaves_is_looked_through_once() -> None:
     collect()
     assert later() is None
     assert gc.get_freeze_count() <= frozen  # what has come since stays with the collector
+
+
+def resident() -> int:
+    """Bytes that this process has."""
+    size = resident_bytes(os.getpid())
+    assert size is not None
+    return size
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not glibc")
+def test_free_pages_between_those_in_use_go_back_to_the_system() -> None:
+    blocks = [bytes([1]) * KB for _ in range(BLOCKS)]
+    held = blocks[::64] + blocks[-1:]  # the last keeps the heap from ending where it did
+    blocks.clear()
+    before = resident()
+    collect()
+    assert before - resident() > BLOCKS * KB / 2
+    assert all(block == bytes([1]) * KB for block in held)

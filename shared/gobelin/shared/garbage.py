@@ -1,15 +1,18 @@
-"""Garbage in cycles, which nobody but Python's collector lets go.
+"""What a process that runs for months does not need any more, and would keep.
 
-The collector looks through old objects only once a quarter as many have grown old since. A process
-that has imported torch or Flower has some hundred thousand of them, and of what a round leaves in
-cycles (httpx, gRPC, ctypes, the encoder of JSON) a few dozen grow old: thousands of rounds go by
-and the process grows by kilobytes with each. So whoever runs for months collects now and then, and
-what has been there since its start, modules and classes, is not looked through again.
+Garbage in cycles: Python's collector looks through old objects only once a quarter as many have
+grown old since. A process that has imported torch or Flower has some hundred thousand of them, and
+of what a round leaves in cycles (httpx, gRPC, ctypes, the encoder of JSON) a few dozen grow old:
+thousands of rounds go by, and the process grows by kilobytes with each. What has been there since
+its start, modules and classes, is not looked through again.
+
+And pages: glibc gives back the end of a heap alone, however much is free below it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import threading
 from collections.abc import Iterator
@@ -36,7 +39,9 @@ def collected(every_s: float = EVERY_S) -> Iterator[None]:
 
 
 def collect() -> None:
-    """Let go of garbage; what the first call leaves is not looked through any more."""
+    """Let go of garbage and of free pages; what the first call leaves is not looked at again."""
     gc.collect()
     if not gc.get_freeze_count():
         gc.freeze()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
+        trim(0)
