@@ -73,7 +73,7 @@ class Publisher:
             manifest = read_json(tmp / MANIFEST)
             write_json(tmp / bom.FILE, bom.bom_of(statement, entry.record, entry.rows, manifest))
             entries = map(self._ledger.entry, range(number + 1))
-            influence = influence_of(entries, number, self._ledger.rollbacks)
+            influence = influence_of(entries, number, self._ledger.rollbacks, {number})
             told = card.card_of(statement, entry.record, influence, manifest, heads, premium)
             if transplant is not None:
                 fill_transplant(tmp, *transplant)

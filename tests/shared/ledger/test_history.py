@@ -163,6 +163,12 @@ def test_influence_is_read_from_the_rows() -> None:
     rows = [row for s in WHOLE.entries for row in s.entry.rows if row.member == "m2"]
     assert told["m2"]["counted"] == sum(row.counted for row in rows)
     assert sum(told["m2"]["reasons"].values()) == sum(not row.counted for row in rows)
+    entries = (signed.entry for signed in WHOLE.entries)
+    last = len(WHOLE.entries) - 1
+    short = influence_of(entries, last, {}, {last})
+    for name, of in told.items():
+        only = {number: here for number, here in of["rounds"].items() if number == str(last)}
+        assert short[name] == {**of, "rounds": only}
 
 
 def test_a_damaged_file_is_a_typed_error(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ The vectors are those of transparency-dev/merkle (testdata), which are Certifica
 from __future__ import annotations
 
 import base64
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -178,3 +179,16 @@ def test_no_proof_crashes(path: list[bytes], one: int, other: int) -> None:
 def test_a_path_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(LedgerError):
         split(text)
+
+
+def test_a_tree_holds_no_object_a_leaf() -> None:
+    leaves = [leaf_hash(bytes([number % 256])) for number in range(2**12)]
+    before = sys.getallocatedblocks()
+    tree = Tree(leaves)
+    assert tree.root() == Tree(leaves).root(len(leaves))
+    assert sys.getallocatedblocks() - before < len(leaves) / 8
+
+
+def test_a_leaf_that_is_no_hash_is_refused() -> None:
+    with pytest.raises(ValueError, match="31 bytes"):
+        Tree([bytes(31)])

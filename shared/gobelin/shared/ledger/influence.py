@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from gobelin.shared.ledger.course import course_of
@@ -12,17 +12,22 @@ LEFT = "rolled_back"  # reason: counted in a round that the federation has gone 
 
 
 def influence_of(
-    entries: Iterable[Entry], last: int, rollbacks: Mapping[int, int]
+    entries: Iterable[Entry],
+    last: int,
+    rollbacks: Mapping[int, int],
+    each: Container[int] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """By member: its influence and weight in each round, their sums, and what was not counted.
 
     `entries` are those of rounds up to `last`, of which one at a time is held: rounds are many.
+    Where `each` says of which rounds alone a member's influence is told, the sums are of all.
     Influence is of a member, so that of several nodes of one member counts once a round. What was
     counted off the course that the last round is on is in no consensus any more, and left out.
     """
     course = course_of(last, rollbacks)
     members: dict[str, dict[str, Any]] = {}
     for entry in entries:
+        told: dict[str, dict[str, float]] = {}
         for row in entry.rows:
             of = members.setdefault(
                 row.member,
@@ -34,14 +39,14 @@ def influence_of(
             if row.round not in course:
                 of["reasons"][LEFT] = of["reasons"].get(LEFT, 0) + 1
                 continue
-            told = of["rounds"].setdefault(
-                str(row.round), {"influence": row.influence, "weight": 0.0}
-            )
-            told["weight"] += row.weight
+            here = told.setdefault(row.member, {"influence": row.influence, "weight": 0.0})
+            here["weight"] += row.weight
             of["weight"] += row.weight
             of["counted"] += 1
-    for of in members.values():
-        of["influence"] = sum(told["influence"] for told in of["rounds"].values())
+        for name, here in told.items():
+            members[name]["influence"] += here["influence"]
+            if each is None or entry.record.round in each:
+                members[name]["rounds"][str(entry.record.round)] = here
     whole = sum(of["influence"] for of in members.values())
     for of in members.values():
         of["share"] = of["influence"] / whole if whole else 0.0

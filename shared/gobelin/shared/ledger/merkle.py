@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 
 from gobelin.shared.errors import LedgerError
@@ -22,24 +23,40 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 class Tree:
-    """A tree that grows; leaves are given as their hashes."""
+    """A tree that grows; leaves are given as their hashes.
+
+    It takes two hashes a leaf: whoever has a ledger in memory has it for months.
+    """
 
     def __init__(self, leaves: Iterable[bytes] = ()) -> None:
-        self._leaves: list[bytes] = []
-        self._whole: dict[tuple[int, int], bytes] = {}  # hashes of subtrees that are full
+        # Hashes of subtrees that are full, one behind the other, by height; first the leaves.
+        self._full = [bytearray()]
         for leaf in leaves:
             self.append(leaf)
 
     def __len__(self) -> int:
-        return len(self._leaves)
+        return len(self._full[0]) // HASH
 
     def append(self, leaf: bytes) -> None:
-        """One more leaf."""
-        self._leaves.append(leaf)
+        """One more leaf; raises ValueError on what is no hash."""
+        if len(leaf) != HASH:
+            raise ValueError(f"a hash of {len(leaf)} bytes")
+        made = leaf
+        for level in itertools.count():
+            if level == len(self._full):
+                self._full.append(bytearray())
+            hashes = self._full[level]
+            hashes += made
+            if len(hashes) // HASH % 2:
+                return
+            made = node_hash(bytes(hashes[-2 * HASH : -HASH]), made)
 
     def leaf(self, index: int) -> bytes:
-        """The hash of a leaf."""
-        return self._leaves[index]
+        """The hash of a leaf; raises IndexError where there is none."""
+        return self._at(0, range(len(self))[index])
+
+    def _at(self, level: int, index: int) -> bytes:
+        return bytes(self._full[level][index * HASH : (index + 1) * HASH])
 
     def root(self, size: int | None = None) -> bytes:
         """Hash of the first `size` leaves; raises ValueError when there are fewer."""
@@ -87,15 +104,11 @@ class Tree:
 
     def _hash(self, start: int, end: int) -> bytes:
         """Of leaves start … end, of which there is at least one."""
-        if end - start == 1:
-            return self._leaves[start]
-        if (start, end) in self._whole:
-            return self._whole[start, end]
-        middle = start + _split(end - start)
-        made = node_hash(self._hash(start, middle), self._hash(middle, end))
         if (end - start).bit_count() == 1:  # full: no leaf to come changes it
-            self._whole[start, end] = made
-        return made
+            level = (end - start).bit_length() - 1
+            return self._at(level, start >> level)
+        middle = start + _split(end - start)
+        return node_hash(self._hash(start, middle), self._hash(middle, end))
 
 
 def verify_inclusion(
