@@ -5,6 +5,10 @@ from __future__ import annotations
 import click
 
 from gobelin.server.home import FederationSettings
+from gobelin.shared.modality import MODALITIES, ModalityRecipe
+from gobelin.shared.modality.image import ImageRecipe
+from gobelin.shared.objective import OBJECTIVES
+from gobelin.shared.recipe import Recipe
 from manual import commands, errors, protocol, settings
 from manual.comments import field_comments
 
@@ -31,9 +35,26 @@ def test_every_key_of_every_file_is_there_with_its_default() -> None:
             assert all(f"`{n}`" in page or f"{n}]`" in page for n in table.model_fields)
 
 
+def test_every_key_says_what_it_means() -> None:
+    whole = [kind for kind, _ in settings.FILES.values()] + [Recipe]
+    for registry in (MODALITIES, OBJECTIVES):
+        whole += [registry.load(kind).Table for kind in registry.builtin]
+    for root in whole:
+        for where, table in settings.tables(root):
+            assert not where or table.__doc__, f"{root.__name__}: [{where}] says nothing"
+            told = field_comments(table)
+            silent = [name for name in settings.keys(table) if not told.get(name)]
+            assert not silent, f"{table.__name__}: no meaning of {', '.join(silent)}"
+
+
 def test_comments_are_those_behind_a_field_else_above_it() -> None:
     (outer,) = (kind for name, kind in settings.tables(FederationSettings) if name == "outer")
-    assert field_comments(outer)["momentum"] == "of adam and yogi: β₁"
+    assert field_comments(outer)["beta2"] == "of adam and yogi; unset: 0.99"
+    assert field_comments(outer)["momentum"] == "of nesterov; of adam and yogi: β₁; unset: 0.9"
+
+
+def test_a_key_that_only_narrows_another_keeps_its_meaning() -> None:
+    assert field_comments(ImageRecipe)["kind"] == field_comments(ModalityRecipe)["kind"] != ""
 
 
 def test_recipes_have_the_tables_of_every_kind_that_is_built_in() -> None:
