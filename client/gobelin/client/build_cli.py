@@ -38,7 +38,9 @@ def build(
     unverified: Unverified = False,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Any other setting, over the TOML."),
+        typer.Option(
+            "--set", metavar="TABLE.KEY=VALUE", help="Any other setting, over the TOML; repeatable."
+        ),
     ] = None,
     home: Home = DEFAULT_HOME,
     as_json: AsJsonLines = False,

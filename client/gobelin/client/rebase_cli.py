@@ -45,10 +45,11 @@ def rebase(
         str, typer.Option(help="Short training: auto (where a floor breaks), never or always.")
     ] = "auto",
     floor: Annotated[
-        float, typer.Option(min=0, help="Points of held-out accuracy that may be lost before.")
+        float,
+        typer.Option(min=0, help="Points of held-out accuracy lost from which `auto` trains."),
     ] = 1.0,
     share: Annotated[
-        float, typer.Option(min=0, max=1, help="Of the build's steps, to recover in.")
+        float, typer.Option(min=0, max=1, help="Share of the build's steps to recover in.")
     ] = 0.05,
     compare_fresh: Annotated[
         bool, typer.Option("--compare-fresh", help="Build anew as well, and compare.")

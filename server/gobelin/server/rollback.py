@@ -42,7 +42,8 @@ def roll_back(
     left to do it in.
     """
     if not (why.strip() and why.isascii() and why.isprintable() and len(why) <= MOST):
-        raise ConfigError(f"the reason is not one line of ASCII of 1 to {MOST} characters", "--why")
+        what = f"the reason is not one line of ASCII of 1 to {MOST} characters"
+        raise ConfigError(what, "give such a line by --reason")
     home.require()
     with sole_owner(home.folder, wait_s=1), sole_owner(home.rounds, wait_s=LINGER_S):
         last, checkpoint = home.latest()

@@ -324,6 +324,12 @@ class PageError(GobelinError):
     code, exit_code = "page", 70
 
 
+class ReadingError(PageError):
+    """A page is still reading its home for the first time."""
+
+    code = "page.reading"
+
+
 class RebaseError(GobelinError):
     """A sovereign model cannot go over to a release with what is at hand."""
 
