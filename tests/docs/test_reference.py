@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+
 import click
 
 from gobelin.server.home import FederationSettings
@@ -78,3 +80,18 @@ def test_every_error_is_there_with_its_exit_code_and_what_may_be_done() -> None:
     for kind in errors.kinds():
         assert f"| {kind.exit_code} | [`{kind.code}`]" in page
     assert "write it as host:port, or [::1]:port" in page
+    # each what beside its own remedy, also where modules say it by a name of many uses
+    assert "| cannot listen on … port …: … | use another --port, or 0 for a free one |" in page
+
+
+def test_every_error_says_how_to_mend_it() -> None:
+    kinds = {kind.__name__: kind for kind in errors.kinds()}
+    for file, made in errors.all_made():
+        kind = kinds.get(made.func.id) if isinstance(made.func, ast.Name) else None
+        if kind is None or kind.usual or any(isinstance(part, ast.Starred) for part in made.args):
+            continue
+        told = len(made.args) > 1 or any(keyword.arg == "remedy" for keyword in made.keywords)
+        # the nearest key that is known; a code that stands for an error told elsewhere
+        within = ("explain(", "error.code")
+        silent = ast.unparse(made.args[0]) if made.args else ""
+        assert told or any(part in silent for part in within), f"{file}:{made.lineno} {silent}"

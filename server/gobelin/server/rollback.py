@@ -52,7 +52,8 @@ def roll_back(
         target, source, folder = _source(home, to, last)
         if source.vector.digest != ledger.entry(target).record.vector_digest:
             raise StateError(
-                f"{folder} is not what the ledger has of round {target}", "name another"
+                f"{folder} is not what the ledger has of round {target}",
+                "name another round or release",
             )
         number, planned = last + 1, home.settings().rounds.rounds
         if number > planned:

@@ -38,7 +38,9 @@ def merge_models(
     require_mergeable(models)
     if release.digest != models[0].lineage.release.vector_digest:
         found, wanted = release.digest[:16], models[0].lineage.release.vector_digest[:16]
-        raise MergeError(f"release {found}… is not the builds' own, {wanted}…", "give that one")
+        raise MergeError(
+            f"release {found}… is not the builds' own, {wanted}…", "name the folder of that one"
+        )
     given = shares(weights, len(models))
     pairs = sorted(zip(models, given, strict=True), key=lambda pair: pair[0].digest)
     models, given = [model for model, _ in pairs], [share for _, share in pairs]

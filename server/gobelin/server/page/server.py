@@ -127,7 +127,7 @@ def make_page(
         for row in detail.contributions:
             if (row.node, row.asked) == (node, asked):
                 return await show("contribution.html.j2", seen, "/rounds", detail=detail, row=row)
-        raise ConfigError(f"round {number} counted nothing of that node", "see the round")
+        raise ConfigError(f"round {number} counted nothing of that node", f"see /rounds/{number}")
 
     @app.get("/members", include_in_schema=False)
     async def members() -> Response:
