@@ -14,6 +14,12 @@ from bench.ledger_tables import ledger_table, mutations_table
 from bench.markdown import PROBES, figure, table
 from bench.measure import RESULTS
 from bench.modality_tables import languages_table, sensors_table
+from bench.operation_tables import (
+    install_table,
+    network_table,
+    shadow_table,
+    tutorial_table,
+)
 from bench.page_tables import axe_table, dashboard_table, stuck_table
 from bench.premium_images import MEMBERS as LETTERS
 from bench.premium_images import SCENARIOS
@@ -106,6 +112,10 @@ def main() -> None:
         "dashboard": dashboard_table,
         "stuck_visible": stuck_table,
         "axe": axe_table,
+        "hard_network": network_table,
+        "shadow": shadow_table,
+        "tutorial": tutorial_table,
+        "install_size": install_table,
         "ledger_verify": ledger_table,
         "ledger_mutations": mutations_table,
         "broadcast_int8": broadcast_table,
