@@ -35,6 +35,7 @@ from gobelin.shared.keys import write_authority
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import load_recipe
 from gobelin.shared.vector import ParameterVector
+from tests.client.contributing import in_spool
 
 RECIPE = load_recipe("toy")
 STEPS = 3
@@ -80,7 +81,7 @@ class Node:
         self.contributor = Contributor(home, self.statuses.append)
 
     def __call__(self, plan: RoundPlan, base: ParameterVector) -> Spooled:
-        return self.contributor.contribute(plan, base.segments())
+        return in_spool(self.contributor, plan, base.segments())
 
 
 def plan(number: int, base: ParameterVector, **changes: Any) -> RoundPlan:
@@ -238,9 +239,9 @@ def test_what_cannot_be_spooled_is_an_error_once(
         contributor.prepare(plan(1, BASE), BASE.segments())
         with pytest.raises(OSError, match="no space"):
             contributor.flush()
-    again = contributor.contribute(plan(1, BASE), BASE.segments())
+    again = in_spool(contributor, plan(1, BASE), BASE.segments())
     assert again.contribution.delta_digest == (
-        Node(home).contributor.contribute(plan(1, BASE), BASE.segments()).contribution.delta_digest
+        in_spool(Node(home).contributor, plan(1, BASE), BASE.segments()).contribution.delta_digest
     )
 
 
@@ -258,7 +259,7 @@ def test_a_kill_in_the_middle_of_a_round_leaves_no_trace(tmp_path: Path) -> None
             raise Killed
 
     with pytest.raises(Killed):
-        Contributor(home, kill).contribute(plan(2, base), base.segments())
+        in_spool(Contributor(home, kill), plan(2, base), base.segments())
     second = Node(home)(plan(2, base), base)
     assert second.delta.digest == undisturbed[1].delta.digest
 
@@ -307,7 +308,7 @@ def test_the_seed_of_the_federation_matters(tmp_path: Path) -> None:
 def refused(home: NodeHome, asked: RoundPlan, segments: dict[str, bytes]) -> Contributor:
     node = Node(home)
     try:
-        node.contributor.contribute(asked, segments)
+        in_spool(node.contributor, asked, segments)
     finally:
         assert node.statuses == []
         assert not home.spool.exists()

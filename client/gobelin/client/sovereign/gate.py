@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from pydantic import model_validator
+
 from gobelin.shared.errors import GobelinError
 from gobelin.shared.evaluation.intervals import Interval
 from gobelin.shared.settings import Settings
 
-MINIMA, MAXIMA = "min_", "max_"
+MINIMA = "min_"  # of floors; the others are of what may be lost
 
 
 class GateError(GobelinError):
@@ -34,7 +36,6 @@ class Floors(Settings):
     min_auroc: float | None = None  # of an anomaly detector, percent
     min_found: float | None = None  # percent of the anomalies, at 5 % false alarms
     min_foresight: float | None = None  # of a world model: skill against "nothing moves", percent
-    min_success: float | None = None  # of its plans, percent
     # points over consensus + probe in the headline figure
     min_gain_over_consensus: float | None = None
     min_gain_over_scratch: float | None = None  # points over the same build from random weights
@@ -44,6 +45,12 @@ class Floors(Settings):
     max_ece: float | None = None  # expected calibration error, percent
     max_brier: float | None = None  # Brier score, 0 to 2
     max_nll: float | None = None  # negative log-likelihood, nats a sample
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unset_asks_nothing(cls, told: Any) -> Any:
+        """Packages name every floor of their time, also those there are no more."""
+        return {k: v for k, v in told.items() if v is not None} if isinstance(told, dict) else told
 
     @property
     def asked(self) -> dict[str, float]:
