@@ -45,8 +45,7 @@ from gobelin.shared.errors import (
     EnvelopeSignatureError,
 )
 from gobelin.shared.signing import SigningKey
-from tests.client.contributing import in_spool
-from tests.client.test_contributor import BASE, Node, home_at, one_thread, plan
+from tests.client.contributing import BASE, Node, home_at, in_spool, one_thread, plan
 
 __all__ = ["one_thread"]
 NOW = 2_000_000_000  # Unix time, in seconds

@@ -46,8 +46,7 @@ from gobelin.shared.sealing.peer import SESSION
 from gobelin.shared.sealing.tally import parse_answer
 from gobelin.shared.signing import SigningKey
 from gobelin.shared.vector import ParameterSchema, ParameterVector
-from tests.client.contributing import in_spool
-from tests.client.test_contributor import BASE, home_at, plan
+from tests.client.contributing import BASE, home_at, in_spool, plan
 from tests.sealed_world import for_node
 
 NAMES = ("east", "north", "south")
