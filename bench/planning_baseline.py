@@ -69,9 +69,8 @@ class Baseline:
 
     def __init__(self, path: Path) -> None:
         if not (path / "stable_worldmodel" / "solver" / "cem.py").exists():
-            raise ConfigError(
-                f"no stable_worldmodel in {path}", "install it as the head of bench/planning_baseline.py says"
-            )
+            what = f"no stable_worldmodel in {path}"
+            raise ConfigError(what, "install it as the head of bench/planning_baseline.py says")
         for name in ("stable_worldmodel", "stable_worldmodel.wm"):
             package = types.ModuleType(name)  # without running its __init__
             package.__path__ = [str(path / name.replace(".", "/"))]
