@@ -6,12 +6,14 @@ import ast
 
 import click
 
+from gobelin.server.alerts import Code
 from gobelin.server.home import FederationSettings
 from gobelin.shared.modality import MODALITIES, ModalityRecipe
 from gobelin.shared.modality.image import ImageRecipe
 from gobelin.shared.objective import OBJECTIVES
 from gobelin.shared.recipe import Recipe
 from manual import commands, errors, protocol, settings
+from manual.commands import ROOT
 from manual.comments import field_comments
 
 
@@ -63,6 +65,11 @@ def test_recipes_have_the_tables_of_every_kind_that_is_built_in() -> None:
     page = settings.recipes()
     for kind in ("lejepa", "masked", "next_latent", "image", "trajectory"):
         assert f"### `{kind}`" in page
+
+
+def test_every_alert_is_told_with_what_to_do() -> None:
+    told = (ROOT / "docs" / "page.md").read_text()
+    assert [code for code in Code if f"| `{code}` |" not in told] == []
 
 
 def test_every_call_and_message_of_the_protocol_is_there() -> None:
