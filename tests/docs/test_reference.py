@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 
 import click
+from rich.text import Text
 
 from gobelin.server.alerts import Code
 from gobelin.server.home import FederationSettings
@@ -29,6 +30,14 @@ def test_every_command_says_what_it_does_and_what_each_option_means() -> None:
                 told = getattr(parameter, "help", None)
                 # click 8.5 forgets what typer says of arguments: pip install 'click<8.5'
                 assert told or parameter.name == "help", f"{full} {parameter.opts[0]}"
+
+
+def test_no_help_loses_a_word_that_looks_like_markup() -> None:
+    for name, room in commands.rooms().items():
+        for full, command in commands.commands(f"gobelin {name}", room):
+            told = [command.help, *(getattr(one, "help", None) for one in command.params)]
+            for text in filter(None, told):
+                assert Text.from_markup(text).plain == text, f"{full}: {text}"
 
 
 def test_every_key_of_every_file_is_there_with_its_default() -> None:

@@ -17,7 +17,9 @@ from gobelin.shared.options import AsJsonLines, LogFormat
 if TYPE_CHECKING:
     from gobelin.client.home import NodeSettings
 
-app = typer.Typer(no_args_is_help=True, help="Contribute to a federation from private data.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Contribute to a federation from private data."
+)
 
 policy = typer.Typer(no_args_is_help=True, help="What may leave this node.")
 app.add_typer(policy, name="policy")

@@ -55,7 +55,7 @@ def merge(
         Path | None, typer.Option(help="Labelled test samples, for the report and its gate.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="BUILD.toml, for its tables [evaluation] and [gate].")
+        Path | None, typer.Option(help="BUILD.toml, for its tables evaluation and gate.")
     ] = None,
     home: Home = DEFAULT_HOME,
     device: Device = "cpu",

@@ -56,7 +56,9 @@ def rebase(
     ] = False,
     config: Annotated[
         Path | None,
-        typer.Option(help="BUILD.toml, for [evaluation] and [gate]; else the package's own gate."),
+        typer.Option(
+            help="BUILD.toml, for its tables evaluation and gate; else the package's gate."
+        ),
     ] = None,
     key: Key = None,
     unverified: Unverified = False,

@@ -38,7 +38,7 @@ def evaluate(
         list[str] | None, typer.Option(help="A class of --test that should be found; repeatable.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="BUILD.toml, for its tables [evaluation] and [gate].")
+        Path | None, typer.Option(help="BUILD.toml, for its tables evaluation and gate.")
     ] = None,
     again: Annotated[
         bool, typer.Option(help="Build it anew from random weights and with few labels, too.")

@@ -12,7 +12,9 @@ import typer
 from gobelin.server.options import DEFAULT_HOME, Home
 from gobelin.shared.options import AsJsonLines, LogFormat
 
-app = typer.Typer(no_args_is_help=True, help="Found a federation and run its rounds.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Found a federation and run its rounds."
+)
 
 
 @app.command()

@@ -84,7 +84,7 @@ def prune(
     home: Home = DEFAULT_HOME,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what [retention] in federation.toml lets go; every seal does it as well.
+    """Remove what federation.toml's table `retention` lets go; every seal does it as well.
 
     Stop the aggregator first, but for --dry-run.
     """
