@@ -112,6 +112,7 @@ def run(
     from gobelin.client.progress import Progress
     from gobelin.shared.files import sole_owner, sweep
     from gobelin.shared.formats import NODE, upgrade
+    from gobelin.shared.garbage import collected
     from gobelin.shared.logs import kept, logged, pick_stream
     from gobelin.shared.signals import Stopped, stop_on_signals
 
@@ -141,7 +142,7 @@ def run(
                 progress.say(str(settings.shadow))
             from gobelin.client.link import serve
 
-            with kept_up(place, progress.say):
+            with kept_up(place, progress.say), collected():
                 serve(place, progress.on_status, give_up or math.inf)
             if TORCHRUN in os.environ:
                 from gobelin.client.crew import dismiss

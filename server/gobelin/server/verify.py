@@ -122,7 +122,9 @@ def verify_home(
         if masked := len(told["not_replayed"]):
             said += f"; {masked} cannot be: of masked deltas only the sum is known"
     if influence:
-        told["influence"] = influence_of(one.entry for one in history.entries)
+        counted = (one.entry for one in history.entries)
+        rollbacks = {at: to for at, to, _ in verified.rollbacks}
+        told["influence"] = influence_of(counted, verified.rounds, rollbacks)
     return {**told, "said": said}
 
 
