@@ -289,7 +289,7 @@ def test_what_is_refused_changes_nothing(tmp_path: Path, north: Node, south: Nod
 def test_the_command_tells_what_was_done(tmp_path: Path, north: Node, south: Node) -> None:
     fed = federation(tmp_path, north, south, rounds=4)
     run_until(fed, 2)
-    words = ["rollback", "--to", "round-0", "--why", "try again", "--home", str(fed.home.folder)]
+    words = ["rollback", "--to", "round-0", "--reason", "try again", "--home", str(fed.home.folder)]
     done = CliRunner().invoke(cli.app, [*words, "--json"], catch_exceptions=False)
     told = json.loads(done.output)
     assert (told["round"], told["to"], told["release"]) == (3, 0, "release-00003")

@@ -15,6 +15,7 @@ from gobelin.client.plan import rollbacks_of_plan
 from gobelin.protocols.ledger import Cosignature, Head, LedgerView, Proof, RoundRecord
 from gobelin.protocols.messages import Receipt, RoundPlan
 from gobelin.shared.errors import (
+    OTHER_VERSION,
     EnvelopeReplayedError,
     LedgerError,
     SignatureError,
@@ -115,7 +116,7 @@ class NodeLedger:
     def _head(self, federation: str, told: Head) -> SignedHead:
         origin = origin_of(federation)
         if told.federation != federation or len(roots := split(told.root)) != 1:
-            raise LedgerError("a head of another federation's ledger", "update gobelin")
+            raise LedgerError("a head of another federation's ledger")
         line = Line(origin, key_id(origin, SIGNATURE, self._aggregator), _bytes(told.signature))
         signed = SignedHead(TreeHead(origin, told.size, roots[0]), (line,))
         signed.signed_by(self._aggregator)
@@ -237,4 +238,4 @@ def _bytes(text: str) -> bytes:
     try:
         return bytes.fromhex(text)
     except ValueError:
-        raise SignatureError("the head's signature is none", "update gobelin") from None
+        raise SignatureError("the head's signature is none", OTHER_VERSION) from None

@@ -68,12 +68,12 @@ def superexec_command(home: AggregatorHome, ports: Ports) -> list[str]:
 
 def service_command(home: AggregatorHome) -> list[str]:
     """Command line of our own service."""
-    return [_tool("gobelin"), "aggregator", "serve", "--home", str(home.folder)]
+    return [_tool("gobelin"), "aggregator", "serve", "--home", str(home.folder), "--json"]
 
 
 def page_command(home: AggregatorHome) -> list[str]:
     """Command line of the page."""
-    return [_tool("gobelin"), "aggregator", "page", "--home", str(home.folder)]
+    return [_tool("gobelin"), "aggregator", "page", "--home", str(home.folder), "--json"]
 
 
 def child_environment(home: AggregatorHome) -> dict[str, str]:

@@ -43,9 +43,10 @@ TERMS = (
 class NetworkSettings(Settings):
     """Where nodes reach the aggregator: a port for rounds and one for our own service."""
 
+    # the address both ports listen on; members of other machines need one they reach
     host: str = "127.0.0.1"
-    port: Port = 9092
-    service_port: Port = 9093
+    port: Port = 9092  # of rounds, Flower's Fleet API
+    service_port: Port = 9093  # of our own service: joining, roster, releases, ledger
 
 
 class Front(Settings):

@@ -160,7 +160,7 @@ def vector_at(file: Path) -> ParameterVector:
     tensors = load_file(file)
     schema = ParameterSchema.of_shapes({k: tuple(t.shape) for k, t in tensors.items()})
     if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
-        raise DtypeError(f"{file.name} holds tensors that are not float32")
+        raise DtypeError(f"{file.name} holds tensors that are not float32", "save them as float32")
     return ParameterVector(schema, _mapped(file, schema))
 
 
@@ -199,7 +199,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if (newer := _NEWER.fullmatch(str(manifest.get("format")))) and int(newer[1]) > 1:
         require_version(Format("checkpoint", 1, 1, MANIFEST), int(newer[1]), str(path.parent))
     if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {manifest.get('format')!r}, not {FORMAT}")
+        raise CheckpointError(
+            f"{path} has format {manifest.get('format')!r}, not {FORMAT}",
+            "fetch it again, or use another checkpoint",
+        )
     if json_bytes(manifest) != path.read_bytes():
         raise ValueError("the manifest is not as it was written")
     if manifest.pop("manifest_digest") != _digest_of(manifest):
