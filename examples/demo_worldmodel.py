@@ -41,7 +41,7 @@ from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterVector
 from gobelin.shared.worlds import REGIONS, TwoRoom
 
-RECIPE = "two_room"
+RECIPE = "two_room_parts"
 MEMBERS = tuple(REGIONS)  # left, right, door
 WORLD = TwoRoom()
 TITLES = {"random policy": "no model: random actions", "pooled": "all data pooled"}
@@ -52,9 +52,9 @@ class Plan:
     """What a demo does; the bench runs several."""
 
     folder: Path
-    rounds: int = 360
+    rounds: int = 420
     local_steps: int = 10
-    warmup_rounds: int = 300  # of the rounds, the first: one local step each
+    warmup_rounds: int = 400  # of the rounds, the first: one local step each
     episodes: int = 1_500  # of each member
     length: int = 12  # actions of an episode
     tasks: int = 50  # journeys that every model is asked to plan
