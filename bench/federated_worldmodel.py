@@ -81,8 +81,10 @@ def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for row in first["foresight"]:
         for key in ("imagined", "decoded", "still"):
             values[f"{row}.{key}"] = spread([run["foresight"][row][key] for run in runs])
-    for key in ("premium", "gap_to_pooled", "seconds", "round_overhead_s"):
-        values[key] = spread([run[key] for run in runs if key in run])
+    for key in ("premium", "gap_to_pooled", "seconds"):
+        values[key] = spread([run[key] for run in runs])
+    if overheads := [run["round_overhead_s"] for run in runs if not run["in_process"]]:
+        values["round_overhead_s"] = spread(overheads)
     return values
 
 
