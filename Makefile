@@ -9,12 +9,12 @@ SITE := $(VENV)/.installed-docs
 .PHONY: demo demo-worldmodel sovereign-clothing sovereign-language sovereign-sensors sovereign-world stubs docs test test-simulation lint bench clean help
 
 help:
-	@echo "make demo   three members weave one JEPA over Flower/gRPC (about 8 minutes on 2 cores)"
+	@echo "make demo   three members weave one JEPA over Flower/gRPC (about 5 minutes on 2 cores, once installed)"
 	@echo "make demo-worldmodel   members who know a part of a world each (about 15 minutes)"
 	@echo "make sovereign-clothing   a region's classifier from 10 labels a class; also"
 	@echo "     sovereign-language, sovereign-sensors, sovereign-world"
 	@echo "make test   the tests"
-	@echo "make test-simulation   those that need Ray, which it installs (225 MB)"
+	@echo "make test-simulation   those that need Ray, which it installs (220 MB)"
 	@echo "make docs   the manual as a site, into site/"
 	@echo "make lint   formatting, lint, types, import contracts"
 	@echo "make stubs  protocols/ from its .proto"

@@ -32,6 +32,7 @@ def main() -> None:
     found: Counter[str] = Counter()
     pages, passes, rules = 0, 0, ""
     with served(home.folder) as (url, _), browser() as chromium:
+        chromium.new_page().goto(url + "/overview.json", timeout=120_000)  # the home has been read
         for scheme in ("light", "dark"):
             for width in SIZES.values():
                 context = chromium.new_context(

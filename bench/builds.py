@@ -37,7 +37,6 @@ RELEASE = "round-16"
 REGION = "turned"
 CLASSES = 10
 STEPS = 400
-STARTS = ("consensus", "solo", "scratch")
 
 
 @dataclass(frozen=True)

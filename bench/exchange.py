@@ -228,7 +228,7 @@ def run_node(folder: Path) -> None:
 
     contributor.Contributor._warm_trainer = stand_in
     home = NodeHome(folder)
-    with Progress(home.settings().node, True) as progress:
+    with Progress(home.settings().node, True, home.folder) as progress:
         link.serve(home, progress.on_status)
 
 

@@ -36,7 +36,9 @@ def main() -> None:
         text = PAGE.read_text()
         before, rest = text.split(BEGIN)
         after = rest.split(END)[1]
-        PAGE.write_text(f"{before}{BEGIN}\n{table(found)}{END}{after}")
+        facts = machine()
+        where = f"Python {facts['python']}, {facts['system']}, torch {facts['torch']}."
+        PAGE.write_text(f"{before}{BEGIN}\n{table(found)}\n{where}\n{END}{after}")
 
 
 def machine() -> dict[str, str]:
@@ -112,6 +114,10 @@ def size(name: str) -> int | None:
     return sum(place.stat().st_size for place in places if place.is_file())
 
 
+def _by_size(row: tuple[str, float]) -> float:
+    return -row[1]
+
+
 def table(found: dict[str, dict[str, object]]) -> str:
     """The rows as Markdown."""
     lines = ["| extra | MB | packages | largest |\n", "| --- | --: | --: | --- |\n"]
@@ -119,12 +125,10 @@ def table(found: dict[str, dict[str, object]]) -> str:
         shown = f"`[{name}]`" if name else "`gobelin`"
         largest = row["largest"]
         assert isinstance(largest, dict)
-        of = ", ".join(f"{one} {mb:g}" for one, mb in largest.items())
+        of = ", ".join(f"{one} {mb:g}" for one, mb in sorted(largest.items(), key=_by_size))
         missing = row["missing"]
         mb = "not measured here" if missing else f"{'+' if name else ''}{row['mb']}"
         lines.append(f"| {shown} | {mb} | {row['packages']} | {'' if missing else of} |\n")
-    facts = machine()
-    lines.append(f"\nPython {facts['python']}, {facts['system']}, torch {facts['torch']}.\n")
     return "".join(lines)
 
 

@@ -88,7 +88,10 @@ class Island:
             ("sovereign build", [*linear, *out("other"), "--set", "labels.budget=40"]),
             ("sovereign evaluate", [model, *given, *out("report"), "--release", old, *home]),
             ("sovereign rebase", [model, "--onto", new, "--from", old, *home, *out("rebased")]),
-            ("sovereign merge", [model, other, "--release", old, *home, *out("merged")]),
+            (
+                "sovereign merge",
+                [model, other, "--head", "joined", "--release", old, *home, *out("merged")],
+            ),
             *(("sovereign export", [model, "--to", to, *out(to)]) for to in forms),
             ("serve", [model, "--json"]),
         ]

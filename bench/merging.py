@@ -31,7 +31,7 @@ from bench.releases import Labelled, federation, region
 from gobelin.client.sovereign.build import Given, make_model
 from gobelin.client.sovereign.consensus import Consensus
 from gobelin.client.sovereign.lineage import Origin
-from gobelin.client.sovereign.merge import merge_models
+from gobelin.client.sovereign.merge import JOINED, merge_models
 from gobelin.client.sovereign.merging import Dare, Method, TaskArithmetic, Ties, Weights
 from gobelin.client.sovereign.package import SovereignModel
 from gobelin.client.sovereign.settings import BuildSettings
@@ -81,7 +81,9 @@ def run_job(job: Job) -> dict[str, dict[str, float]]:
     found |= {f"release, head of {name}": right(model, tests) for name, model in frozen.items()}
     found["joint"] = right(joint, tests)
     for way, method in WAYS.items():
-        merged = merge_models([*builds.values()], release.vector, method, region="both")
+        merged = merge_models(
+            [*builds.values()], release.vector, method, region="both", head=JOINED
+        )
         found[way] = right(merged, tests)
         found[f"{way}, own heads"] = {
             name: right(replace(merged, head=build.head), {name: tests[name]})[name]

@@ -59,8 +59,9 @@ def languages_table(values: Mapping[str, Any]) -> str:
         f"{values['local_steps']} steps, seeds {values['seeds']}, {values['machine']}. Percent "
         f"right of {values['known_languages']} languages in later articles than the probe has "
         f"seen, and of 31 articles (chance {100 / 31:.1f}) in {values['held_languages']} languages "
-        "that nothing has seen. Consensus over the best solo, in the task where it leads least: "
-        f"{figure(values['premium'], 2, True)} points. Goal: {values['goal']}.\n"
+        "that nothing has seen. Consensus over the best solo: languages "
+        f"{figure(values['premium.language'], 2, True)} points, articles "
+        f"{figure(values['premium.article'], 2, True)}. Goal: {values['goal']}.\n"
     )
     heads = ["features", "language, linear", "kNN", "article, linear", "kNN"]
     return "\n".join([heading, table(heads, rows)])

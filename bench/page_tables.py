@@ -28,6 +28,9 @@ def dashboard_table(values: Mapping[str, Any]) -> str:
         ["of it JavaScript's heap, MB", figure(values["heap_mb"], 1), ""],
         ["from starting the command to the first page, s", f"{values['cold_s']:.1f}", ""],
     ]
+    if "answered_s" in values:
+        said = "until it answers that it is reading the home, s"
+        rows.append([said, f"{values['answered_s']:.1f}", ""])
     return "\n".join([heading, table(HEADS, rows)])
 
 

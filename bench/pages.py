@@ -20,7 +20,7 @@ def served(home: Path, *more: str) -> Iterator[tuple[str, subprocess.Popen[str]]
     """The aggregator's page of a home, by the command itself: its address and its process."""
     command = [sys.executable, "-c", SERVE, "page", "--home", str(home)]
     process = subprocess.Popen(
-        [*command, "--address", "127.0.0.1:0", "--json", *more],
+        [*command, "--port", "0", "--json", *more],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},

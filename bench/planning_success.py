@@ -32,7 +32,7 @@ from torch import Tensor
 
 from bench.cloning import clone, cloned_policy
 from bench.measure import run_all, spread, write_result
-from bench.planning_time import BASELINE, Baseline
+from bench.planning_baseline import BASELINE, Baseline
 from bench.planning_worlds import CASES, Case
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.shared.errors import ConfigError

@@ -128,7 +128,7 @@ def _federate(job: Job, recipe: Recipe, homes: dict[str, NodeHome]) -> Parameter
     for number in range(1, job.rounds + 1):
         plan, deltas = _plan(job, recipe, number, base), []
         for node in nodes.values():
-            deltas.append(node.contribute(plan, base.segments()).delta.values)
+            deltas.append(node.prepare(plan, base.segments()).delta.values)
             while node.rest(lambda: False):
                 pass
         base = ParameterVector(base.schema, base.values + torch.stack(deltas).mean(dim=0))

@@ -64,7 +64,7 @@ MOMENTS_S = 10.0  # a kill is within so many seconds of when its round is the op
 MOST_VAIN = 3  # kills without a sealed round between: the next one waits for it
 TWICE_S = 60.0  # that two processes of one name may overlap: a killed supervisor's and the next's
 MORE_FDS = 5  # that a warm process may come to hold: connections come and go
-WARMUP = 0.2  # of the rounds: caches fill, arenas settle
+WARMUP = 0.3  # of the rounds: caches fill, heaps settle
 LEAST = 0.2  # of the rounds that a life must last, for a slope
 
 

@@ -6,7 +6,7 @@ import inspect
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import click
@@ -111,9 +111,8 @@ def _default(parameter: click.Parameter) -> str:
         return f"`{(parameter.opts if value else parameter.secondary_opts)[0]}`"
     if isinstance(value, float):
         value = f"{value:.3g}" if value % 1 else f"{value:.0f}"
-    if isinstance(value, PurePath):
-        value = str(value)
-    return f"`{getattr(value, 'value', value)}`"
+    several = value if isinstance(value, list | tuple) else [value]
+    return " ".join(f"`{getattr(one, 'value', one)}`" for one in several)
 
 
 def _metavar(parameter: click.Parameter, context: click.Context) -> str:

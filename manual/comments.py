@@ -14,12 +14,13 @@ from functools import cache
 def field_comments(kind: type) -> dict[str, str]:
     """Field → the comment behind it, else the one that stands above it.
 
-    Of a class and of those it inherits fields from.
+    Of a class and of those it inherits from; a field that only narrows another keeps its comment.
     """
     told: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if "__annotations__" in base.__dict__ and base.__module__.startswith("gobelin."):
-            told |= _of_source(textwrap.dedent(inspect.getsource(base)))
+            own = _of_source(textwrap.dedent(inspect.getsource(base)))
+            told |= {name: text for name, text in own.items() if text or name not in told}
     return told
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -49,7 +50,9 @@ def page() -> str:
     parts = [HEAD, table(("exit code", "code", "meaning"), rows), "## What may be done\n\n"]
     for kind in kinds():
         told = [(one_line(what), one_line(remedy)) for what, remedy in raised(kind.__name__)]
-        parts.append(f"### `{kind.code}` {{ #{_anchor(kind)} }}\n\n{one_line(kind.__doc__)}\n\n")
+        usual = f" Where nothing nearer is said: {one_line(kind.usual)}." if kind.usual else ""
+        parts.append(f"### `{kind.code}` {{ #{_anchor(kind)} }}\n\n")
+        parts.append(f"{one_line(kind.__doc__)}{usual}\n\n")
         parts.append(table(("found", "how to mend it"), told) if told else "")
     return "".join(parts)
 
@@ -64,41 +67,60 @@ def raised(name: str) -> list[tuple[str, str]]:
 
 
 @cache
+def _trees() -> list[tuple[Path, ast.Module]]:
+    files = (
+        f for room in ROOMS for path in room.__path__ for f in sorted(Path(path).rglob("*.py"))
+    )
+    return [(file, ast.parse(file.read_text())) for file in files]
+
+
+def all_made() -> Iterator[tuple[Path, ast.Call]]:
+    """Every error that the code makes, with the file it is made in."""
+    for file, tree in _trees():
+        for node in ast.walk(tree):
+            named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            if named and node.func.id.endswith("Error") and node.args:
+                yield file, node
+
+
+@cache
 def _all_raised() -> list[tuple[str, str, str]]:
-    found = [
-        made
-        for room in ROOMS
-        for folder in room.__path__
-        for file in sorted(Path(folder).rglob("*.py"))
-        for made in _made_in(ast.parse(file.read_text()))
-    ]
+    """(class, what, remedy) of every error made with a remedy that is text."""
+    given = {file: _given(tree) for file, tree in _trees()}
+    found = []
+    for file, made in all_made():
+        keywords = {keyword.arg: keyword.value for keyword in made.keywords}
+        second = made.args[1] if len(made.args) > 1 else keywords.get("remedy")
+        what, remedy = (_said(part, given[file]) for part in (made.args[0], second))
+        if remedy.strip("… "):
+            found.append((made.func.id, what or "…", remedy))  # type: ignore[attr-defined]
     return list(dict.fromkeys(found))
 
 
-def _made_in(tree: ast.AST) -> list[tuple[str, str, str]]:
-    """(class, what, remedy) of every error made in a module with a remedy that is text."""
-    names = {
-        target.id: text
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and (text := _text(node.value))
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    found = []
+Given = list[tuple[int, str, str]]  # line, name, text
+
+
+def _given(tree: ast.AST) -> Given:
+    """What names are given in a module, one by one or several at once."""
+    found: Given = []
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        if not isinstance(node, ast.Assign):
             continue
-        if not node.func.id.endswith("Error") or not node.args:
-            continue
-        keywords = {keyword.arg: keyword.value for keyword in node.keywords}
-        given = node.args[1] if len(node.args) > 1 else keywords.get("remedy")
-        what, remedy = (
-            names.get(part.id, "") if isinstance(part, ast.Name) else _text(part)
-            for part in (node.args[0], given)
-        )
-        if remedy.strip("… "):
-            found.append((node.func.id, what or "…", remedy))
+        for part in node.targets:
+            pairs = [(part, node.value)]
+            if isinstance(part, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = list(zip(part.elts, node.value.elts, strict=False))
+            named = [(name, value) for name, value in pairs if isinstance(name, ast.Name)]
+            found += [(node.lineno, name.id, _text(value)) for name, value in named]
     return found
+
+
+def _said(part: ast.AST | None, given: Given) -> str:
+    """A text, or what a name was given last above it."""
+    if not isinstance(part, ast.Name):
+        return _text(part)
+    above = [(line, text) for line, name, text in given if name == part.id and line <= part.lineno]
+    return max(above, default=(0, ""))[1]
 
 
 def _text(node: ast.AST | None) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from gobelin.client.home import NodeSettings
 from gobelin.client.site_policy import SitePolicy
@@ -85,9 +86,18 @@ def tables(kind: type[BaseModel], where: str = "") -> Iterator[tuple[str, type[B
     """A settings class and those of the tables in it, by the table's name."""
     yield where, kind
     for name, field in kind.model_fields.items():
-        for option in (field.annotation, *get_args(field.annotation)):
-            if isinstance(option, type) and issubclass(option, BaseModel):
-                yield from tables(option, f"{where}.{name}" if where else name)
+        for below in _tables_of(field):
+            yield from tables(below, f"{where}.{name}" if where else name)
+
+
+def keys(kind: type[BaseModel]) -> list[str]:
+    """The keys of a table that are no tables themselves."""
+    return [name for name, field in kind.model_fields.items() if not _tables_of(field)]
+
+
+def _tables_of(field: FieldInfo) -> list[type[BaseModel]]:
+    options = (field.annotation, *get_args(field.annotation))
+    return [one for one in options if isinstance(one, type) and issubclass(one, BaseModel)]
 
 
 def _tables(kind: type[BaseModel], where: str = "", level: int = 3) -> str:
@@ -105,10 +115,8 @@ def _rows(kind: type[BaseModel]) -> list[tuple[str, ...]]:
     schema = kind.model_json_schema()
     shared = schema.get("$defs", {})
     rows = []
-    for name, field in kind.model_fields.items():
-        options = (field.annotation, *get_args(field.annotation))
-        if any(isinstance(o, type) and issubclass(o, BaseModel) for o in options):
-            continue  # a table of its own
+    for name in keys(kind):
+        field = kind.model_fields[name]
         told = schema["properties"][name]
         default = (
             "required"

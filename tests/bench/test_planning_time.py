@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.planning_time import MODELS, Baseline, OurRollout, given, models
+from bench.planning_baseline import Baseline, given
+from bench.planning_time import MODELS, OurRollout, models
 from bench.world_tables import planning_time_table
 from gobelin.shared.errors import ConfigError
 

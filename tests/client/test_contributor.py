@@ -2,109 +2,43 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from gobelin.client.contributor import Contributor
-from gobelin.client.home import NodeHome, NodeSettings, NodeStatus, found_node
+from gobelin.client.home import NodeHome, NodeStatus
 from gobelin.client.node_seed import node_seed
 from gobelin.client.plan import schema_of
-from gobelin.client.spool import Spool, Spooled
+from gobelin.client.spool import Spool
 from gobelin.client.trainer import LocalSteps, LocalTrainer
-from gobelin.protocols.messages import RoundPlan
 from gobelin.shared.data import BatchStream
 from gobelin.shared.data.export import write_idx
 from gobelin.shared.errors import (
-    ConfigError,
-    ContributionError,
-    DataError,
-    NamesError,
-    NotFiniteError,
-    ShapeError,
     StateError,
 )
 from gobelin.shared.keys import write_authority
-from gobelin.shared.model import build_jepa
-from gobelin.shared.recipe import load_recipe
-from gobelin.shared.vector import ParameterVector
+from tests.client.contributing import (
+    BASE,
+    RECIPE,
+    STEPS,
+    Node,
+    home_at,
+    in_spool,
+    one_thread,
+    plan,
+    rounds_of,
+)
 
-RECIPE = load_recipe("toy")
-STEPS = 3
-BASE = ParameterVector.of(build_jepa(RECIPE, seed=0))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def home_at(folder: Path, node: str = "north", **compute: Any) -> NodeHome:
-    """A node home with 40 private images of its own."""
-    if not (folder / "data").exists():
-        pixels = np.random.default_rng(3).integers(0, 256, (40, 1, 28, 28), dtype=np.uint8)
-        write_idx(folder / "data", torch.from_numpy(pixels), torch.zeros(40, dtype=torch.int64))
-        write_authority(folder / "tls", "fed", ["localhost"])
-    settings = NodeSettings.model_validate(
-        {
-            "member": node,
-            "node": node,
-            "aggregator": "host:9092",
-            "data": {"path": str(folder / "data")},
-            "compute": {"device": "cpu", "threads": 1, **compute},
-        }
-    )
-    return found_node(folder / f"home-{node}-{len(compute)}", settings, folder / "tls" / "ca.pem")
+__all__ = ["one_thread"]  # of every test here, too
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> NodeHome:
     return home_at(tmp_path)
-
-
-class Node:
-    """A contributor that counts the steps it trains."""
-
-    def __init__(self, home: NodeHome) -> None:
-        self.statuses: list[NodeStatus] = []
-        self.contributor = Contributor(home, self.statuses.append)
-
-    def __call__(self, plan: RoundPlan, base: ParameterVector) -> Spooled:
-        return self.contributor.contribute(plan, base.segments())
-
-
-def plan(number: int, base: ParameterVector, **changes: Any) -> RoundPlan:
-    made = RoundPlan(
-        federation="fed",
-        round=number,
-        rounds=4,
-        recipe=RECIPE.canonical(),
-        schema_digest=base.schema.digest,
-        base_digest=base.digest,
-        local_steps=STEPS,
-        seed=7,
-        deadline_s=60.0,
-    )
-    return dataclasses.replace(made, **changes)
-
-
-def rounds_of(node: Node, count: int) -> list[Spooled]:
-    """Rounds 1 to `count` of a federation of this one node."""
-    base, done = BASE, []
-    for number in range(1, count + 1):
-        done.append(node(plan(number, base), base))
-        base = base + done[-1].delta
-    return done
 
 
 def test_a_contribution_answers_its_plan(home: NodeHome) -> None:
@@ -238,9 +172,9 @@ def test_what_cannot_be_spooled_is_an_error_once(
         contributor.prepare(plan(1, BASE), BASE.segments())
         with pytest.raises(OSError, match="no space"):
             contributor.flush()
-    again = contributor.contribute(plan(1, BASE), BASE.segments())
+    again = in_spool(contributor, plan(1, BASE), BASE.segments())
     assert again.contribution.delta_digest == (
-        Node(home).contributor.contribute(plan(1, BASE), BASE.segments()).contribution.delta_digest
+        in_spool(Node(home).contributor, plan(1, BASE), BASE.segments()).contribution.delta_digest
     )
 
 
@@ -258,7 +192,7 @@ def test_a_kill_in_the_middle_of_a_round_leaves_no_trace(tmp_path: Path) -> None
             raise Killed
 
     with pytest.raises(Killed):
-        Contributor(home, kill).contribute(plan(2, base), base.segments())
+        in_spool(Contributor(home, kill), plan(2, base), base.segments())
     second = Node(home)(plan(2, base), base)
     assert second.delta.digest == undisturbed[1].delta.digest
 
@@ -299,97 +233,6 @@ def test_the_seed_of_the_federation_matters(tmp_path: Path) -> None:
     one = Node(home_at(tmp_path / "a"))(plan(1, BASE), BASE)
     two = Node(home_at(tmp_path / "b"))(plan(1, BASE, seed=8), BASE)
     assert one.delta.digest != two.delta.digest
-
-
-# ---------------------------------------------------------------- refusals
-
-
-def refused(home: NodeHome, asked: RoundPlan, segments: dict[str, bytes]) -> Contributor:
-    node = Node(home)
-    try:
-        node.contributor.contribute(asked, segments)
-    finally:
-        assert node.statuses == []
-        assert not home.spool.exists()
-    return node.contributor
-
-
-def test_a_base_the_plan_does_not_name_is_refused(home: NodeHome) -> None:
-    with pytest.raises(ContributionError, match="base"):
-        refused(home, plan(1, BASE, base_digest="0" * 64), BASE.segments())
-    other = ParameterVector.of(build_jepa(RECIPE, seed=1))
-    with pytest.raises(ContributionError, match="base"):
-        refused(home, plan(1, BASE), other.segments())
-
-
-def test_a_schema_the_recipe_does_not_build_is_refused(home: NodeHome) -> None:
-    with pytest.raises(ContributionError, match="schema"):
-        refused(home, plan(1, BASE, schema_digest="0" * 64), BASE.segments())
-
-
-def test_another_federation_is_refused_for_ever(home: NodeHome) -> None:
-    Node(home)(plan(1, BASE), BASE)
-    node = Node(home)
-    with pytest.raises(StateError, match="'fed'"):
-        node(plan(1, BASE, federation="other"), BASE)
-    assert node.statuses == []
-    assert home.pinned("federation") == "fed"
-
-
-BAD_RECIPES = {
-    "no JSON": "{",
-    "empty": "",
-    "a list": "[]",
-    "null": "null",
-    "no recipe": "{}",
-    "unknown key": json.dumps({**json.loads(RECIPE.canonical()), "code": "import os"}),
-    "wrong sizes": RECIPE.canonical().replace('"heads":2', '"heads":3'),
-    "not finite": RECIPE.canonical().replace('"lr":0.001', '"lr":Infinity'),
-}
-
-
-@pytest.mark.parametrize("recipe", BAD_RECIPES.values(), ids=list(BAD_RECIPES))
-def test_a_recipe_that_is_none_is_refused(recipe: str, home: NodeHome) -> None:
-    assert recipe != RECIPE.canonical()
-    with pytest.raises(ContributionError, match="recipe"):
-        refused(home, plan(1, BASE, recipe=recipe), BASE.segments())
-
-
-def test_a_recipe_nested_without_end_is_refused(home: NodeHome) -> None:
-    with pytest.raises(ContributionError):
-        refused(home, plan(1, BASE, recipe="[" * 100_000), BASE.segments())
-
-
-def test_a_plan_without_steps_is_refused(home: NodeHome) -> None:
-    with pytest.raises(ContributionError):
-        Node(home)(plan(1, BASE, local_steps=0), BASE)
-
-
-def test_segments_that_are_not_the_recipes_are_refused(home: NodeHome) -> None:
-    good = BASE.segments()
-    name, data = next(iter(good.items()))
-    for wrong, error in (
-        ({}, NamesError),
-        ({**good, "more": b""}, NamesError),
-        ({**good, name: data[:-4]}, ShapeError),
-        ({**good, name: b"\xff" * len(data)}, NotFiniteError),
-    ):
-        with pytest.raises(error):
-            refused(home, plan(1, BASE), wrong)
-
-
-def test_data_that_went_missing_is_a_data_error(home: NodeHome, tmp_path: Path) -> None:
-    (tmp_path / "data").rename(tmp_path / "moved")
-    with pytest.raises(DataError, match="does not exist"):
-        refused(home, plan(1, BASE), BASE.segments())
-    (tmp_path / "moved").rename(tmp_path / "data")
-    assert Node(home)(plan(1, BASE), BASE).delta.norm() > 0
-
-
-def test_a_device_this_machine_lacks_is_a_config_error(tmp_path: Path) -> None:
-    home = home_at(tmp_path, device="cuda:99")
-    with pytest.raises(ConfigError, match="cuda:99"):
-        refused(home, plan(1, BASE), BASE.segments())
 
 
 def test_the_schema_of_a_recipe_is_that_of_its_model() -> None:

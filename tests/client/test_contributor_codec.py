@@ -28,6 +28,7 @@ from gobelin.shared.recipe import load_recipe
 from gobelin.shared.settings import write_settings
 from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import ParameterVector
+from tests.client.contributing import in_spool
 from tests.keys import write_keys
 
 RECIPE = load_recipe("toy")
@@ -71,7 +72,7 @@ def node(home: NodeHome) -> Contributor:
 
 
 def contribute(contributor: Contributor, plan: RoundPlan) -> Spooled:
-    return contributor.contribute(plan, BASE.segments())
+    return in_spool(contributor, plan, BASE.segments())
 
 
 def rounds(codec: str, count: int) -> list[RoundPlan]:
@@ -234,9 +235,9 @@ def test_a_base_reached_by_steps_is_trained_from_as_a_whole_one_is(
     for name, broadcast in (("whole", "fp32"), ("steps", "int8")):
         home = home_in(tmp_path / name, images)
         plans = [replace(plan, broadcast=broadcast) for plan in (first, second)]
-        node(home).contribute(plans[0], BASE.segments())
+        in_spool(node(home), plans[0], BASE.segments())
         whole = after.segments() if broadcast == "fp32" else None
-        found.append(node(home).contribute(plans[1], whole, steps=[step]).payload.digest)
+        found.append(in_spool(node(home), plans[1], whole, steps=[step]).payload.digest)
         assert home.base_file.exists() == (broadcast != "fp32")
     assert found[0] == found[1]
 
@@ -244,13 +245,13 @@ def test_a_base_reached_by_steps_is_trained_from_as_a_whole_one_is(
 def test_a_node_without_its_base_asks_for_it_and_goes_on_with_the_whole_one(home: NodeHome) -> None:
     plan = replace(PLAN, broadcast="int8")
     with pytest.raises(BaseMissingError):
-        node(home).contribute(plan, None)
+        in_spool(node(home), plan, None)
     assert not home.spool.exists()
-    made = node(home).contribute(plan, BASE.segments())
+    made = in_spool(node(home), plan, BASE.segments())
     assert home.base_file.read_bytes() == bytes(BASE.canonical_bytes)
-    assert node(home).contribute(plan, None).contribution == made.contribution
+    assert in_spool(node(home), plan, None).contribution == made.contribution
     home.base_file.unlink()
-    assert node(home).contribute(plan, BASE.segments()).contribution == made.contribution
+    assert in_spool(node(home), plan, BASE.segments()).contribution == made.contribution
     assert home.base_file.read_bytes() == bytes(BASE.canonical_bytes)  # steps may follow
 
 

@@ -15,7 +15,7 @@ from gobelin.protocols.messages import RoundPlan
 from gobelin.shared.errors import ContributionError
 from gobelin.shared.fragments import fragment_of_round, fragments_of
 from gobelin.shared.vector import ParameterVector
-from tests.client.test_contributor import BASE, Node, home_at, one_thread, plan
+from tests.client.contributing import BASE, Node, home_at, in_spool, one_thread, plan
 
 __all__ = ["one_thread"]  # of every test here, too
 
@@ -81,7 +81,7 @@ def killed_once(home: NodeHome, wanted: RoundPlan, base: ParameterVector) -> Spo
             raise Killed
 
     with pytest.raises(Killed):
-        Contributor(home, kill).contribute(wanted, base.segments())
+        in_spool(Contributor(home, kill), wanted, base.segments())
     Node(home)(wanted, base)
     return Node(home)(wanted, base)  # and once more, from the spool
 

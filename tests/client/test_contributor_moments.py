@@ -32,6 +32,7 @@ from gobelin.shared.recipe import load_recipe
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.settings import write_settings
 from gobelin.shared.vector import ParameterVector
+from tests.client.contributing import in_spool
 from tests.keys import write_keys
 
 RECIPE = load_recipe("toy")
@@ -76,7 +77,7 @@ def home(tmp_path: Path, images: Path) -> NodeHome:
 
 def contribute(home: NodeHome, plan: RoundPlan, moments: bytes = b"") -> Spooled:
     """What a process started anew makes of a plan."""
-    return Contributor(home, lambda status: None).contribute(plan, BASE.segments(), moments)
+    return in_spool(Contributor(home, lambda status: None), plan, BASE.segments(), moments)
 
 
 def trainer_of(images: Path) -> tuple[LocalTrainer, LocalSteps]:

@@ -22,6 +22,7 @@ from gobelin.shared.keys import write_authority
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import load_recipe
 from gobelin.shared.vector import ParameterVector
+from tests.client.contributing import in_spool
 
 RECIPE = load_recipe("toy")
 BASE = ParameterVector.of(build_jepa(RECIPE, seed=0))
@@ -64,7 +65,7 @@ def contribute(home: NodeHome, numbers: list[int], cross_node: bool) -> list[str
             deadline_s=60.0,
             cross_node=cross_node,
         )
-        digests.append(contributor.contribute(asked, BASE.segments()).contribution.delta_digest)
+        digests.append(in_spool(contributor, asked, BASE.segments()).contribution.delta_digest)
     return digests
 
 

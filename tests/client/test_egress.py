@@ -21,7 +21,7 @@ from gobelin.client.records import contribution_record, cosigned, describe
 from gobelin.protocols.ledger import COSIGNATURE, Cosignature
 from gobelin.protocols.messages import DELTA, HEADER, MOMENTS, PAYLOAD
 from gobelin.shared.errors import EgressError
-from tests.client.test_contributor import BASE, Node, home_at, one_thread, plan
+from tests.client.contributing import BASE, Node, home_at, one_thread, plan
 
 __all__ = ["one_thread"]
 MADE = Departure("contribution", 1, "int8", "d" * 64, 3000)

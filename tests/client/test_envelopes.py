@@ -45,7 +45,7 @@ from gobelin.shared.errors import (
     EnvelopeSignatureError,
 )
 from gobelin.shared.signing import SigningKey
-from tests.client.test_contributor import BASE, Node, home_at, one_thread, plan
+from tests.client.contributing import BASE, Node, home_at, in_spool, one_thread, plan
 
 __all__ = ["one_thread"]
 NOW = 2_000_000_000  # Unix time, in seconds
@@ -130,7 +130,7 @@ def offered(node: Node, envelopes: Envelopes, sign: Sign, number: int, at: int) 
     asked = plan(number, BASE)
     signed = sign(asked, issued=(NOW + at) * MICRO)
     envelope = envelopes.open_plan(asked, signed, [])
-    return node.contributor.contribute(asked, BASE.segments(), envelope=envelope)
+    return in_spool(node.contributor, asked, BASE.segments(), envelope=envelope)
 
 
 def test_an_older_plan_is_a_replay_and_a_fresh_one_of_an_older_round_is_not(

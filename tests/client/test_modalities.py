@@ -24,7 +24,7 @@ from gobelin.shared.keys import write_authority
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import Recipe, load_recipe
 from gobelin.shared.vector import ParameterVector
-from tests.client.test_contributor import one_thread
+from tests.client.contributing import in_spool, one_thread
 from tests.two_modalities import write_episodes, write_images, write_recipe
 
 __all__ = ["one_thread"]  # of every test here, too
@@ -66,7 +66,7 @@ def test_a_node_sends_its_part_and_owes_nothing_of_the_rest(
     home = home_of(tmp_path, "robot", write_episodes(tmp_path / "data", 1))
     node = Contributor(home, lambda status: None)
     plan = plan_of(recipe, base, "topk")
-    sent = node.contribute(plan, base.segments())
+    sent = in_spool(node, plan, base.segments())
     part = fragment_of_round(base.schema, 1, 1).part("robot")
     assert sent.contribution.modality == "robot"
     assert sent.delta.schema == part.schema != base.schema
@@ -78,7 +78,7 @@ def test_a_node_sends_its_part_and_owes_nothing_of_the_rest(
     assert float(elsewhere.norm()) == 0
     again = Contributor(home, lambda status: None)
     assert again.finished(plan) == sent
-    assert again.contribute(plan, base.segments()).payload.digest == sent.payload.digest
+    assert in_spool(again, plan, base.segments()).payload.digest == sent.payload.digest
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_node_that_does_not_say_one_of_the_recipes_modalities_trains_nothing(
 ) -> None:
     home = home_of(tmp_path, modality, write_images(tmp_path / "data", 1))
     with pytest.raises(ConfigError, match=says):
-        Contributor(home, lambda status: None).contribute(plan_of(recipe, base), base.segments())
+        in_spool(Contributor(home, lambda status: None), plan_of(recipe, base), base.segments())
     assert not (tmp_path / "home" / "spool").exists()
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -17,6 +19,7 @@ from gobelin.client.home import NodeHome
 from gobelin.client.observer import Observer
 from gobelin.client.page.curves import curves_of
 from gobelin.client.page.server import make_page, news_of
+from gobelin.shared.pages import live
 from tests.client.lived_in import lived_in
 
 HOST = "127.0.0.1"
@@ -30,7 +33,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> NodeHome:
 
 @pytest.fixture(scope="module")
 def client(home: NodeHome) -> TestClient:
-    return TestClient(make_page(home, {HOST}), base_url=URL)
+    return opened(home)
+
+
+def opened(home: NodeHome) -> TestClient:
+    """Its page, once the home has been read."""
+    client = TestClient(make_page(home, {HOST}), base_url=URL)
+    assert client.get("/overview.json").status_code == 200
+    return client
 
 
 def test_the_page_shows_what_status_tells(home: NodeHome, client: TestClient) -> None:
@@ -50,6 +60,27 @@ def test_no_sample_label_or_path_is_on_it(home: NodeHome, client: TestClient) ->
     told = client.get("/").text + client.get("/overview.json").text
     for secret in (str(home.settings().data.path), str(home.folder), home.key_file.read_text()):
         assert secret not in told
+
+
+def test_while_the_home_is_read_a_person_is_told_so_and_a_program_waits(
+    home: NodeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_look, look = threading.Event(), Observer.look
+
+    def slowly(self: Observer) -> Any:
+        assert may_look.wait(60)
+        return look(self)
+
+    monkeypatch.setattr(Observer, "look", slowly)
+    monkeypatch.setattr(live, "FIRST_S", 0.01)
+    with TestClient(make_page(home, {HOST}), base_url=URL) as client:
+        told = client.get("/", headers={"accept": "text/html"})
+        assert (told.status_code, told.headers["refresh"]) == (503, "1")
+        assert "Reading the home" in told.text
+        assert client.get("/").json()["error"] == "page.reading"
+        may_look.set()
+        assert client.get("/overview.json").json()["node"] == home.settings().node
+        assert "Reading the home" not in client.get("/", headers={"accept": "text/html"}).text
 
 
 def test_nothing_can_be_changed(client: TestClient) -> None:
@@ -74,7 +105,7 @@ def test_a_token_is_asked_for_where_there_is_one(home: NodeHome) -> None:
 
 
 def test_it_listens_beyond_loopback_with_a_token_alone(home: NodeHome) -> None:
-    told = ["page", "--home", str(home.folder), "--address", "0.0.0.0:0"]
+    told = ["page", "--home", str(home.folder), "--host", "0.0.0.0", "--port", "0"]
     failed = CliRunner().invoke(app, told)
     assert failed.exit_code != 0
     assert "--token-file" in str(failed.exception)
@@ -93,7 +124,7 @@ def test_a_refused_contribution_is_told_with_its_remedy(tmp_path: Path) -> None:
     home = lived_in(tmp_path, 3, shadow=False)
     ledger = EgressLedger(home.egress_file)
     ledger.left(ledger.leaving(Departure("answer", code="gobelin:budget")), 90, {"PushMessages": 1})
-    page = TestClient(make_page(home, {HOST}), base_url=URL).get("/").text
+    page = opened(home).get("/").text
     assert "The last plan was not answered: budget." in page
     assert "raise max_mb_per_round" in page
     assert "All is calm" not in page

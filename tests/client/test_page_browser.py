@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from gobelin.client.egress_ledger import Departure, EgressLedger
@@ -44,7 +45,9 @@ def url(home: NodeHome) -> Iterator[str]:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         answering = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         answering.start()
-        yield url_of("127.0.0.1", listening)
+        url = url_of("127.0.0.1", listening)
+        httpx.get(f"{url}/overview.json", timeout=120, trust_env=False)  # the home has been read
+        yield url
         server.should_exit = server.force_exit = True
         answering.join(30)
 

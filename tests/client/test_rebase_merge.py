@@ -17,7 +17,7 @@ from gobelin.client.sovereign.build import Given, make_model
 from gobelin.client.sovereign.consensus import Consensus
 from gobelin.client.sovereign.head import LinearHead, PooledHead
 from gobelin.client.sovereign.lineage import Origin
-from gobelin.client.sovereign.merge import join_heads, merge_models
+from gobelin.client.sovereign.merge import JOINED, join_heads, merge_models
 from gobelin.client.sovereign.merging import Ties, Weights
 from gobelin.client.sovereign.package import SovereignModel, load, write_package
 from gobelin.client.sovereign.rebase import Rebaser, RebaseSettings, find_release
@@ -105,7 +105,8 @@ def rebase(world: Path, out: Path, *more: object) -> Any:
 
 def merge(world: Path, out: Path, *more: object) -> Any:
     release = ("--release", world / "releases" / "r1", "--home", out.parent / "home")
-    return run("merge", world / "east", world / "west", "--out", out, *release, *more)
+    told = ("--head", "joined", "--out", out, *release, *more)
+    return run("merge", world / "east", world / "west", *told)
 
 
 # -------------------------------------------------------------- rebase
@@ -278,8 +279,8 @@ def test_builds_merge_by_one_command(world: Path, tmp_path: Path, method: str) -
 
 def test_a_merge_does_not_depend_on_the_order_of_its_builds(world: Path) -> None:
     models = [load(world / name) for name in ("east", "west")]
-    one = merge_models(models, OLD.vector, Ties(), region="r", weights=[1, 3])
-    other = merge_models(models[::-1], OLD.vector, Ties(), region="r", weights=[3, 1])
+    one = merge_models(models, OLD.vector, Ties(), region="r", weights=[1, 3], head=JOINED)
+    other = merge_models(models[::-1], OLD.vector, Ties(), region="r", weights=[3, 1], head=JOINED)
     assert one.vector.digest == other.vector.digest
     assert one.lineage.digest == other.lineage.digest
 
@@ -293,7 +294,7 @@ def test_a_merge_is_reported_beside_its_builds(world: Path, tmp_path: Path) -> N
 
 def test_a_merged_build_can_be_rebased(world: Path) -> None:
     models = [load(world / name) for name in ("east", "west")]
-    merged = merge_models(models, OLD.vector, Weights(), region="both")
+    merged = merge_models(models, OLD.vector, Weights(), region="both", head=JOINED)
     found = Rebaser(merged, OLD.vector, NEW, Given(squares(120, 0))).carry().model
     assert torch.allclose(
         (found.vector - NEW.vector).values, (merged.vector - OLD.vector).values, atol=1e-6
@@ -331,12 +332,16 @@ def test_builds_that_do_not_go_together_are_refused(world: Path, tmp_path: Path)
         merge_models([east, east], OLD.vector, Weights(), region="r")
     linear = replace(west, head=LinearHead(16, 16, 4))
     with pytest.raises(MergeError, match="do not join"):
-        merge_models([east, linear], OLD.vector, Weights(), region="r")
+        merge_models([east, linear], OLD.vector, Weights(), region="r", head=JOINED)
     kept = merge_models([east, linear], OLD.vector, Weights(), region="r", head=east)
     assert kept.head is east.head
+    with pytest.raises(MergeError, match="nobody said which") as told:
+        merge_models([east, west], OLD.vector, Weights(), region="r")
+    assert "--head joined" in told.value.remedy
+    assert "another scanner" in told.value.remedy
     licensed = replace(west, lineage=west.lineage.model_copy(update={"licence": "MIT"}))
     with pytest.raises(MergeError, match="several licences"):
-        merge_models([east, licensed], OLD.vector, Weights(), region="r")
+        merge_models([east, licensed], OLD.vector, Weights(), region="r", head=east)
     with pytest.raises(MergeError, match="not enough"):
         run("merge", world / "east", "--release", world / "releases" / "r1", "--out",
             tmp_path / "model", "--home", tmp_path)  # fmt: skip

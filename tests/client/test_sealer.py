@@ -46,7 +46,7 @@ from gobelin.shared.sealing.peer import SESSION
 from gobelin.shared.sealing.tally import parse_answer
 from gobelin.shared.signing import SigningKey
 from gobelin.shared.vector import ParameterSchema, ParameterVector
-from tests.client.test_contributor import BASE, home_at, plan
+from tests.client.contributing import BASE, home_at, in_spool, plan
 from tests.sealed_world import for_node
 
 NAMES = ("east", "north", "south")
@@ -133,7 +133,7 @@ def restarted(home: NodeHome) -> Contributor:
 def trio(tmp_path: Path) -> Trio:
     trio = Trio(tmp_path, sealed_plan())
     for home in trio.homes.values():
-        restarted(home).contribute(sealed_plan(), BASE.segments())
+        in_spool(restarted(home), sealed_plan(), BASE.segments())
     return trio
 
 
@@ -220,32 +220,31 @@ def test_open_rounds_are_declined_by_who_wants_or_has_had_sealed_ones(
 ) -> None:
     home = next(iter(trio.homes.values()))
     with pytest.raises(ContributionError, match="were sealed, this one is open"):
-        restarted(home).contribute(plan(1, BASE), BASE.segments())
+        in_spool(restarted(home), plan(1, BASE), BASE.segments())
     fresh = home_at(tmp_path, "west")
     text = fresh.settings_file.read_text()
     assert "sealed_only = false" in text
     text = text.replace("sealed_only = false", "sealed_only = true")
     write_atomic(fresh.settings_file, text.encode())
     with pytest.raises(ContributionError, match="would see this node's delta"):
-        restarted(fresh).contribute(plan(1, BASE), BASE.segments())
+        in_spool(restarted(fresh), plan(1, BASE), BASE.segments())
 
 
 def test_settings_that_a_sealed_round_cannot_keep_are_told(tmp_path: Path) -> None:
     hasty = home_at(tmp_path, "north", seconds_per_round=10.0)
     with pytest.raises(ConfigError, match="takes every local step"):
-        restarted(hasty).contribute(sealed_plan(), BASE.segments())
+        in_spool(restarted(hasty), sealed_plan(), BASE.segments())
     narrow = home_at(tmp_path, "south")
     text = narrow.settings_file.read_text().replace(
         "[egress]", "[egress]\nmax_mb_per_round = 0.005"
     )
     write_atomic(narrow.settings_file, text.encode())
     with pytest.raises(BudgetError):
-        restarted(narrow).contribute(sealed_plan(), BASE.segments())
+        in_spool(restarted(narrow), sealed_plan(), BASE.segments())
     for terms in ({"sealed_bits": 31}, {"sealed_bound": 0.3}, {"sealed_bits": 0}):
+        fresh = restarted(home_at(tmp_path, f"n{len(str(terms))}"))
         with pytest.raises(SealingError, match="no place for the deltas"):
-            restarted(home_at(tmp_path, f"n{len(str(terms))}")).contribute(
-                sealed_plan(**terms), BASE.segments()
-            )
+            in_spool(fresh, sealed_plan(**terms), BASE.segments())
 
 
 @settings(max_examples=40, deadline=None)

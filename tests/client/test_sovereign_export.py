@@ -152,8 +152,8 @@ def test_bad_packages_and_full_places_are_refused(tmp_path: Path) -> None:
         return CliRunner().invoke(app, asked).exception
 
     assert isinstance(run(out=taken), StateError)
-    assert isinstance(run("--key", "0" * 64), SignatureError)
-    assert run("--key", REGION.public) is None
+    assert isinstance(run("--signed-by", "0" * 64), SignatureError)
+    assert run("--signed-by", REGION.public) is None
     assert run() is None  # over an export of before
     (tmp_path / "model" / "config.json").write_text("{}")
     assert isinstance(run(), CheckpointError)

@@ -7,7 +7,7 @@ import pytest
 from gobelin.client.sovereign.gate import Floors, GateError, broken, judge, require_kept
 from gobelin.shared.errors import ConfigError
 from gobelin.shared.evaluation.intervals import Interval
-from gobelin.shared.settings import parse_settings
+from gobelin.shared.settings import check_settings, parse_settings
 
 FIGURES = {
     "accuracy": Interval(82.0, 79.0, 85.0),
@@ -57,3 +57,10 @@ def test_no_floors_break_nothing() -> None:
 def test_a_misspelt_floor_is_told_its_name() -> None:
     with pytest.raises(ConfigError, match="did you mean 'min_accuracy'"):
         parse_settings(Floors, "min_acuracy = 80", where="[gate]")
+
+
+def test_a_floor_that_an_older_package_names_unset_asks_nothing() -> None:
+    told = {"judged_on": "bound", "min_accuracy": 80.0, "min_success": None}
+    assert check_settings(Floors, told, "the package's own gate").asked == {"min_accuracy": 80.0}
+    with pytest.raises(ConfigError, match="min_success"):
+        check_settings(Floors, {"min_success": 50.0}, "[gate]")

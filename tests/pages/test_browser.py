@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 import uvicorn
@@ -52,8 +53,11 @@ def served(home: AggregatorHome, token: str = "") -> Iterator[str]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    bearer = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        httpx.get(f"{url}/overview.json", headers=bearer, timeout=120, trust_env=False)
+        yield url
     finally:
         server.should_exit = True
         thread.join()

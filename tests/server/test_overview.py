@@ -65,7 +65,7 @@ def test_an_overview_says_what_the_sealed_rounds_record(
 
 def test_members_influence_is_the_ledger_s(home: AggregatorHome, seen: Overview) -> None:
     history = LedgerFolder(home.ledger).read()
-    told = influence_of(one.entry for one in history.entries)
+    told = influence_of((one.entry for one in history.entries), 3, {})
     for member in seen.members:
         assert member.influence_total == pytest.approx(told[member.name]["influence"])
         assert member.share == pytest.approx(told[member.name]["share"])

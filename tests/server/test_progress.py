@@ -168,7 +168,11 @@ def test_as_text_every_event_is_its_line(
     with Progress(home, as_json=False) as progress:
         for event, _ in EVENTS:
             progress.on_event(event)
-    assert capsys.readouterr().out.splitlines() == [line for _, line in EVENTS]
+    then = (
+        f"; Ctrl-C stops it and loses nothing. Next: gobelin aggregator status --home {home.folder}"
+    )
+    lines = [line + then if event["event"] == "up" else line for event, line in EVENTS]
+    assert capsys.readouterr().out.splitlines() == lines
 
 
 def test_names_are_no_markup(home: AggregatorHome, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from gobelin.server import service
 from gobelin.server.cli import app
 from gobelin.server.places import Places
 from gobelin.shared.errors import ConfigError, StateError
@@ -95,6 +96,18 @@ def test_nobody_waits_where_nobody_asked(places: Places) -> None:
     for word in ("approve", "refuse"):
         with pytest.raises(ConfigError, match="waiting: nobody"):
             type_in(places, word, "some", "words")
+
+
+def test_the_service_alone_says_where_it_is_and_what_comes_next(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "serve", lambda places, stop, ready: ready("127.0.0.1:9093"))
+    (told,) = type_in(places, "serve")
+    assert told == {"event": "ready", "service_address": "127.0.0.1:9093"}
+    plain = RUNNER.invoke(app, ["serve", "--home", str(places.folder)]).stdout
+    assert plain.count("\n") == 1
+    assert "at 127.0.0.1:9093" in plain
+    assert f"Ctrl-C stops it. Next: gobelin aggregator invite --home {places.folder}" in plain
 
 
 @pytest.mark.parametrize("command", ["requests", "members", "nodes", "invite --member x"])

@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 
 from gobelin.protocols.messages import Farewell, RoundPlan
+from gobelin.server import ledger as round_ledger
 from gobelin.server import rounds as engine
 from gobelin.server.courier import Reply
+from gobelin.server.ledger import RoundLedger
 from gobelin.server.open_round import OpenRound
 from gobelin.server.rounds import FAREWELL_S
 from gobelin.server.seal import Standing
 from gobelin.shared.checkpoint import read_checkpoint
 from gobelin.shared.errors import RoundError
+from gobelin.shared.ledger import Entry
 from gobelin.shared.vector import ParameterVector
 from tests.server.world import (
     DEADLINE,
@@ -64,6 +67,25 @@ def test_a_round_that_is_over_is_let_go_with_its_vectors(
     finally:
         gc.enable()
     assert len(begun) == 3
+
+
+def test_a_release_reads_the_ledger_a_round_at_a_time(
+    tmp_path: Path, north: Node, south: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[weakref.ref[Entry]] = []
+    entry = RoundLedger.entry
+
+    def watched(ledger: RoundLedger, number: int) -> Entry:
+        assert sum(one() is not None for one in read) <= 2  # the released round's, and the last
+        found = entry(ledger, number)
+        if number not in ledger._recent:
+            read.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(RoundLedger, "entry", watched)
+    monkeypatch.setattr(round_ledger, "RECENT", 1)
+    federation(tmp_path, north, south, rounds=6, release_every=6).run()
+    assert len(read) >= 5
 
 
 def test_releases_come_as_often_as_asked_for_and_at_the_end(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from gobelin.protocols import federation_pb2 as pb
 from gobelin.protocols.enrolment import REVOKE
 from gobelin.server.home import AggregatorHome
 from gobelin.server.places import Places
-from gobelin.server.service import FAILURES, MAX_REQUEST_BYTES, Throttle
+from gobelin.server.service import FAILURES, MAX_REQUEST_BYTES, Throttle, serve
 from gobelin.shared.certificates import certify_node
 from gobelin.shared.certificates import invited as shown
 from gobelin.shared.errors import (
@@ -189,6 +190,13 @@ def test_an_enrolment_is_told_the_same_over_the_wire(tmp_path: Path, places: Pla
             reply = service.ask("Enrol", enrolment_request(home))
             assert (reply.state, reply.words) == (pb.WAITING, joining.words)
             assert not reply.certificate
+
+
+def test_it_says_when_it_is_ready(tmp_path: Path) -> None:
+    made, stop, told = found_places(tmp_path / "home"), threading.Event(), list[str]()
+    stop.set()
+    serve(made, stop, told.append)
+    assert told == [address(made)]
 
 
 def test_an_unknown_request_says_so(places: Places) -> None:

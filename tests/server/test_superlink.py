@@ -11,7 +11,7 @@ SCRIPT = """
 import sys
 from gobelin.server import superlink
 from flwr.supercore import constant  # before Flower's command is imported, as in the real process
-import importlib, types
+import importlib, threading, types
 
 stand_in = types.SimpleNamespace()
 
@@ -24,6 +24,7 @@ def command():
     from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
     print("torch" in sys.modules)
     print(SqlLinkState._cleanup_expired_task_tokens.__name__)
+    print("garbage" in {thread.name for thread in threading.enumerate()})
     return 3
 
 stand_in.flower_superlink = command
@@ -41,6 +42,7 @@ def test_flowers_command_runs_with_a_longer_wait_bounded_requests_and_no_tensors
         str(UPLOAD_S),
         "False",
         "tidy_seldom",
+        "True",
     ]
     assert (done.stdout.split(), done.returncode) == (wanted, 3), done.stderr
 

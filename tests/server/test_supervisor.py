@@ -16,12 +16,19 @@ import httpx
 import pytest
 
 from gobelin.server import supervisor
+from gobelin.server.children import (
+    Ports,
+    service_command,
+    superexec_command,
+    superlink_command,
+)
 from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
 from gobelin.server.supervisor import RESTARTS, Child, Supervisor, free_port, require_free
 from gobelin.shared.errors import EngineError, PortInUseError
 from gobelin.shared.files import sole_owner
 from gobelin.shared.logs import kept
+from tests.faults.inject.process_names import process_name
 
 
 @pytest.fixture
@@ -100,6 +107,17 @@ def test_deaths_of_long_ago_are_forgotten(
             child.start()
         wait_until_dead(child)
         now[0] += supervisor.RESTART_WINDOW_S / 2
+
+
+def test_measurements_know_the_children_by_their_command_lines(home: AggregatorHome) -> None:
+    ports = Ports("127.0.0.1:9092", 9091)
+    commands = {
+        "superlink": superlink_command(home, ports),
+        "superexec": superexec_command(home, ports),
+        "service": service_command(home),
+    }
+    for name, command in commands.items():
+        assert process_name(command[1:] if command[0] == sys.executable else command) == name
 
 
 def test_a_serverapp_that_let_go_of_the_rounds_is_dead_after_a_moment(

@@ -19,6 +19,7 @@ from gobelin.shared.files import (
     folder_atomic,
     is_owned,
     link_or_copy,
+    numbered,
     read_json,
     remove_folder,
     sole_owner,
@@ -289,3 +290,13 @@ def test_beside_one_file_only_its_own_killed_writers_are_swept(tmp_path: Path) -
     assert read_json(tmp_path / "issued.json") == {"issued": 1}
     assert others.exists()
     assert (tmp_path / ".issued.json.note").exists()
+
+
+def test_numbers_are_those_in_names_and_of_nothing_else(tmp_path: Path) -> None:
+    assert numbered(tmp_path / "none", "round-") == []
+    for name in ("round-00010", "round-00002", "round-100000", "round-3b", "around-1", "4.note"):
+        (tmp_path / name).mkdir()
+    for name in (".round-00007.abcdefgh", "00005.note", "other-00006-ab.note", "00012.note.x"):
+        (tmp_path / name).touch()
+    assert numbered(tmp_path, "round-") == [2, 10, 100000]
+    assert numbered(tmp_path, after=".note") == [4, 5]

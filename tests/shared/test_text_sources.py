@@ -199,7 +199,7 @@ def test_missing_text_and_missing_columns_and_labels_are_refused(tmp_path):
     with pytest.raises(DataError, match="row 1 is an empty text"):
         open_source(tmp_path, FORM)
     pq.write_table(pa.table({"text": [[1]]}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="make it text"):
+    with pytest.raises(DataError, match="make it a column of strings"):
         open_source(tmp_path, FORM)
     pq.write_table(pa.table({"text": ["a", "b"], "label": ["x", None]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"1 of 2 texts.* have no label"):

@@ -11,13 +11,10 @@ from gobelin.shared.data.export import write_episodes
 from gobelin.shared.errors import DataError
 from gobelin.shared.evaluation.benchmarks import Contender
 from gobelin.shared.evaluation.intervals import Skill, difference, interval
-from gobelin.shared.evaluation.planning import Task
 from gobelin.shared.evaluation.surprise import open_episodes
-from gobelin.shared.evaluation.world_benchmarks import Foreseeing, Planning
+from gobelin.shared.evaluation.world_benchmarks import Foreseeing
 from gobelin.shared.model import encoder_of
 from gobelin.shared.model.world_model import WorldModel
-from gobelin.shared.planning import Icem
-from gobelin.shared.worlds import TwoRoom
 from tests.shared.tiny_world import RECIPE, episodes, trained, untrained
 
 
@@ -73,18 +70,3 @@ def test_episodes_too_short_or_states_that_do_not_fit_are_refused(
         benchmark(tmp_path, model, horizon=7).measure(model)
     with pytest.raises(DataError, match="observations and states do not match"):
         benchmark(tmp_path, model, states=np.zeros((200, 3, 2), np.float32))
-
-
-class Positions(TwoRoom):
-    """Two rooms that are seen as positions."""
-
-    def render(self, positions: np.ndarray) -> np.ndarray:  # type: ignore[type-arg, override]
-        return positions
-
-
-def test_plans_are_counted_by_journey(contenders: dict[str, Contender]) -> None:
-    random = np.random.default_rng(0).random((2, 6, 2), dtype=np.float32)
-    task = Task(random[0], random[0], budget=2)  # there already
-    search = Icem(samples=8, iterations=1, elites=2)
-    found = Planning("rooms", Positions(), task, search, horizon=3).measure(contenders["trained"])
-    assert interval(found.figures["success"]).value == 100

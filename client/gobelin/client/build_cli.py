@@ -38,7 +38,9 @@ def build(
     unverified: Unverified = False,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Any other setting, over the TOML."),
+        typer.Option(
+            "--set", metavar="TABLE.KEY=VALUE", help="Any other setting, over the TOML; repeatable."
+        ),
     ] = None,
     home: Home = DEFAULT_HOME,
     as_json: AsJsonLines = False,
@@ -82,7 +84,9 @@ def read_build(path: Path | None, said: dict[str, Any], assignments: list[str]) 
             remedy = "`gobelin sovereign example` prints one"
             raise ConfigError(f"{path} does not exist", remedy) from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}", "mend it") from None
+            raise ConfigError(
+                f"{path} cannot be read: {error}", "mend that line, or its permissions"
+            ) from None
     for table, keys in parse_assignments(assignments).items():
         own = values.get(table)
         values[table] = {**own, **keys} if isinstance(own, dict) else keys

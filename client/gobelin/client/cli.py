@@ -17,7 +17,9 @@ from gobelin.shared.options import AsJsonLines, LogFormat
 if TYPE_CHECKING:
     from gobelin.client.home import NodeSettings
 
-app = typer.Typer(no_args_is_help=True, help="Contribute to a federation from private data.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Contribute to a federation from private data."
+)
 
 policy = typer.Typer(no_args_is_help=True, help="What may leave this node.")
 app.add_typer(policy, name="policy")
@@ -30,7 +32,7 @@ def init(
     member: Annotated[str, typer.Option(help="The institution this node belongs to.")],
     aggregator: Annotated[str, typer.Option(help="host:port of the aggregator.")],
     ca: Annotated[Path, typer.Option(help="The federation's ca.pem, from its operator.")],
-    data: Annotated[Path, typer.Option(help="Private data: images, Parquet or IDX.")],
+    data: Annotated[Path, typer.Option(help="Private data: a folder or a file; they stay here.")],
     modality: Annotated[
         str | None, typer.Option(help="Of the data, where the recipe has several.")
     ] = None,
@@ -110,6 +112,7 @@ def run(
     from gobelin.client.progress import Progress
     from gobelin.shared.files import sole_owner, sweep
     from gobelin.shared.formats import NODE, upgrade
+    from gobelin.shared.garbage import collected
     from gobelin.shared.logs import kept, logged, pick_stream
     from gobelin.shared.signals import Stopped, stop_on_signals
 
@@ -122,7 +125,7 @@ def run(
     if TORCHRUN in os.environ and _followed(settings):
         return
     with (
-        Progress(settings.node, stream is not None) as progress,
+        Progress(settings.node, stream is not None, home) as progress,
         logged(settings.logs, stream, sys.stdout, **who),
         sole_owner(home, wait_s=1),
         kept(place.log_file),
@@ -139,7 +142,7 @@ def run(
                 progress.say(str(settings.shadow))
             from gobelin.client.link import serve
 
-            with kept_up(place, progress.say):
+            with kept_up(place, progress.say), collected():
                 serve(place, progress.on_status, give_up or math.inf)
             if TORCHRUN in os.environ:
                 from gobelin.client.crew import dismiss
@@ -213,7 +216,7 @@ def watch(
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
     as_json: AsJsonLines = False,
 ) -> None:
-    """Keep showing that, until stopped: one live view on a terminal, lines elsewhere."""
+    """Keep showing what `status` shows, until stopped: live on a terminal, lines elsewhere."""
     from gobelin.client.home import NodeHome
     from gobelin.client.watch import watch_node
 

@@ -30,11 +30,7 @@ from gobelin.client.privacy.training import PrivateTrainer
 from gobelin.client.sealer import SALT_BYTES, SealedReply, Sealer, on_grid
 from gobelin.client.shadow.held_out import Parts
 from gobelin.client.shadow.shadow import Shadow
-from gobelin.client.site_policy import (
-    SitePolicy,
-    read_policy,
-    require,
-)
+from gobelin.client.site_policy import SitePolicy, read_policy, require
 from gobelin.client.spool import Spool, Spooled, blinded
 from gobelin.client.trainer import LocalSteps, LocalTrainer, StepReport
 from gobelin.client.workbench import build_private_trainer, build_trainer, open_parts
@@ -42,18 +38,9 @@ from gobelin.protocols.envelope import Envelope
 from gobelin.protocols.messages import Contribution, Receipt, RoundPlan
 from gobelin.protocols.sealing import SealedCall
 from gobelin.shared.alarm import collapse_alarm
-from gobelin.shared.codec import (
-    LOSSLESS,
-    codec_named,
-    compress,
-)
+from gobelin.shared.codec import LOSSLESS, codec_named, compress
 from gobelin.shared.envelope import NEVER
-from gobelin.shared.errors import (
-    ConfigError,
-    ContributionError,
-    GobelinError,
-    PrivacyError,
-)
+from gobelin.shared.errors import ConfigError, ContributionError, GobelinError, PrivacyError
 from gobelin.shared.fragments import Fragment, fragment_of_round, start_of_round
 from gobelin.shared.health import Health
 from gobelin.shared.ledger.course import course_of
@@ -95,19 +82,6 @@ class Contributor:
             made = entry.contribution
             self._on_status(NodeStatus("idle", round=made.round, note=entry.fate))
 
-    def contribute(
-        self,
-        plan: RoundPlan,
-        segments: Mapping[str, bytes] | None,
-        moments: bytes = b"",
-        steps: Sequence[CodedStep] = (),
-        envelope: Envelope | None = None,
-    ) -> Spooled:
-        """As `prepare`, and in the spool."""
-        prepared = self.prepare(plan, segments, moments, steps, envelope)
-        self.flush()
-        return prepared
-
     def flush(self) -> None:
         """Wait until the spool has what was prepared last: before, nobody may be told of it.
 
@@ -129,12 +103,12 @@ class Contributor:
 
         `segments` are those of the whole base; without them `steps` lead to it from one that this
         node has kept. `moments` are those of all nodes on the last base. `envelope` is the plan's,
-        opened, and says how long an answer holds. Raises EnvelopeReplayedError on a plan that a
-        later one has overtaken, and ContributionError
-        when plan, base and moments do not belong together (it is a BaseMissingError where the
-        node must be sent the whole base), CodecError when the plan names a codec this node does
-        not have, BudgetError when no codec keeps its egress budget, StateError when the plan is
-        of another federation.
+        opened, and says how long an answer holds. What is made is on its way into the spool: see
+        `flush`. Raises EnvelopeReplayedError on a plan that a later one has overtaken, and
+        ContributionError when plan, base and moments do not belong together (it is a
+        BaseMissingError where the node must be sent the whole base), CodecError when the plan
+        names a codec this node does not have, BudgetError when no codec keeps its egress budget,
+        StateError when the plan is of another federation.
         """
         self._sealer.require(plan)
         self.flush()

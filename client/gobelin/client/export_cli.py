@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gobelin.shared.options import AsJson
+from gobelin.shared.options import AsJson, SignedBy
 
 
 class Form(StrEnum):
@@ -26,9 +26,7 @@ def export(
     home: Annotated[
         Path | None, typer.Option(help="The region's home: its key signs the export.")
     ] = None,
-    key: Annotated[
-        str | None, typer.Option(help="Public key of the region that must have signed the package.")
-    ] = None,
+    signed_by: SignedBy = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a model as ONNX or for Hugging Face's hub; refused where it computes something else."""
@@ -37,7 +35,7 @@ def export(
     from gobelin.client.sovereign.lineage import region_key
     from gobelin.client.sovereign.package import read_package
 
-    model = read_package(package, key=key)
+    model = read_package(package, key=signed_by)
     signing = None if home is None else region_key(home)
     told = export_package(model, out, to.value, signing)
     if as_json:

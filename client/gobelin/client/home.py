@@ -32,9 +32,10 @@ Name = Annotated[str, Field(min_length=1, max_length=48, pattern=r"^[A-Za-z0-9][
 class DataSettings(Settings):
     """Where the private data lie; they never leave this machine."""
 
-    path: Path
-    modality: str | None = None  # of the recipe's; need not be said where it has only one
-    on_bad: Literal["refuse", "skip"] = "refuse"  # a sample that cannot be read
+    path: Path  # file or folder; `gobelin node plan` says whether it is understood
+    modality: str | None = None  # one of the recipe's; need not be said where it has only one
+    # a sample that cannot be read stops the node, or is left out, counted and logged
+    on_bad: Literal["refuse", "skip"] = "refuse"
     # What order and augmentation derive from: the plan alone, or this node's secret, too. Homes of
     # before there was a choice say nothing, and keep to what they had.
     order: Literal["plan", "private"] = "plan"
@@ -46,7 +47,7 @@ class MachineSettings(Settings):
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps …
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it
-    compile: bool = False
+    compile: bool = False  # by torch.compile: a slower start, then faster steps, on a GPU above all
     threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as the machine offers
 
 
@@ -65,8 +66,10 @@ class EgressSettings(Settings):
     """
 
     moments: bool = True  # of projections, where the federation asks for them; else they stay here
-    max_mb_per_round: Annotated[float, Field(gt=0)] | None = None  # of 10⁶ bytes
-    seconds_per_round: Annotated[float, Field(gt=0)] | None = None  # at the rate measured so far
+    # a coarser codec is taken to keep to it
+    max_mb_per_round: Annotated[float, Field(gt=0)] | None = None
+    # as above, at the rate measured so far
+    seconds_per_round: Annotated[float, Field(gt=0)] | None = None
     sealed_only: bool = False  # refuse rounds in which the aggregator sees this node's delta
     min_sealed_members: Annotated[int, Field(ge=2)] = 3  # fewest in a sum, this one included
 
@@ -121,9 +124,9 @@ class LinkSettings(Settings):
 class NodeSettings(Settings):
     """`node.toml`."""
 
-    member: Name
-    node: Name
-    aggregator: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]  # host:port
+    member: Name  # the institution it belongs to; weights and caps are per member
+    node: Name  # its name, one among the member's
+    aggregator: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]  # where rounds are, as host:port
     data: DataSettings
     compute: ComputeSettings = ComputeSettings()
     egress: EgressSettings = EgressSettings()

@@ -279,5 +279,7 @@ def read_invite(text: str, file: Path | None) -> Invite:
         try:
             text = os.fdopen(os.dup(0)).read(1 << 16) if str(file) == "-" else file.read_text()
         except (OSError, UnicodeDecodeError):
-            raise InviteError(f"{file} cannot be read", "check the path") from None
+            raise InviteError(
+                f"{file} cannot be read", "check the path and its permissions"
+            ) from None
     return Invite.parse(text)

@@ -15,12 +15,13 @@ from gobelin.client.plan import rollbacks_of_plan
 from gobelin.protocols.ledger import Cosignature, Head, LedgerView, Proof, RoundRecord
 from gobelin.protocols.messages import Receipt, RoundPlan
 from gobelin.shared.errors import (
+    OTHER_VERSION,
     EnvelopeReplayedError,
     LedgerError,
     SignatureError,
     TwoHistoriesError,
 )
-from gobelin.shared.files import write_atomic, write_json
+from gobelin.shared.files import numbered, write_atomic, write_json
 from gobelin.shared.keys import fingerprint, load_private_key, public_pem
 from gobelin.shared.ledger import (
     History,
@@ -54,8 +55,8 @@ class NodeLedger:
 
     def newest(self) -> SignedHead | None:
         """The newest head that this node has believed, with its own cosignature."""
-        notes = sorted(self._home.heads.glob("[0-9]*.note"))
-        return SignedHead.parse(notes[-1].read_bytes()) if notes else None
+        sizes = numbered(self._home.heads, "", ".note")
+        return SignedHead.parse(self._note(sizes[-1]).read_bytes()) if sizes else None
 
     def hear(
         self,
@@ -115,7 +116,7 @@ class NodeLedger:
     def _head(self, federation: str, told: Head) -> SignedHead:
         origin = origin_of(federation)
         if told.federation != federation or len(roots := split(told.root)) != 1:
-            raise LedgerError("a head of another federation's ledger", "update gobelin")
+            raise LedgerError("a head of another federation's ledger")
         line = Line(origin, key_id(origin, SIGNATURE, self._aggregator), _bytes(told.signature))
         signed = SignedHead(TreeHead(origin, told.size, roots[0]), (line,))
         signed.signed_by(self._aggregator)
@@ -131,7 +132,7 @@ class NodeLedger:
             return
         if issued >= int(self._home.pinned(HEARD) or 0):
             return
-        note = self._home.heads / f"{told.size:05d}.note"
+        note = self._note(told.size)
         if note.exists() and SignedHead.parse(note.read_bytes()).head != told:
             return
         raise EnvelopeReplayedError(
@@ -210,8 +211,11 @@ class NodeLedger:
             proved.append((receipt, found[1]))
         return proved
 
+    def _note(self, size: int) -> Path:
+        return self._home.heads / f"{size:05d}.note"
+
     def _keep(self, head: SignedHead) -> None:
-        path = self._home.heads / f"{head.head.size:05d}.note"
+        path = self._note(head.head.size)
         if not path.exists():
             key = SigningKey.load(self._home.signing_key_file)
             name, at = self._home.settings().node, int(self._now())
@@ -234,4 +238,4 @@ def _bytes(text: str) -> bytes:
     try:
         return bytes.fromhex(text)
     except ValueError:
-        raise SignatureError("the head's signature is none", "update gobelin") from None
+        raise SignatureError("the head's signature is none", OTHER_VERSION) from None

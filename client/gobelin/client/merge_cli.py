@@ -26,7 +26,8 @@ def merge(
         str, typer.Option(help="weights, task-arithmetic, ties or dare.")
     ] = "weights",
     weight: Annotated[
-        list[float] | None, typer.Option(help="Of each package, in their order; repeatable.")
+        list[float] | None,
+        typer.Option(help="Of each package, in their order; repeatable. Unset: all alike."),
     ] = None,
     scale: Annotated[
         float | None, typer.Option(help="What the merged delta is multiplied by: λ.")
@@ -39,8 +40,12 @@ def merge(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="dare: of what is dropped.")] = None,
     head: Annotated[
-        str, typer.Option(help="joined, none, or the package whose head is kept.")
-    ] = "joined",
+        str | None,
+        typer.Option(
+            help="The package whose head is kept; joined, for regions that see alike; or none. "
+            "To be said where builds have heads."
+        ),
+    ] = None,
     region: Annotated[str, typer.Option(help="Whose model it is, for the lineage.")] = "merged",
     licence: Annotated[str | None, typer.Option(help="Where the builds' differ.")] = None,
     data: Annotated[
@@ -50,7 +55,7 @@ def merge(
         Path | None, typer.Option(help="Labelled test samples, for the report and its gate.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="BUILD.toml, for its tables [evaluation] and [gate].")
+        Path | None, typer.Option(help="BUILD.toml, for its tables evaluation and gate.")
     ] = None,
     home: Home = DEFAULT_HOME,
     device: Device = "cpu",
@@ -58,7 +63,7 @@ def merge(
 ) -> None:
     """Merge builds without their data; signed by this region, with all parents in the lineage.
 
-    A class that several heads know is read by their mean, any other by the one that knows it.
+    Joined heads read a class that several know by their mean, any other by the one that knows it.
     """
     # Late, so that --help need not wait for torch.
     from gobelin.client.sovereign.lineage import region_key
@@ -87,12 +92,14 @@ def merge(
     _print(written, models, report, as_json)
 
 
-def _whose(head: str, packages: list[Path], models: list[SovereignModel]) -> str | SovereignModel:
+def _whose(
+    head: str | None, packages: list[Path], models: list[SovereignModel]
+) -> str | SovereignModel | None:
     """The head's way, or the package that is named by its folder; raises MergeError."""
     from gobelin.client.sovereign.merge import JOINED, NONE
     from gobelin.shared.errors import MergeError
 
-    if head in (JOINED, NONE):
+    if head in (None, JOINED, NONE):
         return head
     for folder, model in zip(packages, models, strict=True):
         if folder.absolute() == Path(head).absolute():

@@ -70,7 +70,11 @@ def restore(
     passphrase_file: PassphraseFile = None,
     no_keys: NoKeys = False,
     nothing_left_since: Annotated[
-        bool, typer.Option("--nothing-left-since", help="Of a node with a privacy budget.")
+        bool,
+        typer.Option(
+            "--nothing-left-since",
+            help="Vouch that the node sent nothing since; where it has a privacy budget.",
+        ),
     ] = False,
     home: Home = DEFAULT_HOME,
     as_json: AsJson = False,

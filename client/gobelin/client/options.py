@@ -9,7 +9,10 @@ import typer
 
 Key = Annotated[Path | None, typer.Option(help="The federation's ca.pem; else the one in --home.")]
 Unverified = Annotated[
-    bool, typer.Option("--unverified", help="Take a bare checkpoint, and say so for ever.")
+    bool,
+    typer.Option(
+        "--unverified", help="Take a bare checkpoint, and say so in the lineage or report."
+    ),
 ]
 Home = Annotated[Path, typer.Option(help="The node's folder.")]
 DEFAULT_HOME = Path("node")

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from gobelin.protocols.messages import RoundPlan
-from gobelin.shared.errors import ConfigError, ContributionError, MomentsError
+from gobelin.shared.errors import OTHER_VERSION, ConfigError, ContributionError, MomentsError
 from gobelin.shared.fragments import fragments_of
 from gobelin.shared.ledger.course import parse as parse_rollbacks
 from gobelin.shared.model import Jepa
@@ -24,7 +24,7 @@ def parse_recipe(text: str) -> Recipe:
     try:
         return Recipe.model_validate(json.loads(text))
     except (ValueError, ValidationError, RecursionError):
-        raise ContributionError("the plan's recipe is not valid", "update gobelin") from None
+        raise ContributionError("the plan's recipe is not valid", OTHER_VERSION) from None
 
 
 def rollbacks_of_plan(plan: RoundPlan) -> dict[int, int]:
@@ -32,7 +32,7 @@ def rollbacks_of_plan(plan: RoundPlan) -> dict[int, int]:
     try:
         found = parse_rollbacks(plan.rollbacks)
     except ValueError:
-        raise ContributionError("the plan's rollbacks are none", "update gobelin") from None
+        raise ContributionError("the plan's rollbacks are none", OTHER_VERSION) from None
     if max(found, default=0) >= plan.round:
         raise ContributionError("the plan tells of a rollback that is still to come")
     return found

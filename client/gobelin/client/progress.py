@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 from gobelin.client.home import BUSY, NodeStatus
@@ -16,14 +17,19 @@ PLAIN_EVERY_S = 10.0  # between two lines about training where there is no termi
 class Progress(LiveConsole):
     """Shows a node's status as it changes."""
 
-    def __init__(self, name: str, as_json: bool) -> None:
+    def __init__(self, name: str, as_json: bool, home: Path) -> None:
         super().__init__(as_json, "starting")
-        self._name = name
+        self._name, self._home = name, home
+        self._ready = False
         self._last_plain = 0.0
         self._last: tuple[str, int, str] = ("", 0, "")
 
     def on_status(self, status: NodeStatus) -> None:
         """Show a status: every change of state, and training now and then."""
+        if status.state == "idle" and not self._ready:
+            self._ready = True
+            then = f"gobelin node watch --home {self._home}"
+            self.say(f"{self._name} is ready; Ctrl-C stops it and loses nothing. Next: {then}")
         here = (status.state, status.round, status.note)
         due = time.monotonic() - self._last_plain >= PLAIN_EVERY_S
         self.show(describe(status))

@@ -45,17 +45,20 @@ def rebase(
         str, typer.Option(help="Short training: auto (where a floor breaks), never or always.")
     ] = "auto",
     floor: Annotated[
-        float, typer.Option(min=0, help="Points of held-out accuracy that may be lost before.")
+        float,
+        typer.Option(min=0, help="Points of held-out accuracy lost from which `auto` trains."),
     ] = 1.0,
     share: Annotated[
-        float, typer.Option(min=0, max=1, help="Of the build's steps, to recover in.")
+        float, typer.Option(min=0, max=1, help="Share of the build's steps to recover in.")
     ] = 0.05,
     compare_fresh: Annotated[
         bool, typer.Option("--compare-fresh", help="Build anew as well, and compare.")
     ] = False,
     config: Annotated[
         Path | None,
-        typer.Option(help="BUILD.toml, for [evaluation] and [gate]; else the package's own gate."),
+        typer.Option(
+            help="BUILD.toml, for its tables evaluation and gate; else the package's gate."
+        ),
     ] = None,
     key: Key = None,
     unverified: Unverified = False,

@@ -44,7 +44,7 @@ from gobelin.protocols.messages import (
 )
 from gobelin.protocols.sealing import ENCODING_MASKED, MASK, MASKED, SealedAnswer, SealedCall
 from gobelin.protocols.version import protocol_of
-from gobelin.shared.errors import ContributionError, EgressError, LedgerError
+from gobelin.shared.errors import OTHER_VERSION, ContributionError, EgressError, LedgerError
 from gobelin.shared.formats import require_plan
 from gobelin.shared.step import CodedStep
 from gobelin.shared.vector import DTYPE
@@ -156,12 +156,12 @@ def read_ledger(content: RecordDict) -> LedgerView:
         return LedgerView.from_records(content[LEDGER])
     except (MalformedMessageError, KeyError, TypeError, AttributeError):
         raise LedgerError(
-            "the aggregator shows nothing of its ledger", "ask its operator to update gobelin"
+            "the aggregator shows nothing of its ledger", "ask its operator to upgrade gobelin"
         ) from None
 
 
 def _malformed() -> ContributionError:
-    return ContributionError("the aggregator's message is malformed", "update gobelin")
+    return ContributionError("the aggregator's message is malformed", OTHER_VERSION)
 
 
 def describe(reply: Message) -> Departure:

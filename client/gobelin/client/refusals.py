@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gobelin.shared.errors import OTHER_VERSION
+
 ASK = "ask the aggregator's operator, who sees what was found by `gobelin aggregator status`"
-UPDATE = "update gobelin here, or ask the aggregator's operator which version it runs"
 FASTER = "set compute.seconds_per_round in node.toml, or egress.seconds_per_round, or lower them"
 COMES_AGAIN = "nothing: the next round asks again"
 
@@ -22,9 +23,9 @@ REMEDIES: Mapping[str, str] = {  # of reason codes (docs/reasons.md), by their f
     "envelope.expired": "set this machine's clock, or upload faster",
     "envelope": "see that node.toml, its keys and ca.pem are those of this federation",
     "federation": "use another --home for another federation",
-    "codec_finer": UPDATE,
-    "codec": UPDATE,
-    "claims": UPDATE,
+    "codec_finer": OTHER_VERSION,
+    "codec": OTHER_VERSION,
+    "claims": OTHER_VERSION,
     "vector": "see that device and precision are sound: `gobelin doctor`",
     "modality": "name data.modality in node.toml as the recipe does",
     "contribution.base_missing": COMES_AGAIN,

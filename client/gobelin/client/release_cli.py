@@ -70,7 +70,10 @@ def list_releases(
 @app.command()
 def get(
     number: Annotated[
-        int | None, typer.Argument(metavar="[ROUND]", help="Of the release; the newest one's.")
+        int | None,
+        typer.Argument(
+            metavar="[ROUND]", help="The round it is of; the newest release if left out."
+        ),
     ] = None,
     home: Home = DEFAULT_HOME,
     source: From = None,

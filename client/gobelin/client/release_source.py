@@ -50,7 +50,10 @@ class ServiceSource:
                 page = service.ask("Releases", pb.ReleasesRequest(skip=len(found)))
                 found += map(_announced, page.releases)
                 if len(found) > MOST:
-                    raise FetchError(f"more than {MOST:,} releases are announced", "tell its maker")
+                    raise FetchError(
+                        f"more than {MOST:,} releases are announced",
+                        "tell the aggregator's operator",
+                    )
                 if not page.releases or len(found) >= page.length:
                     return sorted(found, key=lambda release: -release.round)
 

@@ -229,7 +229,8 @@ class Fetching:
             first = [self._announced.file(name) for name in FIRST]
             if any(file.size > MAX_FIRST for file in first):
                 raise FetchError(
-                    f"{self._announced.name} has a statement of many bytes", "tell its maker"
+                    f"{self._announced.name} has a statement of many bytes",
+                    "tell the aggregator's operator",
                 )
             self._require_room()
             for file in first:

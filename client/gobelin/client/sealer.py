@@ -21,6 +21,7 @@ from gobelin.protocols.messages import MalformedMessageError, RoundPlan
 from gobelin.protocols.sealing import KEYS, MASK, SealedCall, SealedSession
 from gobelin.shared.codec import LOSSLESS, Compressed, compress
 from gobelin.shared.errors import (
+    OTHER_VERSION,
     ConfigError,
     ContributionError,
     PeersError,
@@ -216,7 +217,7 @@ def _session_of(plan: RoundPlan, call: SealedCall) -> SealedSession:
     try:
         session = SealedSession.from_bytes(call.session.encode())
     except MalformedMessageError:
-        raise SealingError("the session is malformed", "update gobelin") from None
+        raise SealingError("the session is malformed", OTHER_VERSION) from None
     found = (session.federation, session.round, session.plan_digest, session.base_digest)
     if found != (plan.federation, plan.round, plan.digest, plan.base_digest):
         raise SealingError("the session is about another plan or base than this node's")

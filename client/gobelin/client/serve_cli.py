@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gobelin.shared.options import AsJson, Device, TlsCertificate, TlsKey
+from gobelin.shared.announce import announce
+from gobelin.shared.options import (
+    AsJson,
+    Device,
+    Host,
+    MaxMb,
+    Port,
+    SignedBy,
+    TlsCertificate,
+    TlsKey,
+    TokenFile,
+)
 
 app = typer.Typer(add_completion=False)
 
@@ -16,16 +26,11 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def serve(
     package: Annotated[Path, typer.Argument(help="A sovereign model's folder.")],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 for a free one.", min=0, max=65535)] = 0,
-    max_mb: Annotated[float, typer.Option(help="Largest request, in MB.", min=0.001)] = 16.0,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(help="Who asks has to bear this token; made there on first use."),
-    ] = None,
-    key: Annotated[
-        str | None, typer.Option(help="Public key of the region that must have signed the package.")
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 0,
+    max_mb: MaxMb = 16.0,
+    token_file: TokenFile = None,
+    signed_by: SignedBy = None,
     tls_certificate: TlsCertificate = None,
     tls_key: TlsKey = None,
     device: Device = "cpu",
@@ -46,7 +51,7 @@ def serve(
         what = f"whoever reaches {host} could ask this model"
         raise ConfigError(what, "name a --token-file, or listen on 127.0.0.1")
     certificate = http_server.Certificate.of(tls_certificate, tls_key)
-    model = load(package, key=key, device=device)
+    model = load(package, key=signed_by, device=device)
     token = "" if token_file is None else read_token(token_file)
     hosts = http_server.trusted_hosts(host)
     made = make_app(model, int(max_mb * 1e6), hosts, token)
@@ -54,7 +59,7 @@ def serve(
     url = http_server.url_of(host, listening, certificate)
     about = {"url": url, "model": model.digest, "task": model.task}
     said = f"serving {package}, a {model.task} model of {model.lineage.region}, at {url}"
-    print(json.dumps(about) if as_json else said, flush=True)
+    announce(about, said, f"see {url}/openapi.json for what it answers", as_json)
     if certificate is None and not http_server.is_loopback(host):
         typer.echo("the token and all answers go in the clear: give a --tls-certificate", err=True)
     http_server.serve(made, listening, certificate)

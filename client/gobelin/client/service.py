@@ -31,6 +31,7 @@ from gobelin.protocols.federation_pb2_grpc import FederationStub
 from gobelin.shared.address import parse_address
 from gobelin.shared.certificates import issued_by
 from gobelin.shared.errors import (
+    OTHER_VERSION,
     ClockError,
     ConfigError,
     EnrolmentError,
@@ -218,13 +219,15 @@ class Connection:
                     f"{self._address} refuses this node: {told}", "ask the aggregator's operator"
                 )
             case grpc.StatusCode.RESOURCE_EXHAUSTED:
-                return EnrolmentError(f"{self._address} was asked too often: {told}", "wait")
+                return EnrolmentError(
+                    f"{self._address} was asked too often: {told}", "wait a minute"
+                )
             case grpc.StatusCode.INVALID_ARGUMENT:
-                return EnrolmentError(f"{self._address}: {told}", "update gobelin")
+                return EnrolmentError(f"{self._address}: {told}", OTHER_VERSION)
             case grpc.StatusCode.NOT_FOUND:
                 return FetchError(f"{self._address}: {told}", "see `gobelin release list`")
             case grpc.StatusCode.UNIMPLEMENTED:
-                return EnrolmentError(f"{self._address} knows no such request", "update gobelin")
+                return EnrolmentError(f"{self._address} knows no such request", OTHER_VERSION)
         return UnreachableError(
             f"{self._address} does not answer ({code.name.lower()})",
             "check the address and the network, and that the aggregator is up",

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gobelin.shared.options import AsJson
+from gobelin.client.options import Key, Unverified
+from gobelin.shared.options import AsJson, Device, SignedBy
 
 if TYPE_CHECKING:
     from gobelin.client.sovereign.assessment import Again, Region
@@ -28,7 +29,7 @@ def evaluate(
     ] = None,
     general: Annotated[
         list[Path] | None,
-        typer.Option(help="The consensus's own benchmark: labelled samples; repeatable."),
+        typer.Option(help="A benchmark of the consensus's own: labelled samples; repeatable."),
     ] = None,
     solo: Annotated[
         Path | None, typer.Option(help="Checkpoint of a model the region trained alone.")
@@ -37,7 +38,7 @@ def evaluate(
         list[str] | None, typer.Option(help="A class of --test that should be found; repeatable.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="BUILD.toml, for its tables [evaluation] and [gate].")
+        Path | None, typer.Option(help="BUILD.toml, for its tables evaluation and gate.")
     ] = None,
     again: Annotated[
         bool, typer.Option(help="Build it anew from random weights and with few labels, too.")
@@ -45,12 +46,10 @@ def evaluate(
     home: Annotated[
         Path | None, typer.Option(help="Joined home: whose key signs releases.")
     ] = None,
-    key: Annotated[Path | None, typer.Option(help="The federation's ca.pem instead.")] = None,
-    signed_by: Annotated[
-        str | None, typer.Option(help="The region's public key the package must be signed by.")
-    ] = None,
-    unverified: Annotated[bool, typer.Option(help="--release is a bare checkpoint.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    key: Key = None,
+    signed_by: SignedBy = None,
+    unverified: Unverified = False,
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Compare a model with the consensus and others, sample by sample, with intervals.

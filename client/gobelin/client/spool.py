@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gobelin.client.privacy.accounting import Spend
@@ -36,6 +36,7 @@ from gobelin.protocols.messages import (
     Contribution,
     Receipt,
 )
+from gobelin.shared.checkpoint import load_tensors
 from gobelin.shared.codec import Payload, segments_of
 from gobelin.shared.errors import MomentsError, StateError
 from gobelin.shared.files import (
@@ -280,10 +281,9 @@ class Spool:
 
     def _load(self, number: int, name: str) -> dict[str, Tensor]:
         try:
-            tensors: dict[str, Tensor] = load_file(self._round(number) / name)
+            return load_tensors(self._round(number) / name)
         except (SafetensorError, OSError):
             raise damaged(self._round(number)) from None
-        return tensors
 
     def _load_if_there(self, number: int, name: str) -> dict[str, Tensor]:
         return self._load(number, name) if (self._round(number) / name).exists() else {}

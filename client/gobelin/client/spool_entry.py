@@ -8,6 +8,7 @@ from typing import Literal
 
 from gobelin.protocols.messages import Contribution, MalformedMessageError, Receipt
 from gobelin.shared.errors import StateError
+from gobelin.shared.files import numbered
 
 HEADER = "contribution.json"
 MOMENTS = "moments.bin"  # only where a round tests across nodes; sent if the contribution says so
@@ -47,8 +48,7 @@ class Entry:
 
 def rounds_in(spool: Path) -> list[int]:
     """Numbers of the rounds in a spool, ascending."""
-    folders = spool.glob("round-[0-9]*") if spool.exists() else []
-    return sorted(int(folder.name.removeprefix("round-")) for folder in folders)
+    return numbered(spool, "round-")
 
 
 def folder_of(spool: Path, number: int) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from gobelin.client.plan import parse_recipe, schema_of
 from gobelin.protocols.messages import RoundPlan
-from gobelin.shared.errors import ConfigError
+from gobelin.shared.errors import OTHER_VERSION, ConfigError
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.settings import parse_settings
 
@@ -48,7 +48,7 @@ class Terms:
             made = cls(known, "the aggregator's answer", **given)
             _require(made)
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise ConfigError("the aggregator's terms are none", "update gobelin") from None
+            raise ConfigError("the aggregator's terms are none", OTHER_VERSION) from None
         return made
 
     def plan(self) -> RoundPlan:

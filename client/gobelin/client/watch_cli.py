@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from gobelin.client.options import DEFAULT_HOME, Home
-from gobelin.shared.metrics_cli import Host, Port, TokenFile, serve_metrics
-from gobelin.shared.options import AsJson, TlsCertificate, TlsKey
+from gobelin.shared.metrics_cli import serve_metrics
+from gobelin.shared.options import AsJson, Host, Port, TlsCertificate, TlsKey, TokenFile
 
 
 def add_to(app: typer.Typer) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gobelin.server.journal import Journal
 from gobelin.server.round_events import Asked
-from gobelin.shared.files import folder_atomic
+from gobelin.shared.files import folder_atomic, numbered
 
 if TYPE_CHECKING:  # who only looks at a home needs no tensors
     from gobelin.server.courier import Reply
@@ -37,8 +37,7 @@ class Archive:
 
     def rounds(self) -> list[int]:
         """Numbers of the rounds whose replies are here, ascending."""
-        folders = self._folder.glob("round-[0-9]*") if self._folder.exists() else []
-        return sorted(int(folder.name.removeprefix("round-")) for folder in folders)
+        return numbered(self._folder, "round-")
 
     def has(self, number: int) -> bool:
         """Whether a round's replies are here."""

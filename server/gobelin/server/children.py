@@ -20,6 +20,10 @@ ALLOCATION = {  # of vectors and their segments, in the engine's processes
     # fresh pages for it cost more than its sums.
     "MALLOC_MMAP_THRESHOLD_": str(SEGMENT * 4 * 2 + 1),
     "MALLOC_TRIM_THRESHOLD_": str(SEGMENT * 4 * 8),
+    # A SuperLink has two dozen threads, and glibc keeps what they free in heaps of each: it grew by
+    # 30 KB a round of recipe toy, for hundreds of rounds; of two heaps the one uses what the other
+    # thread has freed.
+    "MALLOC_ARENA_MAX": "2",
     "THP_MEM_ALLOC_ENABLE": "1",  # torch: huge pages, as a page's fault costs more than its sums
 }
 HOME_VARIABLE = "GOBELIN_AGGREGATOR_HOME"  # how the ServerApp learns its home (never via the run)
@@ -64,12 +68,12 @@ def superexec_command(home: AggregatorHome, ports: Ports) -> list[str]:
 
 def service_command(home: AggregatorHome) -> list[str]:
     """Command line of our own service."""
-    return [_tool("gobelin"), "aggregator", "serve", "--home", str(home.folder)]
+    return [_tool("gobelin"), "aggregator", "serve", "--home", str(home.folder), "--json"]
 
 
 def page_command(home: AggregatorHome) -> list[str]:
     """Command line of the page."""
-    return [_tool("gobelin"), "aggregator", "page", "--home", str(home.folder)]
+    return [_tool("gobelin"), "aggregator", "page", "--home", str(home.folder), "--json"]
 
 
 def child_environment(home: AggregatorHome) -> dict[str, str]:

@@ -12,7 +12,9 @@ import typer
 from gobelin.server.options import DEFAULT_HOME, Home
 from gobelin.shared.options import AsJsonLines, LogFormat
 
-app = typer.Typer(no_args_is_help=True, help="Found a federation and run its rounds.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Found a federation and run its rounds."
+)
 
 
 @app.command()
@@ -24,17 +26,20 @@ def init(
         str, typer.Option(help="host:port that nodes connect to; port 0 picks a free one.")
     ] = "127.0.0.1:9092",
     service_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Of enrolment and roster; 0: the one after.")
+        int,
+        typer.Option(min=0, max=65535, help="Of joining, roster and releases; 0: the one after."),
     ] = 0,
-    rounds: Annotated[int, typer.Option(min=1, help="How many there will be.")] = 100,
+    rounds: Annotated[int, typer.Option(min=1, help="How many there will be in all.")] = 100,
     local_steps: Annotated[int, typer.Option(min=1, help="H, a node's steps a round.")] = 500,
     warmup_rounds: Annotated[
         int, typer.Option(min=0, help="First rounds of one local step each (post-local SGD).")
     ] = 0,
     quorum: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the members a round needs.")
+        float, typer.Option(min=0, max=1, help="Share of the members that a round needs.")
     ] = 0.5,
-    min_members: Annotated[int, typer.Option(min=1, help="And never fewer members.")] = 2,
+    min_members: Annotated[
+        int, typer.Option(min=1, help="Members it needs, whatever the share.")
+    ] = 2,
     codec: Annotated[
         str, typer.Option(help="The finest nodes encode by: fp32, bf16, int8, int4 or topk.")
     ] = "fp32",
@@ -47,9 +52,11 @@ def init(
     outer: Annotated[
         str, typer.Option(help="Outer optimizer: sgd, nesterov, adam or yogi.")
     ] = "sgd",
-    outer_lr: Annotated[float | None, typer.Option(min=0, help="Unset: the optimizer's.")] = None,
+    outer_lr: Annotated[
+        float | None, typer.Option(min=0, help="Outer learning rate; else the optimizer's own.")
+    ] = None,
     outer_momentum: Annotated[
-        float | None, typer.Option(min=0, help="Unset: the optimizer's.")
+        float | None, typer.Option(min=0, help="Outer momentum; else the optimizer's own.")
     ] = None,
     fragments: Annotated[
         int, typer.Option(min=1, help="Parts of the model, of which each round exchanges one.")
@@ -62,7 +69,10 @@ def init(
         ),
     ] = "mean",
     cap: Annotated[
-        float, typer.Option(min=0, max=1, help="Most a member may weigh and move the model.")
+        float,
+        typer.Option(
+            min=0, max=1, help="Largest share that a member may weigh and move the model."
+        ),
     ] = 1.0,
     probe: Annotated[
         Path | None, typer.Option(help="Public images that contributions are scored on.")
@@ -78,12 +88,17 @@ def init(
         bool, typer.Option(help="Deltas leave nodes masked: only their sum is ever known.")
     ] = False,
     sealed_threshold: Annotated[
-        float, typer.Option(min=0.5, max=1, help="More nodes than this share are in the sum.")
+        float,
+        typer.Option(
+            min=0.5, max=1, help="More than this share of the nodes must stay to the end."
+        ),
     ] = 2 / 3,
     archive: Annotated[
         bool, typer.Option(help="Keep contributions as they came, so that rounds can be replayed.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the initial model and all plans.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the initial model and every round's draws.")
+    ] = 0,
     as_json: AsJsonLines = False,
 ) -> None:
     """Found a federation: CA, server certificate, federation.toml, recipe.toml, initial model."""
@@ -154,9 +169,10 @@ def init(
 def admit(
     key: Annotated[Path, typer.Argument(help="The node's public key, node.pub.")],
     member: Annotated[str, typer.Option(help="The institution that owns the node.")],
-    node: Annotated[str, typer.Option(help="Name of the node.")] = "",
+    node: Annotated[str, typer.Option(help="Its name; the member's if left out.")] = "",
     role: Annotated[str, typer.Option(help="contributor or observer.")] = "contributor",
     home: Home = DEFAULT_HOME,
+    as_json: AsJsonLines = False,
 ) -> None:
     """Put a node on the roster by its node.pub, without an invite (also while up)."""
     from gobelin.server.founding import admit_node
@@ -164,7 +180,9 @@ def admit(
 
     require_role(role)
     entry = admit_node(home, key, member, node or member, role)
-    print(f"Admitted node {entry.name!r} of member {entry.member!r}: {entry.id[:16]}…")
+    told = {"node": entry.name, "member": entry.member, "role": entry.role, "id": entry.id}
+    said = f"Admitted node {entry.name!r} of member {entry.member!r}: {entry.id[:16]}…"
+    print(json.dumps(told) if as_json else said)
 
 
 @app.command()
@@ -249,6 +267,7 @@ def take_over(
 def evidence(
     file: Annotated[Path, typer.Argument(help="What `gobelin audit leakage --out` wrote.")],
     home: Home = DEFAULT_HOME,
+    as_json: AsJsonLines = False,
 ) -> None:
     """Publish what was measured of a node's updates with every release to come; replaces the last.
 
@@ -263,7 +282,9 @@ def evidence(
     name, facts = read_evidence(file, place.recipe().digest)
     place.evidence.mkdir(exist_ok=True)
     write_json(place.evidence / name, facts)
-    print(f"{name} goes with every release from now on; {place.evidence / name} can be removed.")
+    said = f"{name} goes with every release from now on; remove {place.evidence / name} to end that"
+    told = {"evidence": name, "file": str(place.evidence / name)}
+    print(json.dumps(told) if as_json else said)
 
 
 @app.command()

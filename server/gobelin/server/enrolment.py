@@ -32,7 +32,7 @@ from gobelin.shared.formats import refusal_of_node
 from gobelin.shared.invite import ID_DIGITS, Invite, describe_seconds, new_secret
 from gobelin.shared.keys import fingerprint, public_pem
 from gobelin.shared.roster_log import Signed
-from gobelin.shared.signing import public_signing_pem, verify
+from gobelin.shared.signing import verify
 from gobelin.shared.words import fingerprint_words
 
 LOCK_WAIT_S = 20.0
@@ -304,11 +304,6 @@ class Desk:
 
     def _file(self, invite: str, node_id: str) -> Path:
         return self._requests / f"{invite}-{node_id[:NODE_DIGITS]}.json"
-
-
-def node_pub(entry: NodeEntry) -> bytes:
-    """A node's two public keys as node.pub has them."""
-    return entry.public_key.encode() + public_signing_pem(entry.signing_key)
 
 
 def _is(signed: Signed, entry: NodeEntry) -> bool:

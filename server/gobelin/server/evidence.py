@@ -98,7 +98,9 @@ def of_members(scores: Sequence[tuple[str, float]]) -> dict[str, float]:
     members: dict[str, list[Fraction]] = {}
     for member, score in scores:
         if not math.isfinite(score):
-            raise PolicyError(f"member {member} has the score {score}", "mend the evidence")
+            raise PolicyError(
+                f"member {member} has the score {score}", "give a finite score, 0 or more"
+            )
         members.setdefault(member, []).append(Fraction(score))
     return {m: float(sum(own, Fraction(0)) / len(own)) for m, own in sorted(members.items())}
 

@@ -27,13 +27,17 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class OuterSettings(Settings):
     """The outer optimizer; `sgd` with lr 1 is plain averaging. What is not set is its default."""
 
+    # nesterov is DiLoCo's; adam and yogi are those of FedOpt
     kind: Literal["sgd", "nesterov", "adam", "yogi"] = "sgd"
+    # outer learning rate; unset: sgd 1, nesterov 0.7, adam and yogi 0.01
     lr: Annotated[float, Field(gt=0)] | None = None
-    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None  # of adam and yogi: β₁
-    beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
-    tau: Annotated[float, Field(gt=0)] | None = None
+    # of nesterov; of adam and yogi: β₁; unset: 0.9
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    beta2: Annotated[float, Field(ge=0, lt=1)] | None = None  # of adam and yogi; unset: 0.99
+    tau: Annotated[float, Field(gt=0)] | None = None  # of adam and yogi, their ε; unset: 0.001
     fragments: Positive = 1  # parts of the model, of which a round exchanges one (Streaming DiLoCo)
-    alpha: Annotated[float, Field(gt=0, le=1)] = 1.0  # of a new fragment in a node's own values
+    # share of a new fragment in a node's own values
+    alpha: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @model_validator(mode="after")
     def _alpha_has_a_use(self) -> OuterSettings:
@@ -45,17 +49,22 @@ class OuterSettings(Settings):
 class AggregationSettings(Settings):
     """How members' deltas become one; `mean` is the weighted mean."""
 
+    # all but mean and clipped_mean bear some members who lie
     rule: Literal[
         "mean", "clipped_mean", "trimmed_mean", "median", "geometric_median", "centered_clipping"
     ] = "mean"
-    trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.2  # of trimmed_mean, at each end
-    radius: Annotated[float, Field(gt=0)] | None = None  # of centered_clipping; unset: the median
+    # share that trimmed_mean leaves out at each end
+    trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
+    # of centered_clipping, a length; unset: the median distance from the centre
+    radius: Annotated[float, Field(gt=0)] | None = None
 
 
 class PolicySettings(Settings):
     """What a member weighs, at most and by what, and what its contributions must be worth."""
 
+    # the most weight one member may have, as a share; 1: no cap
     cap: Annotated[float, Field(gt=0, le=1)] = 1.0
+    # equal, or by what contributions are worth on `probe`
     weights: Literal["equal", "evidence"] = "equal"
     probe: Path | None = None  # public images; evidence and the quality floor come from them
     probe_images: Positive = 256  # of them at most, and at least the recipe's reference batch
@@ -74,26 +83,33 @@ class PolicySettings(Settings):
 class RoundSettings(Settings):
     """How many rounds there are and what bounds each of them."""
 
-    rounds: Positive = 100
-    local_steps: Positive = 500  # H
-    warmup_rounds: Annotated[int, Field(ge=0)] = 0  # of the rounds, the first: with H = 1
-    codec: CodecName = "fp32"  # the finest that nodes encode their deltas by
-    broadcast: CodecName = "fp32"  # what the consensus is told by; lossy: as steps between bases
+    rounds: Positive = 100  # how many there are in all
+    local_steps: Positive = 500  # H: inner steps a node takes in a round
+    # the first so many rounds take one local step each (H = 1)
+    warmup_rounds: Annotated[int, Field(ge=0)] = 0
+    codec: CodecName = "fp32"  # the finest by which nodes encode their deltas
+    # what the consensus is sent by; a lossy one sends steps between bases
+    broadcast: CodecName = "fp32"
     cross_node: bool = False  # exchange moments, so that SIGReg tests the data of all nodes
     quorum: Share = 0.5  # of the roster's members, who must contribute to every round …
     min_members: Positive = 2  # … and never fewer
     deadline_s: Seconds = 3600.0  # of one round, from its offer
-    grace_s: Annotated[float, Field(ge=0)] | None = None  # after the quorum; unset: the deadline
+    # that a round still waits once its quorum is in; unset: until the deadline
+    grace_s: Annotated[float, Field(ge=0)] | None = None
     max_staleness: Annotated[int, Field(ge=0)] = 2  # rounds after which a late answer is refused
     staleness_decay: Annotated[float, Field(ge=0)] = 0.5  # s rounds late counts (1 + s)^−decay
-    wait_for_members_s: Seconds = 86400.0  # for the quorum to be online
-    attempts: Positive = 3  # of a round that misses its quorum, before giving up
-    release_every: Positive = 10
+    wait_for_members_s: Seconds = 86400.0  # for the quorum to be online, before a round is offered
+    attempts: Positive = 3  # at a round that misses its quorum, before giving up
+    release_every: Positive = 10  # rounds from one release to the next
     sealed: bool = False  # deltas leave nodes masked, so that only their sum is known
-    sealed_threshold: Annotated[float, Field(ge=0.5, lt=1)] = 2 / 3  # more nodes than this share
-    sealed_members: Annotated[int, Field(gt=1, le=1024)] = 64  # most that one sum has place for
-    sealed_bound: Annotated[float, Field(gt=0)] = 1.0  # largest |δ|; what is beyond is owed
-    sealed_norm: Annotated[float, Field(gt=0)] | None = None  # nodes shorten their deltas to it
+    # more than this share of the nodes must stay for the sum to open
+    sealed_threshold: Annotated[float, Field(ge=0.5, lt=1)] = 2 / 3
+    # the most nodes that one sum has place for
+    sealed_members: Annotated[int, Field(gt=1, le=1024)] = 64
+    # largest |δ| of one parameter, a power of two; what is beyond it is owed
+    sealed_bound: Annotated[float, Field(gt=0)] = 1.0
+    # nodes shorten their deltas to this length; unset: to none
+    sealed_norm: Annotated[float, Field(gt=0)] | None = None
     sealed_offline_s: Seconds = 60.0  # after which a silent node has dropped out of the sum
     release_days: Positive = 90  # for which a release may be taken for the newest
     archive: bool = False  # keep contributions as they came, so that rounds can be replayed
@@ -126,24 +142,27 @@ class ReleaseSettings(Settings):
 class RetentionSettings(Settings):
     """What stays; what is not set stays for ever."""
 
-    checkpoints: Annotated[int, Field(gt=0)] | None = None  # of the last rounds
-    archives: Annotated[int, Field(ge=0)] | None = None  # of the last rounds' contributions
-    releases: Annotated[int, Field(gt=0)] | None = None  # the newest …
+    # rounds whose checkpoint stays, the last
+    checkpoints: Annotated[int, Field(gt=0)] | None = None
+    archives: Annotated[int, Field(ge=0)] | None = None  # rounds whose contributions stay, the last
+    releases: Annotated[int, Field(gt=0)] | None = None  # releases that stay, the newest …
     every: Annotated[int, Field(gt=0)] = 100  # … and for ever those of rounds that it divides
 
 
 class PageSettings(Settings):
     """The aggregator's page; `gobelin aggregator up` serves it where a port is set."""
 
-    host: str = "127.0.0.1"
-    port: Port | None = None
-    token_file: Path | None = None  # who reads the page bears it; a must beyond loopback
+    host: str = "127.0.0.1"  # the address it listens on; beyond loopback it needs a token and TLS
+    port: Port | None = None  # unset: `up` serves no page
+    # who reads the page bears the token in it; a must beyond loopback
+    token_file: Path | None = None
 
 
 class FederationSettings(Settings):
     """`federation.toml`."""
 
-    name: FederationName
+    name: FederationName  # the federation's, as members and the page see it
+    # of the first model, the slices, the samples' order and every round's draws
     seed: Annotated[int, Field(ge=0)] = 0
     network: NetworkSettings = NetworkSettings()
     rounds: RoundSettings = RoundSettings()

@@ -59,8 +59,8 @@ def resume(
 
 
 def rollback(
-    to: Annotated[str, typer.Option(help="round-5, or release-00010.")],
-    why: Annotated[str, typer.Option(help="One line; it stands in the ledger for ever.")],
+    to: Annotated[str, typer.Option(help="What is gone back to: round-5, or release-00010.")],
+    reason: Annotated[str, typer.Option(help="One line; it stands in the ledger for ever.")],
     home: Home = DEFAULT_HOME,
     as_json: AsJson = False,
 ) -> None:
@@ -72,7 +72,7 @@ def rollback(
     from gobelin.server.rollback import roll_back
 
     place = AggregatorHome(home)
-    done = roll_back(place, to, why, lambda event, facts: place.record(_event(event, **facts)))
+    done = roll_back(place, to, reason, lambda event, facts: place.record(_event(event, **facts)))
     lost = f"; {done['dropped']} contributions to the open round are dropped" * bool(
         done["dropped"]
     )
@@ -84,7 +84,7 @@ def prune(
     home: Home = DEFAULT_HOME,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what [retention] in federation.toml lets go; every seal does it as well.
+    """Remove what federation.toml's table `retention` lets go; every seal does it as well.
 
     Stop the aggregator first, but for --dry-run.
     """

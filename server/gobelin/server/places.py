@@ -18,7 +18,7 @@ from gobelin.server.roster import Roster
 from gobelin.server.roster_book import RosterBook
 from gobelin.shared.errors import StateError
 from gobelin.shared.federation import federation_digest, parse_certificate, spki_pin
-from gobelin.shared.files import MANIFEST, read_json
+from gobelin.shared.files import MANIFEST, numbered, read_json
 from gobelin.shared.formats import AGGREGATOR, require_readable
 from gobelin.shared.ledger.folder import entry_file
 from gobelin.shared.logs import LogSettings
@@ -43,9 +43,10 @@ TERMS = (
 class NetworkSettings(Settings):
     """Where nodes reach the aggregator: a port for rounds and one for our own service."""
 
+    # the address both ports listen on; members of other machines need one they reach
     host: str = "127.0.0.1"
-    port: Port = 9092
-    service_port: Port = 9093
+    port: Port = 9092  # of rounds, Flower's Fleet API
+    service_port: Port = 9093  # of our own service: joining, roster, releases, ledger
 
 
 class Front(Settings):
@@ -145,8 +146,7 @@ class Places:
 
     def sealed_rounds(self) -> list[int]:
         """Numbers of the sealed rounds, ascending."""
-        folders = self.rounds.glob("round-[0-9]*") if self.rounds.exists() else []
-        return sorted(int(folder.name.removeprefix("round-")) for folder in folders)
+        return numbered(self.rounds, "round-")
 
     def facts(self, number: int) -> dict[str, Any]:
         """What is recorded of a sealed round, read without its model."""

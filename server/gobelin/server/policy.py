@@ -49,7 +49,9 @@ def member_weights(scores: Mapping[str, float | Fraction], cap: float = 1.0) -> 
         raise PolicyError(f"a cap of {cap}", "choose policy.cap in (0, 1]")
     for member, score in scores.items():
         if not math.isfinite(score) or score < 0:
-            raise PolicyError(f"member {member} has the score {score}", "mend the evidence")
+            raise PolicyError(
+                f"member {member} has the score {score}", "give a finite score, 0 or more"
+            )
     most = Fraction(cap)
     exact: dict[str, Fraction] = {member: Fraction(score) for member, score in scores.items()}
     left, total = Fraction(1), sum(exact.values(), Fraction(0))  # to share out, among how much

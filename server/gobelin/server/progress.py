@@ -28,6 +28,7 @@ class Progress(LiveConsole):
 
     def __init__(self, home: AggregatorHome, as_json: bool) -> None:
         super().__init__(as_json, "starting the engine")
+        self._home = home.folder
         self._rounds = home.settings().rounds.rounds
 
     def on_event(self, event: dict[str, Any]) -> None:
@@ -39,6 +40,9 @@ class Progress(LiveConsole):
             unbind("round", "attempt")
         tell(event, LEVELS.get(kind, logging.INFO))
         line = describe(event, self._rounds)
+        if kind == "up":
+            then = f"gobelin aggregator status --home {self._home}"
+            line += f"; Ctrl-C stops it and loses nothing. Next: {then}"
         if kind in ("waiting", "round_opened", "round_resumed"):
             self._live.update(line)
         self.say(line)

@@ -65,14 +65,15 @@ class Publisher:
             expires=at + rounds.release_days * DAY_S,
             key=key.public,
         )
-        entries = [self._ledger.entry(n) for n in range(number + 1)]
+        entry = self._ledger.entry(number)
         transplant = self._transplant(number, consensus)
         heads = None if transplant is None else transplant[0]
         with folder_atomic(folder) as tmp:
             fill_checkpoint(tmp, self._recipe, consensus, facts)
-            manifest, entry = read_json(tmp / MANIFEST), entries[number]
+            manifest = read_json(tmp / MANIFEST)
             write_json(tmp / bom.FILE, bom.bom_of(statement, entry.record, entry.rows, manifest))
-            influence = influence_of(entries)
+            entries = map(self._ledger.entry, range(number + 1))
+            influence = influence_of(entries, number, self._ledger.rollbacks)
             told = card.card_of(statement, entry.record, influence, manifest, heads, premium)
             if transplant is not None:
                 fill_transplant(tmp, *transplant)

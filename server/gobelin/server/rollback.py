@@ -42,7 +42,8 @@ def roll_back(
     left to do it in.
     """
     if not (why.strip() and why.isascii() and why.isprintable() and len(why) <= MOST):
-        raise ConfigError(f"the reason is not one line of ASCII of 1 to {MOST} characters", "--why")
+        what = f"the reason is not one line of ASCII of 1 to {MOST} characters"
+        raise ConfigError(what, "give such a line by --reason")
     home.require()
     with sole_owner(home.folder, wait_s=1), sole_owner(home.rounds, wait_s=LINGER_S):
         last, checkpoint = home.latest()
@@ -51,7 +52,8 @@ def roll_back(
         target, source, folder = _source(home, to, last)
         if source.vector.digest != ledger.entry(target).record.vector_digest:
             raise StateError(
-                f"{folder} is not what the ledger has of round {target}", "name another"
+                f"{folder} is not what the ledger has of round {target}",
+                "name another round or release",
             )
         number, planned = last + 1, home.settings().rounds.rounds
         if number > planned:

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from gobelin.server.options import DEFAULT_HOME, Home
+from gobelin.shared.announce import announce
 from gobelin.shared.errors import ConfigError
-from gobelin.shared.options import AsJsonLines
+from gobelin.shared.options import AsJson, AsJsonLines
 
 Who = Annotated[list[str], typer.Argument(help="Fingerprint words, or the node's name.")]
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -201,8 +202,8 @@ def revoke(
         print(json.dumps(told) if as_json else f"Revoked node {entry.name!r} of {entry.member!r}.")
 
 
-def serve(home: Home = DEFAULT_HOME) -> None:
-    """Run our own service alone: nodes can enrol while no rounds run. `up` does this as well."""
+def serve(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Run our own service alone: nodes can join while no rounds run. `up` does this as well."""
     import threading
 
     from gobelin.server.places import Places
@@ -213,9 +214,15 @@ def serve(home: Home = DEFAULT_HOME) -> None:
     places = Places(home)
     front = places.front()
     logs = logged(front.logs, "json", child_stream(), role="service", federation=front.name)
+
+    def ready(address: str) -> None:
+        said = f"nodes can join and leave at {address}, and get releases; no rounds are run"
+        then = f"gobelin aggregator invite --home {home} --member NAME"
+        announce({"service_address": address}, said, then, as_json)
+
     with logs, stop_on_signals():
         try:
-            run(places, threading.Event())
+            run(places, threading.Event(), ready)
         except Stopped:
             return
 

@@ -220,8 +220,10 @@ class Service(FederationServicer):
         return key
 
 
-def serve(places: Places, stop: threading.Event) -> None:
-    """Serve until `stop` is set; raises PortInUseError."""
+def serve(
+    places: Places, stop: threading.Event, ready: Callable[[str], None] = lambda address: None
+) -> None:
+    """Serve until `stop` is set, `ready` told where as soon as it does; raises PortInUseError."""
     network = places.front().network
     address = format_address(network.host, network.service_port)
     server = grpc.server(
@@ -238,6 +240,7 @@ def serve(places: Places, stop: threading.Event) -> None:
             "stop what uses it, or change network.service_port in federation.toml",
         ) from None
     server.start()
+    ready(address)
     try:
         stop.wait()
     finally:

@@ -25,6 +25,7 @@ from typing import Any
 from flwr.supercore import constant
 
 from gobelin.server.objects import MOST_OF_ONE
+from gobelin.shared.garbage import collected
 
 BUSY_TIMEOUT_MS = 120_000
 EXPIRY_EVERY_S = 1.0
@@ -42,7 +43,8 @@ def main() -> int | None:
     flower.GRPC_MAX_MESSAGE_LENGTH = MOST_OF_REQUEST
     core: Any = importlib.import_module("flwr.supercore.corestate.sql_corestate").SqlCoreState
     core._cleanup_expired_task_tokens = seldom(core._cleanup_expired_task_tokens, EXPIRY_EVERY_S)
-    status: int | None = flower.flower_superlink()
+    with collected():
+        status: int | None = flower.flower_superlink()
     return status
 
 

@@ -30,6 +30,7 @@ from gobelin.server.home import AggregatorHome
 from gobelin.shared.address import format_address
 from gobelin.shared.errors import EngineError, GobelinError, PortInUseError
 from gobelin.shared.files import PRIVATE, is_owned, sole_owner, sweep, write_atomic, write_json
+from gobelin.shared.garbage import collected
 from gobelin.shared.logs import Relay, kept
 from gobelin.shared.notify import alive, ready, stopping
 from gobelin.shared.pages.serving import require_page
@@ -148,7 +149,12 @@ class Supervisor:
         """Supervise until the federation's last round is sealed; raises GobelinError or Stopped."""
         home = self._home
         home.flower.mkdir(parents=True, exist_ok=True)
-        with sole_owner(home.folder, wait_s=1), kept(home.log_file), stop_on_signals():
+        with (
+            sole_owner(home.folder, wait_s=1),
+            kept(home.log_file),
+            stop_on_signals(),
+            collected(),
+        ):
             sweep(home.flower)
             secret = home.flower / "superexec.secret"
             write_atomic(secret, secrets.token_hex(32).encode(), PRIVATE)

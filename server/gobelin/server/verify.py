@@ -70,7 +70,10 @@ def verify_receipt(path: Path, public: str) -> dict[str, Any]:
     record, row = check_proof(proof, head.head.size, head.head.root)
     told = (receipt.federation, receipt.round, receipt.delta_digest, receipt.weight)
     if row is None or told != (record.federation, row.asked, row.delta_digest, row.weight):
-        raise LedgerError(f"{path} is not what the ledger says", "keep it as evidence")
+        raise LedgerError(
+            f"{path} is not what the ledger says",
+            "keep it as evidence, and show it to the other members",
+        )
     said = (
         f"receipt holds: what {row.node} of {row.member} made for round {row.asked} counted in "
         f"round {row.round} with weight {row.weight:.3g}"
@@ -119,7 +122,9 @@ def verify_home(
         if masked := len(told["not_replayed"]):
             said += f"; {masked} cannot be: of masked deltas only the sum is known"
     if influence:
-        told["influence"] = influence_of(one.entry for one in history.entries)
+        counted = (one.entry for one in history.entries)
+        rollbacks = {at: to for at, to, _ in verified.rollbacks}
+        told["influence"] = influence_of(counted, verified.rounds, rollbacks)
     return {**told, "said": said}
 
 
@@ -143,7 +148,10 @@ def _check_sealed(home: AggregatorHome, history: History) -> list[int]:
     sealed = home.sealed_rounds()
     for number in sealed:
         if number >= len(history.entries):
-            raise LedgerError(f"round {number} is sealed and not in the ledger", "ask for both")
+            raise LedgerError(
+                f"round {number} is sealed and not in the ledger",
+                "ask for rounds and ledger of one time",
+            )
         read_checkpoint(home.round_folder(number))
         if entry_of(home.manifest(number)) != history.entries[number].entry:
             raise LedgerError(

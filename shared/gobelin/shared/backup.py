@@ -255,7 +255,9 @@ def _unlock(snapshot: Snapshot, passphrase: str) -> dict[str, bytes]:
         key = _key(passphrase, salt, int(snapshot.keys["n"]))
         found = json.loads(AESGCM(key).decrypt(nonce, data, b"keys"))
     except InvalidTag:
-        raise ConfigError("the passphrase does not open the keys", "try another") from None
+        raise ConfigError(
+            "the passphrase does not open the keys", "give the one it was backed up under"
+        ) from None
     return {name: b64decode(text) for name, text in found.items()}
 
 
@@ -285,9 +287,11 @@ def read_passphrase(file: Path | None, no_keys: bool) -> str | None:
     try:
         found = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"{file} cannot be read", "check the path") from None
+        raise ConfigError(f"{file} cannot be read", "check the path and its permissions") from None
     if not found or len(found[0]) < 8:
-        raise ConfigError(f"{file} holds no passphrase of 8 characters or more", "write one")
+        raise ConfigError(
+            f"{file} holds no passphrase of 8 characters or more", "write one into its first line"
+        )
     return found[0]
 
 

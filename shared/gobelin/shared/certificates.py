@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from gobelin.shared.errors import ConfigError
+from gobelin.shared.errors import OTHER_VERSION, ConfigError
 from gobelin.shared.keys import certificate_builder, key_usage
 
 NODE_DAYS = 7.0  # renewed at two thirds of it
@@ -42,12 +42,16 @@ def key_of_csr(pem: bytes, signing_key: str) -> ec.EllipticCurvePublicKey:
         signed = request.is_signature_valid
         named = [a.value for a in request.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)]
     except Exception:
-        raise ConfigError("this is no certificate signing request") from None
+        raise ConfigError("this is no certificate signing request", OTHER_VERSION) from None
     key = request.public_key()
     if not signed or not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != CURVE:
-        raise ConfigError("the certificate signing request is not signed by its own P-384 key")
+        raise ConfigError(
+            "the certificate signing request is not signed by its own P-384 key", OTHER_VERSION
+        )
     if named != [signing_key]:
-        raise ConfigError("the certificate signing request is for another signing key")
+        raise ConfigError(
+            "the certificate signing request is for another signing key", OTHER_VERSION
+        )
     return key
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -29,6 +30,11 @@ FORMAT = "gobelin.checkpoint.v1"
 _NEWER = re.compile(r"gobelin\.checkpoint\.v(\d{1,4})")
 MODEL = "model.safetensors"
 REMEDY = "fetch it again, or use another checkpoint"
+DTYPES = {  # by safetensors' names
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8},
+    **{"U8": torch.uint8, "BOOL": torch.bool},
+}
 _OF_VECTOR = ("schema_digest", "vector_digest", "parameters")
 
 
@@ -125,6 +131,27 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         raise MachineError(what, "free some space") from None
 
 
+def load_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, mapped; raises OSError or SafetensorError on any other.
+
+    For what is read every round: of each tensor that safetensors 0.8.0 itself gives to torch it
+    keeps two numbers for ever. It checks the file, in which tensors lie without gaps.
+    """
+    with safe_open(file, "numpy") as opened:
+        slices = {name: opened.get_slice(name) for name in opened.offset_keys()}
+        told = {name: (one.get_dtype(), one.get_shape()) for name, one in slices.items()}
+    end = file.stat().st_size
+    whole = torch.from_file(str(file), shared=False, size=end, dtype=torch.uint8)
+    tensors = {}
+    for name, (kind, shape) in reversed(told.items()):
+        if kind not in DTYPES:
+            raise SafetensorError(f"{name} is of type {kind}")
+        start = end - DTYPES[kind].itemsize * math.prod(shape)
+        part = whole[start:end] if start % DTYPES[kind].itemsize == 0 else whole[start:end].clone()
+        tensors[name], end = part.view(DTYPES[kind]).reshape(shape), start
+    return tensors
+
+
 def vector_at(file: Path) -> ParameterVector:
     """The parameter vector in a safetensors file, mapped.
 
@@ -133,7 +160,7 @@ def vector_at(file: Path) -> ParameterVector:
     tensors = load_file(file)
     schema = ParameterSchema.of_shapes({k: tuple(t.shape) for k, t in tensors.items()})
     if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
-        raise DtypeError(f"{file.name} holds tensors that are not float32")
+        raise DtypeError(f"{file.name} holds tensors that are not float32", "save them as float32")
     return ParameterVector(schema, _mapped(file, schema))
 
 
@@ -146,7 +173,7 @@ def _mapped(file: Path, schema: ParameterSchema) -> Tensor:
 
 def _extra(folder: Path, files: Iterable[str]) -> dict[str, dict[str, Tensor]]:
     return {
-        name.removesuffix(".safetensors"): load_file(folder / name)
+        name.removesuffix(".safetensors"): load_tensors(folder / name)
         for name in files
         if name != MODEL
     }
@@ -161,10 +188,9 @@ def read_extra(folder: Path, name: str) -> dict[str, Tensor]:
     try:
         if _read_manifest(folder / MANIFEST)["files"][file] != file_digest(folder / file):
             raise CheckpointError(f"{folder / file} does not match its manifest", REMEDY)
-        tensors: dict[str, Tensor] = load_file(folder / file)
+        return load_tensors(folder / file)
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder / file} cannot be read: {error!s:.200}", REMEDY) from None
-    return tensors
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -173,7 +199,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if (newer := _NEWER.fullmatch(str(manifest.get("format")))) and int(newer[1]) > 1:
         require_version(Format("checkpoint", 1, 1, MANIFEST), int(newer[1]), str(path.parent))
     if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {manifest.get('format')!r}, not {FORMAT}")
+        raise CheckpointError(
+            f"{path} has format {manifest.get('format')!r}, not {FORMAT}",
+            "fetch it again, or use another checkpoint",
+        )
     if json_bytes(manifest) != path.read_bytes():
         raise ValueError("the manifest is not as it was written")
     if manifest.pop("manifest_digest") != _digest_of(manifest):

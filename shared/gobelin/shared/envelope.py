@@ -13,6 +13,7 @@ from gobelin.protocols.messages import (
     RoundPlan,
 )
 from gobelin.shared.errors import (
+    OTHER_VERSION,
     EnvelopeAddressError,
     EnvelopeError,
     EnvelopeExpiredError,
@@ -74,7 +75,7 @@ def open_envelope(
     try:
         envelope = Envelope.from_bytes(signed.data)
     except MalformedMessageError as error:
-        raise EnvelopeError(f"the {purpose} has no envelope: {error}", "update gobelin") from None
+        raise EnvelopeError(f"the {purpose} has no envelope: {error}", OTHER_VERSION) from None
     if envelope.node != node or envelope.member != member:
         found = f"member {envelope.member!r:.50}, node {envelope.node[:12]!r}"
         raise EnvelopeAddressError(

@@ -5,17 +5,20 @@ Every class has a stable `code` (for logs and `--json`) and its own process exit
 
 from __future__ import annotations
 
+OTHER_VERSION = "upgrade gobelin here, or ask the other side's operator which version it runs"
+
 
 class GobelinError(Exception):
     """An error with a cause and a remedy, printed as one line and never as a traceback."""
 
     code = "gobelin"
     exit_code = 1
+    usual = ""  # what mends it where nothing nearer is said
 
     def __init__(self, what: str, remedy: str = "") -> None:
         super().__init__(what)
         self.what = what
-        self.remedy = remedy
+        self.remedy = remedy or self.usual
 
     def __str__(self) -> str:
         return f"{self.what} → {self.remedy}" if self.remedy else self.what
@@ -52,6 +55,7 @@ class DataError(GobelinError):
     """A data source is missing, empty, unreadable or not what the recipe expects."""
 
     code, exit_code = "data", 12
+    usual = "see that samples are as the recipe has them"
 
 
 class DatasetError(GobelinError):
@@ -64,6 +68,7 @@ class VectorError(GobelinError):
     """Tensors do not make up the parameter vector that a schema defines."""
 
     code, exit_code = "vector", 20
+    usual = "use tensors of the recipe's own model"
 
 
 class NotFiniteError(VectorError):
@@ -106,6 +111,7 @@ class ContributionError(GobelinError):
     """A message of a round is malformed."""
 
     code, exit_code = "contribution", 22
+    usual = OTHER_VERSION
 
 
 class BaseMissingError(ContributionError):
@@ -136,6 +142,7 @@ class EnvelopePayloadError(EnvelopeError):
     """An envelope is of another message than the one it came with."""
 
     code = "envelope.payload"
+    usual = OTHER_VERSION
 
 
 class EnvelopeExpiredError(EnvelopeError):
@@ -160,6 +167,7 @@ class EgressError(GobelinError):
     """Something may not leave this node, or its egress ledger is damaged."""
 
     code, exit_code = "egress", 49
+    usual = "nothing has left; tell Gobelin's makers what it says"
 
 
 class RoundError(GobelinError):
@@ -172,12 +180,14 @@ class CodecError(GobelinError):
     """Values that cannot be encoded, or bytes that are not a payload of the codec they name."""
 
     code, exit_code = "codec", 25
+    usual = OTHER_VERSION
 
 
 class MomentsError(GobelinError):
     """Numbers or bytes that are no moments of any data, or not those that a message names."""
 
     code, exit_code = "moments", 27
+    usual = OTHER_VERSION
 
 
 class BudgetError(GobelinError):
@@ -190,6 +200,7 @@ class PlanError(GobelinError):
     """A planning problem that is none, or that has no plan found which keeps its constraints."""
 
     code, exit_code = "plan", 29
+    usual = "give tensors of these shapes"
 
 
 class SignatureError(GobelinError):
@@ -208,6 +219,7 @@ class EnrolmentError(GobelinError):
     """A node is not admitted, or no longer."""
 
     code, exit_code = "enrolment", 44
+    usual = "ask the aggregator's operator"
 
 
 class ClockError(GobelinError):
@@ -226,6 +238,7 @@ class SealingError(GobelinError):
     """A sealed round cannot go on, or a message of one is not what its session allows."""
 
     code, exit_code = "sealing", 50
+    usual = "the base stays and the round is asked again; run one version of gobelin on all nodes"
 
 
 class GarbledSumError(SealingError):
@@ -256,6 +269,7 @@ class LedgerError(GobelinError):
     """A ledger, a receipt or a release does not hold what it says."""
 
     code, exit_code = "ledger", 41
+    usual = "ask the aggregator's operator, and compare with other members"
 
 
 class ReleaseError(LedgerError):
@@ -322,6 +336,12 @@ class PageError(GobelinError):
     """A page cannot be served: what it is made with is not installed."""
 
     code, exit_code = "page", 70
+
+
+class ReadingError(PageError):
+    """A page is still reading its home for the first time."""
+
+    code = "page.reading"
 
 
 class RebaseError(GobelinError):

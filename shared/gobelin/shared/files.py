@@ -166,6 +166,18 @@ def open_to_others(files: Iterable[Path]) -> list[Path]:
     return [file for file in files if file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077]
 
 
+def numbered(folder: Path, before: str = "", after: str = "") -> list[int]:
+    """Numbers in the names of a folder's entries, ascending; none where there is no folder.
+
+    Names are `before`, digits, `after`; others are passed over. Nothing but the numbers is held,
+    for of rounds there are many.
+    """
+    name = re.compile(f"{re.escape(before)}([0-9]+){re.escape(after)}")
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        return sorted(int(found[1]) for entry in entries if (found := name.fullmatch(entry.name)))
+    return []
+
+
 def bytes_in(folder: Path) -> int:
     """Bytes of the files in a folder and below; those that go meanwhile are none."""
     total = 0

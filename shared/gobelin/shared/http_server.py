@@ -98,7 +98,9 @@ class Guard:
         """What to answer where the app does not."""
         called = urlsplit("//" + Headers(scope=scope).get("host", "")).hostname
         if self.hosts is not None and called not in self.hosts:
-            return _error(ConfigError("this server has another name", "call it 127.0.0.1"), 421)
+            return _error(
+                ConfigError("this server has another name", "call it 127.0.0.1 or localhost"), 421
+            )
         if self.token and not self._bears_token(Headers(scope=scope)):
             what = "this server answers who bears its token"
             return _error(ConfigError(what, "send it as Authorization: Bearer TOKEN"), 401)

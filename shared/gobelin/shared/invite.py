@@ -71,7 +71,7 @@ class Invite:
     @classmethod
     def _of(cls, told: federation_pb2.Invite) -> Invite:
         if told.version != VERSION:
-            raise InviteError(f"this invite is of version {told.version}", "update gobelin")
+            raise InviteError(f"this invite is of version {told.version}", "upgrade gobelin here")
         lengths = (len(told.ca_pin), len(told.federation_digest), len(told.secret))
         if lengths != (32, 32, SECRET_BYTES) or not told.federation or not told.member:
             raise InviteError("this invite is damaged", AGAIN)

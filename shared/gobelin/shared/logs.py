@@ -61,11 +61,13 @@ MOST_OF_LINE = 1 << 16  # bytes of a child's line
 class LogSettings(Settings):
     """`[logs]`: what the log file of a home is like."""
 
-    format: Format = "json"
-    level: Level = "info"  # least that is written; of libraries, warnings at least
-    content: Literal["full", "codes"] = "full"  # codes: no free text, names of samples or paths
+    format: Format = "json"  # JSON lines, or lines for people
+    level: Level = "info"  # the least that is written; of libraries, warnings at least
+    # codes: without free text, names of samples and paths
+    content: Literal["full", "codes"] = "full"
     max_mb: Annotated[float, Field(gt=0)] = 16.0  # of one file, before the next is begun
-    keep: Annotated[int, Field(ge=1, le=1000)] = 5  # older files; those before are removed
+    # older files that stay; those before are removed
+    keep: Annotated[int, Field(ge=1, le=1000)] = 5
 
 
 def facts(event: str, **told: Any) -> dict[str, Any]:

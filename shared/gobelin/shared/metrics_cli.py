@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-import typer
-
+from gobelin.shared.announce import announce
 from gobelin.shared.options import TlsCertificate, TlsKey
 
 Seen = TypeVar("Seen")
-Host = Annotated[str, typer.Option(help="Address to listen on.")]
-Port = Annotated[int, typer.Option(help="0 for a free one.", min=0, max=65535)]
-TokenFile = Annotated[
-    Path | None, typer.Option(help="Who asks has to bear this token; made there on first use.")
-]
 
 
 def serve_metrics(
@@ -49,5 +42,5 @@ def serve_metrics(
     app = metrics_app(exporter, look, http_server.trusted_hosts(host), token)
     listening = http_server.listen(host, port)
     url = http_server.url_of(host, listening, certificate) + PATH
-    print(json.dumps({"url": url}) if as_json else f"metrics at {url}", flush=True)
+    announce({"url": url}, f"metrics are at {url}", "have your Prometheus scrape it", as_json)
     http_server.serve(app, listening, certificate)

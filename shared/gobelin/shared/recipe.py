@@ -31,9 +31,10 @@ ModalityTable = Annotated[SerializeAsAny[ModalityRecipe], MODALITIES.table()]
 class TrunkRecipe(Settings):
     """The pre-norm transformer shared by all modalities."""
 
-    dim: Positive = 384
-    depth: Positive = 12
-    heads: Positive = 6
+    dim: Positive = 384  # D, width of a token; a multiple of 4 and of heads
+    depth: Positive = 12  # blocks
+    heads: Positive = 6  # of attention in a block
+    # hidden width of a block's MLP, in widths of a token
     mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
 
     @model_validator(mode="after")
@@ -48,8 +49,8 @@ class TrunkRecipe(Settings):
 class ProjectorRecipe(Settings):
     """The MLP in front of the objective; it ends in a plain Linear."""
 
-    hidden: Positive = 2048
-    out: Positive = 128
+    hidden: Positive = 2048  # width of its hidden layers
+    out: Positive = 128  # width of a projection: what SIGReg tests
     norm: Literal["batch", "layer"] = "batch"  # of the hidden layers; never of the output
 
 
@@ -59,11 +60,11 @@ class PredictorRecipe(Settings):
     LeWM's own is heads = 16, head_dim = 64, mlp_ratio = 10.67.
     """
 
-    dim: Positive = 192
-    depth: Positive = 6
-    heads: Positive = 6
-    head_dim: Positive | None = None  # dim / heads where unset
-    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    dim: Positive = 192  # width of its tokens
+    depth: Positive = 6  # blocks
+    heads: Positive = 6  # of attention in a block
+    head_dim: Positive | None = None  # width of a head; unset: dim / heads
+    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0  # hidden width of a block's MLP, in dim
     history: Positive = 3  # latents it looks back on
 
     @model_validator(mode="after")
@@ -76,19 +77,20 @@ class PredictorRecipe(Settings):
 class InnerRecipe(Settings):
     """The inner optimizer: AdamW with warm-up and cosine over the federation's whole schedule."""
 
-    batch_size: Annotated[int, Field(ge=2)] = 128
-    lr: Annotated[float, Field(gt=0)] = 5e-4
-    final_lr: Annotated[float, Field(ge=0)] = 5e-7
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    warmup: Fraction = 0.05  # share of all steps of the federation
-    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    batch_size: Annotated[int, Field(ge=2)] = 128  # samples a local step, on every node
+    lr: Annotated[float, Field(gt=0)] = 5e-4  # AdamW's learning rate after the warm-up
+    final_lr: Annotated[float, Field(ge=0)] = 5e-7  # what the cosine ends at
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05  # AdamW's, of matrices alone
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # AdamW's β₁ and β₂
+    warmup: Fraction = 0.05  # share of all steps of the federation in which lr rises from 0
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0  # the most a step's gradient may be long
 
 
 class Recipe(Settings):
     """A complete recipe."""
 
-    name: str
+    name: str  # as releases and cards tell it
+    # tables [modalities.NAME], one a kind of data: at least one
     modalities: Annotated[dict[Name, ModalityTable], Field(min_length=1)]
     trunk: TrunkRecipe
     projector: ProjectorRecipe = ProjectorRecipe()

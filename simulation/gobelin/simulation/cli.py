@@ -35,7 +35,9 @@ def simulate(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="More of federation.toml, such as outer.kind=nesterov."),
+        typer.Option(
+            "--set", help="More of federation.toml, such as outer.kind=nesterov; repeatable."
+        ),
     ] = None,
     threads: Annotated[
         int | None,

@@ -163,7 +163,10 @@ def share_out(study: Study, source: Source, batch: int) -> list[Indices]:
     """The images of each member, by the study's skew; raises DataError when they do not suffice."""
     images, members = len(source), study.members
     if images < 2 * members:
-        raise DataError(f"{images} images do not suffice for {members} members", "use fewer")
+        raise DataError(
+            f"{images} images do not suffice for {members} members",
+            "use fewer --members, or more images",
+        )
     if study.skew == "even":
         return even(images, members, study.seed)
     if source.labels is None:

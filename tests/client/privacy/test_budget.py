@@ -26,8 +26,8 @@ from gobelin.protocols.messages import RoundPlan
 from gobelin.shared.errors import ConfigError, EgressError, PrivacyError, SitePolicyError
 from gobelin.shared.model import build_jepa
 from gobelin.shared.vector import ParameterVector
+from tests.client.contributing import Node, home_at, one_thread, plan
 from tests.client.privacy.recipes import I_JEPA, MASKED, toy
-from tests.client.test_contributor import Node, home_at, one_thread, plan
 
 pytest.importorskip("dp_accounting")
 __all__ = ["one_thread"]

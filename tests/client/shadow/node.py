@@ -20,6 +20,7 @@ from gobelin.shared.keys import write_authority
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import load_recipe
 from gobelin.shared.vector import ParameterVector
+from tests.client.contributing import in_spool
 
 RECIPE = load_recipe("toy")
 STEPS = 3
@@ -98,7 +99,7 @@ class Node:
 
     def round(self, number: int, base: ParameterVector, **changes: Any) -> Spooled:
         """Answer a round's plan."""
-        return self.contributor.contribute(plan_of(number, base, **changes), base.segments())
+        return in_spool(self.contributor, plan_of(number, base, **changes), base.segments())
 
     def rest(self, called: Callable[[], bool] = lambda: False) -> bool:
         """Wait for the next plan, and for what was written."""

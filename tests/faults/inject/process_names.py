@@ -14,12 +14,13 @@ def process_name(argv: list[str]) -> str:
         if word in known:
             return known[word]
     if "gobelin" in words[:2]:
-        if words[-4:-1] == ["aggregator", "up", "--home"]:
+        typed = words[words.index("gobelin") + 1 :]
+        if typed[:3] == ["aggregator", "up", "--home"]:
             return "supervisor"
-        if words[-4:-1] == ["aggregator", "serve", "--home"]:
+        if typed[:3] == ["aggregator", "serve", "--home"]:
             return "service"
-        if words[-4:-1] == ["node", "run", "--home"]:
-            return words[-1]  # the member's name
+        if typed[:3] == ["node", "run", "--home"]:
+            return "".join(typed[3:4])  # the member's name
         if "join" in words[:4]:
             return "join"
     return ""

@@ -157,7 +157,7 @@ def test_a_receipt_is_one_row_and_two_paths() -> None:
 
 
 def test_influence_is_read_from_the_rows() -> None:
-    told = influence_of(signed.entry for signed in WHOLE.entries)
+    told = influence_of((signed.entry for signed in WHOLE.entries), len(WHOLE.entries) - 1, {})
     assert sorted(told) == ["m0", "m1", "m2"]
     assert sum(of["share"] for of in told.values()) == pytest.approx(1.0)
     rows = [row for s in WHOLE.entries for row in s.entry.rows if row.member == "m2"]

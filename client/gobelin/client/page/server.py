@@ -33,7 +33,7 @@ def make_page(home: NodeHome, hosts: Collection[str] | None, token: str = "") ->
 
     @app.get("/", include_in_schema=False)
     async def overview() -> Response:
-        of = await watcher.now()
+        of = await watcher.soon()
         told = await asyncio.to_thread(
             render,
             TEMPLATE,

@@ -95,7 +95,7 @@ def _text(sample: Sample, form: TextFormat) -> Tensor:
     try:
         data = sample.text.encode()
     except UnicodeEncodeError:
-        raise DataError("a text has characters that no UTF-8 has", "mend it") from None
+        raise DataError("a text has characters that no UTF-8 has", "send it as UTF-8") from None
     if len(data) > form.length:
         what = f"a text has {len(data)} bytes of UTF-8, the model sees {form.length}"
         raise DataError(what, "give it in parts")

@@ -72,7 +72,7 @@ def read_solo(folder: Path, recipe: Recipe) -> Solo | None:
     try:
         kept = read_checkpoint(folder)
         if kept.recipe.digest != recipe.digest:
-            raise CheckpointError("it is of another recipe")
+            raise CheckpointError("it is of another recipe", "begin a new one")
         told = {name: int(kept.facts[name]) for name in ("from_round", "steps", "samples")}
     except (CheckpointError, VectorError, KeyError, TypeError, ValueError) as error:
         raise ShadowError(

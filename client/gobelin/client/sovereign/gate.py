@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from pydantic import model_validator
+
 from gobelin.shared.errors import GobelinError
 from gobelin.shared.evaluation.intervals import Interval
 from gobelin.shared.settings import Settings
 
-MINIMA, MAXIMA = "min_", "max_"
+MINIMA = "min_"  # of floors; the others are of what may be lost
 
 
 class GateError(GobelinError):
@@ -27,21 +29,28 @@ class GateError(GobelinError):
 class Floors(Settings):
     """The table `[gate]`: percent and points, but for `max_brier` (0 to 2) and `max_nll` (nats)."""
 
+    # bound: the end of the interval that speaks against the build
     judged_on: Literal["bound", "estimate"] = "bound"
-    min_accuracy: float | None = None
-    min_balanced_accuracy: float | None = None  # classes weigh alike, however rare
-    min_auroc: float | None = None  # of an anomaly detector
-    min_found: float | None = None  # anomalies found at 5 % false alarms
-    min_foresight: float | None = None  # of a world model: skill against "nothing moves"
-    min_success: float | None = None  # of its plans
-    min_gain_over_consensus: float | None = None  # in the headline figure
-    min_gain_over_scratch: float | None = None
-    min_gain_over_solo: float | None = None
-    min_accuracy_shifted: float | None = None  # mean over corruptions
-    max_points_lost_general: float | None = None  # on the worst general benchmark
-    max_ece: float | None = None
-    max_brier: float | None = None
-    max_nll: float | None = None
+    min_accuracy: float | None = None  # of classes, percent
+    min_balanced_accuracy: float | None = None  # percent; classes weigh alike, however rare
+    min_auroc: float | None = None  # of an anomaly detector, percent
+    min_found: float | None = None  # percent of the anomalies, at 5 % false alarms
+    min_foresight: float | None = None  # of a world model: skill against "nothing moves", percent
+    # points over consensus + probe in the headline figure
+    min_gain_over_consensus: float | None = None
+    min_gain_over_scratch: float | None = None  # points over the same build from random weights
+    min_gain_over_solo: float | None = None  # points over the region's solo model + probe
+    min_accuracy_shifted: float | None = None  # percent, mean over corruptions
+    max_points_lost_general: float | None = None  # on the worst of the consensus's own benchmarks
+    max_ece: float | None = None  # expected calibration error, percent
+    max_brier: float | None = None  # Brier score, 0 to 2
+    max_nll: float | None = None  # negative log-likelihood, nats a sample
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unset_asks_nothing(cls, told: Any) -> Any:
+        """Packages name every floor of their time, also those there are no more."""
+        return {k: v for k, v in told.items() if v is not None} if isinstance(told, dict) else told
 
     @property
     def asked(self) -> dict[str, float]:

@@ -8,20 +8,17 @@ format of the `peft` library, which loads them.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from gobelin.client.sovereign.wrapped import Wrapped, named_in_vector
-from gobelin.shared.errors import CheckpointError, SchemaMismatchError
+from gobelin.shared.errors import CheckpointError
 from gobelin.shared.files import json_bytes
 from gobelin.shared.model import Encoder, hollow_jepa
 from gobelin.shared.objective import Objective, ObjectiveRecipe
@@ -34,7 +31,6 @@ WEIGHTS = f"{FOLDER}/adapter_model.safetensors"
 CONFIG = f"{FOLDER}/adapter_config.json"
 PREFIX = "base_model.model."  # of every name, in peft's files
 ADAPTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-REMEDY = "build the adapter again, or use another copy of it"
 
 
 class Lora:
@@ -101,7 +97,9 @@ class Lora:
         """Take weights by the names of `parameters`; raises CheckpointError on others."""
         own = self.parameters()
         if {n: t.shape for n, t in tensors.items()} != {n: p.shape for n, p in own.items()}:
-            raise CheckpointError("the adapter's weights are not those its config names", REMEDY)
+            raise CheckpointError(
+                "what is kept of the adapters is of others", "remove the unfinished build"
+            )
         for name, parameter in own.items():
             parameter.copy_(tensors[name])
 
@@ -182,29 +180,3 @@ def targets_of(recipe: Recipe, modality: str, adapts: Literal["all", "tokenizer"
         for name, module in modules
         if name.startswith(places) and isinstance(module, ADAPTED)
     )
-
-
-def read_adapter(folder: Path, base: ParameterVector) -> Lora:
-    """The adapter in a package's folder, for a base of its schema.
-
-    Raises CheckpointError where it is none, SchemaMismatchError where the base has no such weights.
-    """
-    try:
-        config = json.loads((folder / CONFIG).read_bytes())
-        tensors = load_file(folder / WEIGHTS)
-        targets = sorted(f"{module}.weight" for module in config["target_modules"])
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        kind = type(error).__name__
-        raise CheckpointError(f"{folder} holds no adapter ({kind})", REMEDY) from None
-    shapes = {spec.name: spec.shape for spec in base.schema.tensors}
-    for name in targets:
-        a = tensors.get(f"{PREFIX}{name.removesuffix('.weight')}.lora_A.weight")
-        b = tensors.get(f"{PREFIX}{name.removesuffix('.weight')}.lora_B.weight")
-        found = None if a is None or b is None else (len(b), *a.shape[1:])
-        if found is None or found != shapes.get(name):
-            what = f"the adapter moves {name} {found}, the release has {shapes.get(name)}"
-            raise SchemaMismatchError(what, "use it with releases of its own recipe")
-    lora = Lora(base, targets, rank, alpha)
-    lora.load({name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()})
-    return lora

@@ -25,28 +25,31 @@ def merge_models(
     *,
     region: str,
     weights: Sequence[float] | None = None,
-    head: str | SovereignModel = JOINED,
+    head: str | SovereignModel | None = None,
     licence: str | None = None,
 ) -> SovereignModel:
     """The model that `method` makes of builds on `release`, not written yet; no data are needed.
 
     In whichever order the builds are given it is the same model. `head`: joined, none, or the build
-    whose head is kept. Raises MergeError on fewer than two builds, on builds of several releases,
-    recipes, modalities or licences, and on heads that do not join; ConfigError on weights.
+    whose head is kept; to be said where there is any, for which is right no merge can tell without
+    data. Raises MergeError on fewer than two builds, on builds of several releases, recipes,
+    modalities or licences, and on heads that do not join; ConfigError on weights.
     """
     require_mergeable(models)
     if release.digest != models[0].lineage.release.vector_digest:
         found, wanted = release.digest[:16], models[0].lineage.release.vector_digest[:16]
-        raise MergeError(f"release {found}… is not the builds' own, {wanted}…", "give that one")
+        raise MergeError(
+            f"release {found}… is not the builds' own, {wanted}…", "name the folder of that one"
+        )
     given = shares(weights, len(models))
     pairs = sorted(zip(models, given, strict=True), key=lambda pair: pair[0].digest)
     models, given = [model for model, _ in pairs], [share for _, share in pairs]
+    names, kept, temperature = _head(models, given, head)
     delta = method.merge([(model.vector - release).values for model in models], given)
     vector = release + ParameterVector(release.schema, delta)
-    names, kept, temperature = _head(models, given, head)
     first = models[0]
     how = {"name": method.name, "weights": given, **_settings(method)}
-    how["head"] = head if isinstance(head, str) else head.digest
+    how["head"] = head.digest if isinstance(head, SovereignModel) else head or NONE
     lineage = Lineage(
         region=region,
         release=first.lineage.release,
@@ -130,13 +133,19 @@ def join_heads(models: Sequence[SovereignModel], weights: Sequence[float]) -> tu
 
 
 def _head(
-    models: Sequence[SovereignModel], weights: Sequence[float], wanted: str | SovereignModel
+    models: Sequence[SovereignModel], weights: Sequence[float], wanted: str | SovereignModel | None
 ) -> tuple[tuple[str, ...], Head | None, float]:
     """Class names, head and temperature of the merged model."""
     if isinstance(wanted, SovereignModel):
         return wanted.class_names, wanted.head, wanted.temperature
     if wanted == NONE or all(model.head is None for model in models):
         return (), None, 1.0
+    if wanted is None:
+        raise MergeError(
+            "the builds have heads, and nobody said which is to read the merged model",
+            "say --head PACKAGE to keep that region's; --head joined, their mean, reads nothing "
+            "where regions see the world differently (another scanner); or --head none",
+        )
     names, head = join_heads(models, weights)
     return names, head, 1.0
 

@@ -105,7 +105,7 @@ def make_method(name: str, **given: float | int | None) -> Method:
     for key, low, high in (("density", 0, 1), ("drop", 0, 0.99), ("scale", 0, 10)):
         value = getattr(method, key, low)
         if not low <= value <= high:
-            raise ConfigError(f"{key} = {value} is not in {low} … {high}", "change it")
+            raise ConfigError(f"{key} = {value} is out of bounds", f"choose one in {low} … {high}")
     return method
 
 

@@ -22,7 +22,6 @@ HEADINGS = {
     "auroc": "AUROC %",
     "found": "found at 5 % alarms %",
     "foresight": "foresight %",
-    "success": "success %",
 }
 MEANINGS = {
     "accuracy": "share of test samples told right",
@@ -32,7 +31,6 @@ MEANINGS = {
     "found": "share of anomalies found where 5 % of normal samples raise an alarm",
     "foresight": "error of what is foreseen, against saying that nothing moves: 100 is perfect, "
     "0 no better",
-    "success": "share of journeys that arrive",
 }
 RECALLS = 40  # classes shown one by one, at most
 

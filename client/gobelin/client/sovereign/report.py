@@ -58,15 +58,16 @@ class EvaluationSettings(Settings):
     anomalous: tuple[str, ...] = ()  # classes to be found: the task is then anomaly detection
     horizon: Positive = 10  # steps a world model is asked to foresee
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = CONFIDENCE  # of two-sided intervals
-    resamples: Annotated[int, Field(ge=100)] = RESAMPLES
+    resamples: Annotated[int, Field(ge=100)] = RESAMPLES  # of the bootstrap behind each interval
     samples: Positive = 10_000  # test samples at most
     labels: Annotated[int, Field(ge=2)] = 20_000  # a probe is fitted on at most
     shots: tuple[Positive, ...] = (1, 2, 5, 10)  # labels a class of the few-shot curve; (): none
     draws: Positive = 3  # of the labels at each point, for probes of frozen models
     rebuilds: Annotated[int, Field(ge=0)] = 1  # draws the build itself is repeated for; 0: never
+    # of the corruptions, 1 (light) to 5
     severities: tuple[Annotated[int, Field(ge=1, le=max(SEVERITIES))], ...] = (1, 3, 5)
     shifted_samples: Annotated[int, Field(ge=0)] = 500  # that are corrupted in every way; 0: none
-    seed: int = 0
+    seed: int = 0  # of the draws and the bootstrap
 
     def plain(self) -> dict[str, Any]:
         """As JSON, without where things lie on this machine."""

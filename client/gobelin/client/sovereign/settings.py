@@ -29,14 +29,15 @@ class LabelSettings(Settings):
 
     classes: tuple[str, ...] = ()  # their names, label 0 first; what the data call them if empty
     budget: Annotated[int, Field(ge=2)] = 20_000  # labelled samples used, at most
-    held_out: Share = 0.2  # of them, to stop by; and to measure by where there is no test set
+    held_out: Share = 0.2  # share of them: to stop by, and to measure by where there is no test set
     balance: Literal["none", "loss", "sampling"] = "loss"  # every class counts the same, or not
 
 
 class HeadSettings(Settings):
     """What reads the classes off tokens."""
 
-    kind: Literal["auto", "linear", "pooled", "attentive"] = "auto"  # auto: linear
+    # on all tokens, on their mean, or by attention; auto: linear
+    kind: Literal["auto", "linear", "pooled", "attentive"] = "auto"
 
 
 class TuningSettings(Settings):
@@ -47,11 +48,12 @@ class TuningSettings(Settings):
     # Looks without anything gained after which it ends. Many: what is held out does worse while
     # the rate is high, and gains most in the second half of the schedule.
     patience: Positive = 15
-    batch_size: Annotated[int, Field(ge=2)] = 32
+    batch_size: Annotated[int, Field(ge=2)] = 32  # samples a step
     lr: Rate | None = None  # unset: 1e-2 for lora, 1e-3 else
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    warmup: Fraction = 0.1
-    anchor: Annotated[float, Field(ge=0)] = 0.0  # L2-SP: pull towards the release
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01  # AdamW's
+    warmup: Fraction = 0.1  # share of the steps in which the rate rises
+    # L2-SP: pull towards the release, against forgetting
+    anchor: Annotated[float, Field(ge=0)] = 0.0
     augment: bool = True  # a view of each sample beside it, where views have its shape
 
 
@@ -60,14 +62,15 @@ class PretrainSettings(Settings):
 
     steps: Positive | None = None  # at most; unset: none, and 300 with method = "pretrain"
     data: Path | None = None  # unlabelled samples; unset: those of the build
-    moves: Moves = "full"
-    every: Positive = 25
-    patience: Positive = 4
+    moves: Moves = "full"  # what of the model; predictor: of a world model
+    every: Positive = 25  # steps between two looks at the held-out part
+    patience: Positive = 4  # looks without anything gained after which it ends
     lr: Rate | None = None  # unset: half of the recipe's
-    held_out: Share = 0.1
+    held_out: Share = 0.1  # share of the samples, to stop by
     rehearsal: Path | None = None  # public samples, or own older ones, learnt again beside the new
-    rehearsal_share: Share = 0.5  # of every batch
-    anchor: Annotated[float, Field(ge=0)] = 0.0  # L2-SP: pull towards the release
+    rehearsal_share: Share = 0.5  # of every batch, where there is `rehearsal`
+    # L2-SP: pull towards the release, against forgetting
+    anchor: Annotated[float, Field(ge=0)] = 0.0
 
 
 class LoraSettings(Settings):
@@ -83,17 +86,20 @@ class LoraSettings(Settings):
 class BuildSettings(Settings):
     """One build."""
 
-    release: Path
-    data: Path
-    out: Path
-    test: Path | None = None  # labelled samples nothing is fitted on
-    region: str = "region"  # in the lineage
+    release: Path  # the consensus release that is built on; it stays as it is
+    data: Path  # the region's samples, as `gobelin node` reads them
+    out: Path  # folder of the signed model; an older one is replaced once this is done
+    # labelled samples that nothing is fitted on; unset: the held-out part measures
+    test: Path | None = None
+    region: str = "region"  # your name, in the lineage
+    # linear and attentive fit a head on the frozen release, lora, partial and full move it,
+    # pretrain needs no labels; auto: by how many labels there are
     method: Method = "auto"
     modality: str | None = None  # of the data, where the recipe has several
-    seed: int = 0
+    seed: int = 0  # of what is held out, the order of samples and the head's first weights
     key: Path | None = None  # the federation's ca.pem; unset: the one in --home
     unverified: bool = False  # take a bare checkpoint, and say so in the lineage
-    licence: str = LICENCE
+    licence: str = LICENCE  # of the model, in its lineage and card
     blocks: Positive = 1  # last blocks of the trunk that "partial" moves
     labels: LabelSettings = LabelSettings()
     head: HeadSettings = HeadSettings()

@@ -21,6 +21,7 @@ from gobelin.shared.files import is_owned
 
 CONNECT_S = 5.0
 SOON_DAYS = 30.0
+RENEW = "`gobelin aggregator renew-certificate`, then start `up` again"
 UP = "gobelin aggregator up"
 
 
@@ -97,18 +98,18 @@ def certificate(home: AggregatorHome) -> Found:
     host, names = home.settings().network.host, _names(known)
     told = f"for {', '.join(names)}; {left:.0f} days more"
     if left <= 0:
-        return fail("certificate", f"ended {-left:.0f} days ago", "restore or re-issue server.pem")
+        return fail("certificate", f"ended {-left:.0f} days ago", RENEW)
     if host not in names and not _is_any(host):
         return fail(
             "certificate",
             f"{told}: not for {host}, which invites name",
-            "set network.host in federation.toml to one of these, or re-issue server.pem",
+            "set network.host in federation.toml to one of these",
             names=names,
         )
     if known.not_valid_before_utc > now:
         return fail("certificate", "does not hold yet", "`timedatectl set-ntp true`")
     if left < SOON_DAYS:
-        return warn("certificate", told, "re-issue server.pem before that", days=left)
+        return warn("certificate", told, RENEW, days=left)
     return ok(told, days=left, names=names)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gobelin.server.options import DEFAULT_HOME, Home
-from gobelin.shared.options import AsJson, TlsCertificate, TlsKey
+from gobelin.shared.options import AsJson, TlsCertificate, TlsKey, TokenFile
 from gobelin.shared.pages.serving import require_page, serve_page
 
 PORT = 9094
@@ -16,18 +15,19 @@ PORT = 9094
 
 def page(
     home: Home = DEFAULT_HOME,
-    address: Annotated[
-        str, typer.Option(help="host:port to listen on; port 0 picks a free one.")
-    ] = "",
-    token_file: Annotated[
-        Path | None,
-        typer.Option(help="Who reads it has to bear this token; made there on first use."),
+    host: Annotated[str | None, typer.Option(help="Address to listen on; else page.host.")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help=f"To listen on; 0 picks a free one. Else page.port, or {PORT}.", min=0, max=65535
+        ),
     ] = None,
+    token_file: TokenFile = None,
     tls_certificate: TlsCertificate = None,
     tls_key: TlsKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the federation in a browser, read-only, on 127.0.0.1:9094 unless told otherwise.
+    """Show the federation in a browser, read-only.
 
     It reads the home and nothing else, so it may run beside `up`, and be stopped at any time.
     """
@@ -35,11 +35,10 @@ def page(
     from gobelin.server.home import AggregatorHome
     from gobelin.server.page.inspector import Inspector
     from gobelin.server.page.server import make_page
-    from gobelin.shared.address import parse_address
 
     place = AggregatorHome(home)
     told = place.settings().page
-    where = parse_address(address) if address else (told.host, told.port or PORT)
+    where = (host or told.host, (told.port or PORT) if port is None else port)
     file = token_file or (place.folder / told.token_file if told.token_file else None)
     inspector = Inspector(place)
     try:

@@ -99,13 +99,13 @@ def make_page(
 
     @app.get("/", include_in_schema=False)
     async def overview() -> Response:
-        seen = await page.watcher.now()
+        seen = await page.watcher.soon()
         values = {"charts": curves_of(seen.overview), "recent": seen.recent, "map": seen.map}
         return await show("overview.html.j2", seen, "/", **values)
 
     @app.get("/rounds", include_in_schema=False)
     async def rounds(number: Annotated[int, Query(alias="page", ge=1)] = 1) -> Response:
-        seen = await page.watcher.now()
+        seen = await page.watcher.soon()
         pages = max(1, math.ceil(len(seen.overview.history) / PAGE))
         current = min(number, pages)
         newest = seen.overview.history[::-1]
@@ -116,26 +116,26 @@ def make_page(
 
     @app.get("/rounds/{number}", include_in_schema=False)
     async def one_round(number: int) -> Response:
-        seen = await page.watcher.now()
+        seen = await page.watcher.soon()
         detail = await page.detail(round_detail, number)
         return await show("round.html.j2", seen, "/rounds", detail=detail)
 
     @app.get("/rounds/{number}/contributions/{node}/{asked}", include_in_schema=False)
     async def contribution(number: int, node: str, asked: int) -> Response:
-        seen = await page.watcher.now()
+        seen = await page.watcher.soon()
         detail = await page.detail(round_detail, number)
         for row in detail.contributions:
             if (row.node, row.asked) == (node, asked):
                 return await show("contribution.html.j2", seen, "/rounds", detail=detail, row=row)
-        raise ConfigError(f"round {number} counted nothing of that node", "see the round")
+        raise ConfigError(f"round {number} counted nothing of that node", f"see /rounds/{number}")
 
     @app.get("/members", include_in_schema=False)
     async def members() -> Response:
-        return await show("members.html.j2", await page.watcher.now(), "/members")
+        return await show("members.html.j2", await page.watcher.soon(), "/members")
 
     @app.get("/members/{name}", include_in_schema=False)
     async def member(name: str) -> Response:
-        seen = await page.watcher.now()
+        seen = await page.watcher.soon()
         detail = await page.detail(member_detail, name)
         charts = curves_of_member(detail)
         return await show("member.html.j2", seen, "/members", detail=detail, charts=charts)

@@ -305,7 +305,7 @@ def _read_hdf5(file: Path, memory: int, load: bool) -> list[Group]:
         opened.visititems(visit)
     except (OSError, KeyError, RuntimeError) as error:
         what = f"{file} is no HDF5 file that can be read ({type(error).__name__})"
-        raise DataError(what, "write it again") from None
+        raise DataError(what, "write it again, or leave it out") from None
     if not groups:
         what = f"{file} has no HDF5 group with `{OBSERVATIONS}` and `{ACTIONS}`"
         raise DataError(what, "name the data sets so")

@@ -50,7 +50,9 @@ def open_idx(path: Path, form: ImageFormat, memory: int, on_bad: OnBad) -> Memor
     elif images.ndim == 4:
         images = images.transpose(0, 3, 1, 2)  # (N, H, W, C) → (N, C, H, W), still a view
     else:
-        raise DataError(f"{file} has {images.ndim} dimensions, images have 3 or 4")
+        raise DataError(
+            f"{file} has {images.ndim} dimensions, images have 3 or 4", "point at a file of images"
+        )
     if images.shape[1:] != form.shape:
         channels, height, width = images.shape[1:]
         raise DataError(
@@ -83,7 +85,10 @@ def _read_header(file: Path, stream: IO[bytes]) -> tuple[tuple[int, ...], int]:
     if len(magic) < 4 or magic[:2] != b"\0\0" or not 1 <= magic[3] <= 4:
         raise DataError(f"{file} is no IDX file: it begins with 0x{magic.hex()}", REMEDY)
     if magic[2] != UNSIGNED_BYTE:
-        raise DataError(f"{file} has IDX type 0x{magic[2]:02x}, Gobelin reads unsigned bytes")
+        raise DataError(
+            f"{file} has IDX type 0x{magic[2]:02x}, Gobelin reads unsigned bytes",
+            "convert it to unsigned bytes",
+        )
     dims = stream.read(4 * magic[3])
     if len(dims) < 4 * magic[3]:
         raise DataError(f"{file} ends within its header", REMEDY)

@@ -22,7 +22,10 @@ def dirichlet(
     """
     classes = np.asarray(labels)
     if members < 1 or alpha <= 0:
-        raise DataError(f"cannot split among {members} members with alpha = {alpha}")
+        raise DataError(
+            f"cannot split among {members} members with alpha = {alpha}",
+            "give 1 member or more, alpha above 0",
+        )
     if len(classes) < members * minimum:
         raise DataError(
             f"{len(classes)} images cannot give {members} members {minimum} each",

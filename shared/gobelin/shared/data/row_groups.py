@@ -97,7 +97,10 @@ def open_row_groups(files: list[Path], memory: int) -> RowGroups:
             kind = type(error).__name__
             raise DataError(f"{file} cannot be read ({kind})", "write the file again") from None
         if schema is not None and schema.names != found.names:
-            raise DataError(f"{file} has other columns than {files[0].name}", "keep them apart")
+            raise DataError(
+                f"{file} has other columns than {files[0].name}",
+                "keep files of other columns in other folders",
+            )
         schema = schema or found
         groups += [group for group in more if group.rows]
     return RowGroups(schema, groups)

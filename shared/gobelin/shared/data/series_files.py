@@ -103,7 +103,9 @@ def read_series_npz(file: Path, channels: int, memory: int) -> Iterator[Piece]:
         raise _other_width(file, rows.shape[1], channels)
     times = arrays.get(TIME)
     if times is not None and times.size != len(rows):
-        raise DataError(f"{file} has {times.size} times for {len(rows)} rows", "one a row")
+        raise DataError(
+            f"{file} has {times.size} times for {len(rows)} rows", "give one time a row"
+        )
     labels = _npz_labels(file, arrays, len(lengths))
     rate = float(arrays["rate"]) if "rate" in arrays else None
     for number in np.flatnonzero(lengths == 0).tolist():
@@ -202,7 +204,7 @@ def _lengths(
     if lengths is None:
         return np.array([len(values)])
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or lengths.sum() != len(values):
-        raise DataError(f"{file}: `lengths` do not add up to {len(values)} rows", "mend them")
+        raise DataError(f"{file}: `lengths` do not add up to {len(values)} rows", "let them add up")
     return lengths.astype(np.int64)
 
 
@@ -216,5 +218,8 @@ def _npz_labels(
     names = arrays.get("class_names")
     fits = names is None or (labels.min(initial=0) >= 0 and labels.max(initial=0) < len(names))
     if labels.shape != (series,) or labels.dtype.kind not in "iu" or not fits:
-        raise DataError(f"{file}: `labels` are no {series} numbers of classes", "mend them")
+        raise DataError(
+            f"{file}: `labels` are no {series} numbers of classes",
+            "give one class a series, from 0",
+        )
     return labels if names is None else names[labels].astype(object)

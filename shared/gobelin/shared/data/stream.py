@@ -27,7 +27,7 @@ class BatchStream(Generic[Samples_co]):
         if len(source) == 0:
             raise DataError("the data source holds no samples", "point at one with some")
         if batch_size < 1:
-            raise DataError(f"a batch of {batch_size} samples cannot be drawn")
+            raise DataError(f"a batch of {batch_size} samples cannot be drawn", "give 1 or more")
         self._source, self._batch_size = source, batch_size
         self._seed, self._window = seed, window
         self._epochs: dict[int, EpochOrder] = {}

@@ -224,7 +224,9 @@ def _as_bytes(path: Path, column: Any, pa: Any) -> Any:
     try:
         return column.cast(pa.large_binary())
     except pa.ArrowException:
-        raise DataError(f"{path}: the column 'text' is {column.type}", "make it text") from None
+        raise DataError(
+            f"{path}: the column 'text' is {column.type}", "make it a column of strings"
+        ) from None
 
 
 def _json_files(path: Path) -> list[Path]:

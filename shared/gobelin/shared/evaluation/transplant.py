@@ -7,7 +7,6 @@ labelled samples holds for them, and tells what to expect of others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,11 +51,6 @@ class Transplant:
         """Plain JSON."""
         lost = {"points_lost": self.points_lost, "points_lost_raw": self.points_lost_raw}
         return {**asdict(self), **lost}
-
-    @classmethod
-    def of_facts(cls, facts: Mapping[str, Any]) -> Transplant:
-        """The reverse of `facts`; raises KeyError on one that is missing."""
-        return cls(**{name: facts[name] for name in cls.__dataclass_fields__})
 
 
 def measure_transplant(

@@ -1,4 +1,4 @@
-"""Benchmarks of world models: what they foresee of recorded episodes, and how they plan."""
+"""A benchmark of world models: what they foresee of recorded episodes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from gobelin.shared.data.episodes import EpisodeSource
 from gobelin.shared.errors import DataError
 from gobelin.shared.evaluation.benchmarks import Contender, Measured
 from gobelin.shared.evaluation.foresight import fit_readout, with_ones
-from gobelin.shared.evaluation.intervals import Share, Skill
-from gobelin.shared.evaluation.planning import Task, World, drive, planning_policy
+from gobelin.shared.evaluation.intervals import Skill
 from gobelin.shared.model.world_model import WorldModel
-from gobelin.shared.planning import Planner
 
 HORIZON = 10
 EPISODES = 400  # at most, of each kind
@@ -102,35 +100,3 @@ class Foreseeing:
         if model.form.image_size is None:
             return z, seen.double().flatten(2), actions
         return z, None, actions
-
-
-@dataclass(frozen=True, eq=False)
-class Planning:
-    """How often a model gets from here to there in a simulated world by what it foresees."""
-
-    name: str
-    world: World
-    task: Task
-    planner: Planner
-    horizon: int = 12
-    seed: int = 0
-    device: str = "cpu"
-    kind: ClassVar[str] = "planning"
-    units: ClassVar[str] = "journeys"
-
-    def measure(self, contender: Contender) -> Measured:
-        """Percent of the journeys that arrive; raises ConfigError for what is no world model."""
-        model = WorldModel(contender.encoder)
-        policy = planning_policy(
-            model,
-            self.world,
-            self.task,
-            self.planner,
-            horizon=self.horizon,
-            seed=self.seed,
-            device=self.device,
-        )
-        outcome = drive(self.world, self.task, policy)
-        return Measured(
-            {"success": Share(outcome.reached)}, facts={"steps": float(outcome.steps.mean())}
-        )

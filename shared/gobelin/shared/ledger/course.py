@@ -8,17 +8,9 @@ Told as text, such as "9:5,14:11": round 9 went back to what round 5 had left, r
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-
-from gobelin.shared.ledger.record import Entry
+from collections.abc import Mapping
 
 _TEXT = re.compile(r"(\d{1,9}:\d{1,9}(,\d{1,9}:\d{1,9})*)?")
-
-
-def rollbacks_of(entries: Iterable[Entry]) -> dict[int, int]:
-    """By the number of its round, the round that each rollback went back to."""
-    records = (entry.record for entry in entries)
-    return {record.round: record.restores for record in records if record.why}
 
 
 def told(rollbacks: Mapping[int, int]) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from gobelin.protocols.ledger import ContributionRecord, RoundRecord
 from gobelin.protocols.messages import MalformedMessageError
 from gobelin.shared.errors import LedgerError
-from gobelin.shared.files import json_bytes, write_atomic
+from gobelin.shared.files import json_bytes, numbered, write_atomic
 from gobelin.shared.ledger.history import History, SignedEntry
 from gobelin.shared.ledger.merkle import REMEDY
 from gobelin.shared.ledger.note import SignedHead
@@ -43,7 +43,7 @@ class LedgerFolder:
 
     def numbers(self) -> list[int]:
         """Numbers of the rounds there are, ascending."""
-        return sorted(int(path.stem) for path in self._rounds.glob("[0-9]*.json"))
+        return numbered(self._rounds, "", ".json")
 
     def put_entry(self, signed: SignedEntry) -> None:
         """Write a round."""
@@ -66,7 +66,7 @@ class LedgerFolder:
 
     def sizes(self) -> list[int]:
         """Sizes of the heads there are, ascending."""
-        return sorted(int(path.stem) for path in self._heads.glob("[0-9]*.note"))
+        return numbered(self._heads, "", ".note")
 
     def put_head(self, signed: SignedHead) -> None:
         """Write a head."""

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gobelin.shared.ledger.course import course_of, rollbacks_of
+from gobelin.shared.ledger.course import course_of
 from gobelin.shared.ledger.record import Entry
 
 LEFT = "rolled_back"  # reason: counted in a round that the federation has gone back behind
 
 
-def influence_of(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
+def influence_of(
+    entries: Iterable[Entry], last: int, rollbacks: Mapping[int, int]
+) -> dict[str, dict[str, Any]]:
     """By member: its influence and weight in each round, their sums, and what was not counted.
 
+    `entries` are those of rounds up to `last`, of which one at a time is held: rounds are many.
     Influence is of a member, so that of several nodes of one member counts once a round. What was
     counted off the course that the last round is on is in no consensus any more, and left out.
     """
-    entries = list(entries)
-    last = max((entry.record.round for entry in entries), default=0)
-    course = course_of(last, rollbacks_of(entries))
+    course = course_of(last, rollbacks)
     members: dict[str, dict[str, Any]] = {}
     for entry in entries:
         for row in entry.rows:

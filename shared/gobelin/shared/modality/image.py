@@ -25,9 +25,10 @@ class ImageRecipe(ModalityRecipe):
 
     kind: Literal["image"] = "image"
     stem: Literal["patch", "conv"] = "patch"  # linear patches, or three convolutions with GroupNorm
-    image_size: Positive = 224
-    channels: Literal[1, 3] = 3
-    patch_size: Positive = 16  # pixels per token side (of `conv`, too: its strides multiply to it)
+    image_size: Positive = 224  # pixels a side; pictures are scaled and cut to it
+    channels: Literal[1, 3] = 3  # 1: grey, 3: RGB
+    # pixels a side of a token (of `conv`, too: its strides multiply to it)
+    patch_size: Positive = 16
     views: ViewsRecipe = ViewsRecipe()
 
     @model_validator(mode="after")

@@ -26,20 +26,21 @@ RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.
 class ViewsRecipe(Settings):
     """Multi-crop views and their photometric augmentation (LeJEPA, arXiv:2511.08544)."""
 
-    global_views: Positive = 2
-    local_views: Annotated[int, Field(ge=0)] = 0
+    global_views: Positive = 2  # a sample; their mean is what all views are drawn to
+    local_views: Annotated[int, Field(ge=0)] = 0  # a sample, smaller ones
     local_size: Positive = 96  # side of a local view in pixels; global views have image_size
-    global_scale: Range = (0.3, 1.0)  # share of the image's area
-    local_scale: Range = (0.05, 0.3)
-    flip: Fraction = 0.5
-    jitter: Fraction = 0.8  # probability; strengths below
-    brightness: Fraction = 0.4
-    contrast: Fraction = 0.4
-    saturation: Fraction = 0.2
-    hue: Fraction = 0.1
-    grey: Fraction = 0.2
-    blur: Fraction = 0.5
-    solarize: Fraction = 0.2
+    global_scale: Range = (0.3, 1.0)  # share of the image's area that a global view shows
+    local_scale: Range = (0.05, 0.3)  # share of the image's area that a local view shows
+    flip: Fraction = 0.5  # probability of a mirrored view
+    # probability of a change of light and colour; its strengths are the next four
+    jitter: Fraction = 0.8
+    brightness: Fraction = 0.4  # factor 1 ± this
+    contrast: Fraction = 0.4  # factor 1 ± this
+    saturation: Fraction = 0.2  # factor 1 ± this
+    hue: Fraction = 0.1  # turned by ± this share of the colour circle
+    grey: Fraction = 0.2  # probability of a view without colour
+    blur: Fraction = 0.5  # probability of a Gaussian blur
+    solarize: Fraction = 0.2  # probability that the bright half is inverted
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> ViewsRecipe:

@@ -22,8 +22,8 @@ from gobelin.shared.settings import Settings
 class ModalityRecipe(Settings):
     """A table `[modalities.NAME]` of a recipe; each kind adds its own keys."""
 
-    kind: str
-    objective: ObjectiveTable | None = None  # of this modality's local steps; None: the recipe's
+    kind: str  # decides which other keys the table has
+    objective: ObjectiveTable | None = None  # of this modality's local steps; unset: the recipe's
 
 
 R = TypeVar("R", bound=ModalityRecipe)

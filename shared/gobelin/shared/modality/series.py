@@ -23,7 +23,7 @@ ROBUST = 1.4826  # median absolute deviation to standard deviation, of a Gaussia
 class SeriesViewsRecipe(Settings):
     """Crops in time and how they are changed; strengths are of scaled values."""
 
-    views: Annotated[int, Field(ge=2)] = 2
+    views: Annotated[int, Field(ge=2)] = 2  # a sample
     length: Positive = 64  # steps of a view
     noise: Annotated[float, Field(ge=0)] = 0.05  # standard deviation, added to every value
     scaling: Annotated[float, Field(ge=0)] = 0.1  # standard deviation of a channel's log factor
@@ -35,15 +35,17 @@ class SeriesRecipe(ModalityRecipe):
     """How a window becomes tokens, and how it is augmented."""
 
     kind: Literal["series"] = "series"
-    channels: Positive  # C
+    channels: Positive  # C, values a step
     length: Positive  # T, steps of a window
     stride: Positive  # steps from one window to the next
     rate: Annotated[float, Field(gt=0)] | None = None  # Hz that all series are resampled onto
     missing: bool = True  # whether windows with missing values are taken
     patch: Positive = 8  # steps a token
-    hidden: Positive = 64
-    kernel: Positive = 5  # steps of the convolution before the patches
-    wavelength: Annotated[float, Field(gt=0)] | None = None  # s, of the fastest position channel
+    hidden: Positive = 64  # channels after the convolution
+    kernel: Positive = 5  # steps of the convolution before the patches; odd
+    # seconds of the fastest position channel; unset: positions count tokens
+    wavelength: Annotated[float, Field(gt=0)] | None = None
+    # divides values, alike on every node; one number, or one a channel
     scale: Annotated[float, Field(gt=0)] | list[Annotated[float, Field(gt=0)]] = 1.0
     normalise: Literal["none", "window"] = "none"  # window: by each one's median and deviation
     views: SeriesViewsRecipe = SeriesViewsRecipe()

@@ -25,9 +25,9 @@ LETTERS = torch.tensor(list(b" abcdefghijklmnopqrstuvwxyz"), dtype=torch.uint8)
 class TextViewsRecipe(Settings):
     """Two or more spans of a text, with bytes masked."""
 
-    views: Annotated[int, Field(ge=2)] = 2
+    views: Annotated[int, Field(ge=2)] = 2  # a sample
     share: Range = (0.4, 0.8)  # of the text that a span is
-    masked: Fraction = 0.1  # share of the bytes
+    masked: Fraction = 0.1  # share of a span's bytes that are hidden
 
     @model_validator(mode="after")
     def _range_rises(self) -> TextViewsRecipe:
@@ -45,8 +45,8 @@ class TextRecipe(ModalityRecipe):
     stride: Positive = 192  # bytes from one window to the next
     patch: Positive = 4  # bytes a token
     embedding: Positive = 32  # numbers a byte
-    hidden: Positive = 64
-    kernel: Positive = 5  # bytes of the convolution before the patches
+    hidden: Positive = 64  # channels after the convolution
+    kernel: Positive = 5  # bytes of the convolution before the patches; odd
     views: TextViewsRecipe = TextViewsRecipe()
 
     @model_validator(mode="after")

@@ -24,11 +24,13 @@ class TrajectoryRecipe(ModalityRecipe):
     """What is observed, what is done, and how many steps a training sample has."""
 
     kind: Literal["trajectory"] = "trajectory"
+    # a table of kind "image" or "vector"
     observation: Annotated[SerializeAsAny[ModalityRecipe], MODALITIES.table()]
     actions: Positive  # A, numbers of an action
     action_scale: Annotated[float, Field(gt=0)] = 1.0  # divides actions, alike on every node
-    steps: Positive = 3  # T
+    steps: Positive = 3  # T, actions of a training sample, which has T + 1 observations
     stride: Positive = 1  # steps from one sample of an episode to the next
+    # of its local steps; that of trajectories
     objective: ObjectiveTable | None = NextLatentRecipe()
 
     @field_validator("observation")

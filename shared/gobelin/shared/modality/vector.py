@@ -18,8 +18,8 @@ class VectorRecipe(ModalityRecipe):
     """How a vector becomes a token, and how it is augmented."""
 
     kind: Literal["vector"] = "vector"
-    channels: Positive  # S
-    hidden: Positive = 128
+    channels: Positive  # S, values of a vector
+    hidden: Positive = 128  # width of the MLP that makes it a token
     scale: Annotated[float, Field(gt=0)] = 1.0  # values are divided by it, alike on every node
     noise: Annotated[float, Field(ge=0)] = 0.1  # standard deviation in a view, of scaled values
     dropped: Fraction = 0.1  # share of the values a view leaves out

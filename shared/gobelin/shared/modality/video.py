@@ -37,10 +37,10 @@ class VideoRecipe(ModalityRecipe):
     """How a clip becomes tokens, and how it is augmented."""
 
     kind: Literal["video"] = "video"
-    frames: Positive = 16  # T
+    frames: Positive = 16  # T, frames of a clip
     stride: Positive = 16  # frames from one clip to the next
-    image_size: Positive = 224
-    channels: Literal[1, 3] = 3
+    image_size: Positive = 224  # pixels a side of a frame
+    channels: Literal[1, 3] = 3  # 1: grey, 3: RGB
     patch_frames: Positive = 2  # frames a tubelet
     patch_size: Positive = 16  # pixels a tubelet's side
     views: VideoViewsRecipe = VideoViewsRecipe()

@@ -35,7 +35,7 @@ class ByolRecipe(ObjectiveRecipe):
 
     kind: Literal["byol"] = "byol"
     momentum: Momentum = 0.99  # of the teacher, a step; 0: the student as it was a step ago
-    hidden: Annotated[int, Field(gt=0)] = 512  # of the predictor
+    hidden: Annotated[int, Field(gt=0)] = 512  # width of the predictor
 
 
 class Byol(Objective[ByolRecipe]):

@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 class MasksRecipe(Settings):
     """How blocks are drawn, see `masks`; `min_keep` fits grids down to 3 × 3."""
 
-    targets: Positive = 4
-    scale: Range = (0.15, 0.2)
-    aspect: Range = (0.75, 1.5)
-    context_scale: Range = (0.85, 1.0)
-    min_keep: Annotated[int, Field(ge=0)] = 2
+    targets: Positive = 4  # blocks to be foreseen, a sample
+    scale: Range = (0.15, 0.2)  # share of the tokens that a target is
+    aspect: Range = (0.75, 1.5)  # of a target, height / width
+    context_scale: Range = (0.85, 1.0)  # share of the tokens that a context is, targets included
+    min_keep: Annotated[int, Field(ge=0)] = 2  # a context has more tokens than this
 
     @model_validator(mode="after")
     def _drawable(self) -> MasksRecipe:
@@ -66,8 +66,8 @@ class MaskedRecipe(ObjectiveRecipe):
     """
 
     kind: Literal["masked"] = "masked"
-    weight: Fraction = 0.05  # λ
-    teacher: bool = False
+    weight: Fraction = 0.05  # λ, of SIGReg beside the prediction
+    teacher: bool = False  # targets are those of a slow copy of the encoder
     momentum: Fraction = 0.99  # of the teacher, a step
     masks: MasksRecipe = MasksRecipe()
     predictor: TrunkRecipe = TrunkRecipe(dim=192, depth=6, heads=6)

@@ -39,7 +39,10 @@ class BlockMasks:
         if not 0 < self.aspect[0] <= self.aspect[1]:
             raise ConfigError(f"mask aspect {self.aspect}", "give a rising range above 0")
         if self.targets < 1 or self.min_keep < 0:
-            raise ConfigError(f"{self.targets} targets, min_keep {self.min_keep}", "give more")
+            raise ConfigError(
+                f"{self.targets} targets, min_keep {self.min_keep}",
+                "give 1 target or more, min_keep 0 or more",
+            )
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,9 @@ class NextLatentRecipe(ObjectiveRecipe):
     """Weights of the terms, and the predictor's sizes."""
 
     kind: Literal["next_latent"] = "next_latent"
-    weight: Annotated[float, Field(ge=0)] = 0.05  # λ
-    imagined: Annotated[float, Field(ge=0)] = 1.0  # of the imagined error, beside the one-step one
+    weight: Annotated[float, Field(ge=0)] = 0.05  # λ, of SIGReg beside the predictions
+    # weight of the error over imagined steps, beside the one-step one
+    imagined: Annotated[float, Field(ge=0)] = 1.0
     predictor: PredictorRecipe = PredictorRecipe()
 
 

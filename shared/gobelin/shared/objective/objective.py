@@ -29,11 +29,12 @@ class ObjectiveRecipe(Settings):
     Those of the test belong to all kinds: whatever is trained, its health is told by SIGReg.
     """
 
-    kind: str
-    slices: Positive = 256  # M random directions a step
-    knots: Positive = 17  # K quadrature nodes on [0, t_max]
-    t_max: Annotated[float, Field(gt=0)] = 3.0
-    reference_batch: Positive = 64  # N the statistic is normalised to, so λ means one thing
+    kind: str  # decides which other keys the table has
+    slices: Positive = 256  # M, random directions a step
+    knots: Positive = 17  # K, quadrature nodes on [0, t_max]; odd
+    t_max: Annotated[float, Field(gt=0)] = 3.0  # where the integral over frequencies ends
+    # N that the statistic is normalised to, so that λ means the same on every node
+    reference_batch: Positive = 64
 
     @model_validator(mode="after")
     def _knots_odd(self) -> ObjectiveRecipe:
@@ -46,7 +47,7 @@ class LeJepaRecipe(ObjectiveRecipe):
     """LeJEPA: (1 − λ) · view invariance + λ · SIGReg."""
 
     kind: Literal["lejepa"] = "lejepa"
-    weight: Fraction = 0.05  # λ
+    weight: Fraction = 0.05  # λ, of SIGReg beside the invariance
 
 
 @dataclass(frozen=True)

@@ -31,14 +31,15 @@ class VicRegRecipe(ObjectiveRecipe):
     """invariance + a · variance + b · covariance (the mean of off-diagonals, see `vicreg`)."""
 
     kind: Literal["vicreg"] = "vicreg"
-    variance: Annotated[float, Field(ge=0)] = 1.0  # a
-    covariance: Annotated[float, Field(ge=0)] = 80.0  # b
+    variance: Annotated[float, Field(ge=0)] = 1.0  # a, weight of the variance term
+    covariance: Annotated[float, Field(ge=0)] = 80.0  # b, weight of the covariance term
 
 
 class InfoNceRecipe(ObjectiveRecipe):
     """Cross-entropy of finding the other view among all of the batch."""
 
     kind: Literal["info_nce"] = "info_nce"
+    # divides cosines: the lower, the more the nearest others count
     temperature: Annotated[float, Field(gt=0)] = 0.1
 
 

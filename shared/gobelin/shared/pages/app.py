@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gobelin.shared.errors import ConfigError, GobelinError
+from gobelin.shared.errors import ConfigError, GobelinError, ReadingError
 from gobelin.shared.http_server import guarded_app, is_loopback
 from gobelin.shared.pages.templates import render
 
@@ -68,6 +68,7 @@ def page_app(title: str, hosts: Collection[str] | None, token: str = "") -> Fast
     app.user_middleware.append(Middleware(Gate, title=title, token=token))  # behind the guard
     app.add_middleware(Sealed)
     app.add_exception_handler(GobelinError, _told)
+    app.add_exception_handler(ReadingError, _reading)
     app.add_exception_handler(HTTPException, _told)
 
     @app.get("/static/{name}", include_in_schema=False)
@@ -164,6 +165,16 @@ def _file(name: str) -> Response:
     data = resources.files(STATIC).joinpath(FILES[name]).read_bytes()
     kind = next(kind for suffix, kind in KINDS.items() if name.endswith(suffix))
     return Response(data, media_type=kind, headers={"Cache-Control": "no-cache"})
+
+
+async def _reading(request: Request, error: Exception) -> Response:
+    """Not yet: a browser asks again by itself, without scripts too."""
+    assert isinstance(error, ReadingError)
+    again = {"Retry-After": "1", "Refresh": "1"}
+    if "text/html" in request.headers.get("accept", ""):
+        page = render(TEMPLATES + "reading.html.j2", title=request.app.title)
+        return HTMLResponse(page, 503, again)
+    return JSONResponse(error.facts(), 503, again)
 
 
 async def _told(request: Request, error: Exception) -> Response:

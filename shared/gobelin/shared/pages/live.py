@@ -15,10 +15,11 @@ from typing import Any, Generic, TypeVar
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
-from gobelin.shared.errors import CrowdError
+from gobelin.shared.errors import CrowdError, ReadingError
 
 EVERY_S = 2.0  # between two looks
 BEAT_S = 15.0  # a comment is sent this often, so that a page that is gone is noticed
+FIRST_S = 0.5  # a person waits for the first look; then is told that the home is being read
 STREAMS = 16  # pages that are open at a time; below what the server answers at a time
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ Seen = TypeVar("Seen")
 class Watcher(Generic[Seen]):
     """Looks in a thread while somebody listens, and at once when a page is asked for.
 
-    `look` gives what is shown; `key` tells whether it is news.
+    `look` gives what is shown; `key` tells whether it is news. Programs are answered by `now`,
+    which waits for a look, people by `soon`, which waits no longer than a moment for the first.
     """
 
     def __init__(self, look: Callable[[], Seen], key: Callable[[Seen], object]) -> None:
@@ -38,6 +40,7 @@ class Watcher(Generic[Seen]):
         self._news = asyncio.Condition()
         self._seen: Seen | None = None
         self._seen_at = float("-inf")
+        self._first: asyncio.Task[Seen] | None = None
         self._told: object = None
         self.version = 0
         self._streams = 0
@@ -56,6 +59,17 @@ class Watcher(Generic[Seen]):
                     async with self._news:
                         self._news.notify_all()
             return self._seen
+
+    async def soon(self) -> Seen:
+        """The same for a person: raises ReadingError while the first look goes on for long."""
+        if self._seen is None:
+            if self._first is None or self._first.done():
+                self._first = asyncio.create_task(self.now())
+            try:
+                await asyncio.wait_for(asyncio.shield(self._first), FIRST_S)
+            except TimeoutError:
+                raise ReadingError("reading the home", "ask again in a moment") from None
+        return await self.now()
 
     async def aside(self, read: Callable[..., Any], *of: Any) -> Any:
         """What `read` gives, in a thread, and never while there is a look."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Collection
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from gobelin.shared.announce import announce
 from gobelin.shared.errors import PageError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def serve_page(
     app = make(http_server.trusted_hosts(host), token)
     listening = http_server.listen(host, port)
     url = http_server.url_of(host, listening, certificate)
-    print(json.dumps({"url": url}) if as_json else f"the page of {what} is at {url}", flush=True)
+    announce({"url": url}, f"the page of {what} is at {url}", "open it in a browser", as_json)
     if certificate is None and not http_server.is_loopback(host):
         typer.echo("token and page go in the clear: give a --tls-certificate", err=True)
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # open events, when it stops

@@ -36,7 +36,7 @@ class Controller:
 
     def __post_init__(self) -> None:
         if self.replan_every < 1:
-            raise PlanError(f"replan_every = {self.replan_every}", "at least 1")
+            raise PlanError(f"replan_every = {self.replan_every}", "give 1 or more")
 
     @property
     def feasible(self) -> Tensor | None:

@@ -63,7 +63,7 @@ class Hierarchy:
 
     def __post_init__(self) -> None:
         if self.stride < 1:
-            raise PlanError(f"a stride of {self.stride} steps", "at least 1")
+            raise PlanError(f"a stride of {self.stride} steps", "give 1 or more")
 
     @torch.no_grad()
     def search(self, problem: Problem, seed: int, warm: Tensor | None = None) -> Plan:
@@ -76,7 +76,7 @@ class Hierarchy:
         if problem.horizon % self.stride:
             raise PlanError(
                 f"a horizon of {problem.horizon} is no multiple of the stride {self.stride}",
-                "make it one",
+                "choose a horizon that is",
             )
         asked = self._slow_problem(problem)
         slow_warm = None

@@ -41,7 +41,10 @@ class Problem:
         if not bool(self.start.isfinite().all()):
             raise PlanError("a start is not finite", "look at what the encoder was given")
         if self.horizon < 1 or self.max_rollouts < 1:
-            raise PlanError(f"a horizon of {self.horizon}, {self.max_rollouts} rollouts at once")
+            raise PlanError(
+                f"a horizon of {self.horizon}, {self.max_rollouts} rollouts at once",
+                "give 1 or more of each",
+            )
         if self.previous is not None:
             self._check_previous(self.previous)
 

@@ -26,11 +26,15 @@ class ActionSpace:
             found = f"{tuple(self.low.shape)} and {tuple(self.high.shape)}"
             raise PlanError(f"bounds of actions are (A,) each, not {found}")
         if not bool((self.low < self.high).all() & (self.high - self.low).isfinite().all()):
-            raise PlanError("bounds of an action are not finite, or the lower not below the upper")
+            raise PlanError(
+                "bounds of an action are not finite, or the lower not below the upper", "mend them"
+            )
         if self.max_change is None:
             return
         if self.max_change.shape != self.low.shape or not bool((self.max_change > 0).all()):
-            raise PlanError("max_change is not (A,), or not positive")
+            raise PlanError(
+                "max_change is not (A,), or not positive", "give one above 0 for each action"
+            )
 
     @classmethod
     def symmetric(cls, size: int, bound: float = 1.0) -> ActionSpace:

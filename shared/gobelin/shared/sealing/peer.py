@@ -26,7 +26,7 @@ from gobelin.protocols.sealing import (
     SealedCall,
     SealedSession,
 )
-from gobelin.shared.errors import PeersError, SealingError
+from gobelin.shared.errors import OTHER_VERSION, PeersError, SealingError
 from gobelin.shared.sealing.masks import Mask
 from gobelin.shared.sealing.secrets import (
     SIZE,
@@ -92,7 +92,7 @@ class Peer:
         """
         session = self._session(call)
         if call.phase not in PHASES:
-            raise SealingError(f"a sealed round has no phase {call.phase!r:.20}", "update gobelin")
+            raise SealingError(f"a sealed round has no phase {call.phase!r:.20}", OTHER_VERSION)
         if call.session != state.session:
             state = self._begin(state, session, call)
         if call.phase in state.answers:
@@ -138,7 +138,7 @@ class Peer:
         try:
             session = SealedSession.from_bytes(call.session.encode())
         except MalformedMessageError:
-            raise SealingError("the session is malformed", "update gobelin") from None
+            raise SealingError("the session is malformed", OTHER_VERSION) from None
         if session.keys.get(self.node) != self.key.public or set(session.keys) != set(
             session.members
         ):

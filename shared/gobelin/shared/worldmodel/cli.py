@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gobelin.shared.options import AsJson, Checkpoint, Device, TlsCertificate, TlsKey
+from gobelin.shared.announce import announce
+from gobelin.shared.options import (
+    AsJson,
+    Checkpoint,
+    Device,
+    Host,
+    MaxMb,
+    Port,
+    TlsCertificate,
+    TlsKey,
+)
 
 if TYPE_CHECKING:
     from gobelin.shared.worldmodel.plan_settings import PlanSettings
@@ -219,9 +229,9 @@ def expectation(
 @app.command()
 def serve(
     checkpoint: Checkpoint,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 for a free one.", min=0, max=65535)] = 0,
-    max_mb: Annotated[float, typer.Option(help="Largest request, in MB.", min=0.001)] = 16.0,
+    host: Host = "127.0.0.1",
+    port: Port = 0,
+    max_mb: MaxMb = 16.0,
     readout: Readout = None,
     modality: Modality = None,
     tls_certificate: TlsCertificate = None,
@@ -247,8 +257,8 @@ def serve(
     made = make_app(oracle, about, int(max_mb * 1e6), hosts)
     listening = http_server.listen(host, port)
     url = http_server.url_of(host, listening, certificate)
-    said = json.dumps({"url": url, **about}) if as_json else f"serving {checkpoint} at {url}"
-    print(said, flush=True)
+    then = f"see {url}/openapi.json for what it answers"
+    announce({"url": url, **about}, f"serving {checkpoint} at {url}", then, as_json)
     if not http_server.is_loopback(host):
         typer.echo("whoever reaches this address can ask: there is no authentication", err=True)
     http_server.serve(made, listening, certificate)

@@ -27,7 +27,9 @@ def read_observation(path: Path, form: TrajectoryFormat) -> Tensor:
             return observation_of(_read_npy(path), form)
         return decode_observation(path.read_bytes(), form)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})", "check the path") from None
+        raise DataError(
+            f"{path} cannot be read ({error.strerror})", "check the path and its permissions"
+        ) from None
     except DataError as error:
         raise DataError(f"{path}: {error.what}", error.remedy) from None
 
@@ -37,7 +39,9 @@ def read_actions(path: Path, form: TrajectoryFormat) -> Tensor:
     try:
         return actions_of(_read_npy(path), form)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})", "check the path") from None
+        raise DataError(
+            f"{path} cannot be read ({error.strerror})", "check the path and its permissions"
+        ) from None
     except DataError as error:
         raise DataError(f"{path}: {error.what}", error.remedy) from None
 
@@ -73,7 +77,9 @@ def actions_of(values: Any, form: TrajectoryFormat) -> Tensor:
     array = array[None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[2] != form.actions or not array.size:
         wanted = f"(H, {form.actions}) or (S, H, {form.actions})"
-        raise DataError(f"actions are {array.shape}, the model takes {wanted}", "give them so")
+        raise DataError(
+            f"actions are {array.shape}, the model takes {wanted}", "give them in that shape"
+        )
     return torch.from_numpy(_finite(array, "actions"))
 
 
@@ -91,7 +97,9 @@ def decode_observation(data: bytes, form: TrajectoryFormat) -> Tensor:
                 raise DataError(f"a picture is {found}", f"the model sees {side[0]} x {side[1]}")
             pixels = fit_image(image, ImageFormat(form.image_size, form.channels))
     except (OSError, SyntaxError, ValueError, pil.Image.DecompressionBombError) as error:
-        raise DataError(f"no readable picture ({type(error).__name__})", "write it again") from None
+        raise DataError(
+            f"no readable picture ({type(error).__name__})", "write it again, as PNG or JPEG"
+        ) from None
     return torch.from_numpy(np.array(pixels))
 
 

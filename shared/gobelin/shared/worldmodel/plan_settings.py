@@ -30,9 +30,9 @@ Numbers = tuple[float, ...]
 class BoxTable(Settings):
     """A box of what the readout says, in its units."""
 
-    low: Numbers
-    high: Numbers
-    margin: NotNegative = 0.0  # room for the model's error
+    low: Numbers  # corner of the box, one number a value of the readout
+    high: Numbers  # the opposite corner
+    margin: NotNegative = 0.0  # room for the model's error, in the readout's units
 
     @model_validator(mode="after")
     def _is_box(self) -> BoxTable:
@@ -51,19 +51,21 @@ class KeepOutTable(BoxTable):
 class PlanSettings(Settings):
     """What is searched, among which actions, with which planner."""
 
+    # three that sample, and one that descends the gradient
     planner: Literal["cem", "icem", "mppi", "gradient"] = "cem"
-    horizon: Annotated[int, Field(ge=1, le=MAX_HORIZON)] = 12  # steps
-    samples: Positive | None = None  # the planner's own where unset; starts of `gradient`
-    iterations: Positive | None = None
-    low: Numbers | None = None  # bounds of each action; ± the recipe's action_scale where unset
-    high: Numbers | None = None
+    horizon: Annotated[int, Field(ge=1, le=MAX_HORIZON)] = 12  # steps that are planned
+    # plans tried an iteration (starts of `gradient`); unset: the planner's own
+    samples: Positive | None = None
+    iterations: Positive | None = None  # rounds of the search; unset: the planner's own
+    low: Numbers | None = None  # least of each action; unset: − the recipe's action_scale
+    high: Numbers | None = None  # most of each action; unset: the recipe's action_scale
     max_change: Numbers | None = None  # of each action from one step to the next
     every_step: bool = True  # the cost is summed over steps, or that of the last step alone
     effort: NotNegative = 0.0  # weight of the mean squared action in the cost
     spend_at_most: NotNegative | None = None  # sum of absolute actions over the plan
     keep_out: tuple[KeepOutTable, ...] = ()
     keep_within: tuple[BoxTable, ...] = ()
-    seed: int = 0
+    seed: int = 0  # of the candidates that are drawn
 
     @model_validator(mode="after")
     def _both_bounds(self) -> PlanSettings:

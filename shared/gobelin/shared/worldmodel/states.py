@@ -40,7 +40,9 @@ def fit_states(model: WorldModel, path: Path, device: str = "cpu") -> StateReado
     """Fitted on .npz episodes with `states`, rows beside their `observations`; raises DataError."""
     seen, states = _rows(path)
     if len(seen) < 2 * HELD_OUT:
-        raise DataError(f"{path} has {len(seen)} observations with states", "give more")
+        raise DataError(
+            f"{path} has {len(seen)} observations with states", "give episodes with more"
+        )
     pictures = torch.stack([observation_of(row, model.form) for row in seen])
     latents = torch.cat(
         [model.encode(part.to(device)).cpu() for part in torch.split(pictures, BATCH)]
