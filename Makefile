@@ -10,7 +10,7 @@ SITE := $(VENV)/.installed-docs
 
 help:
 	@echo "make demo   three members weave one JEPA over Flower/gRPC (about 5 minutes on 2 cores, once installed)"
-	@echo "make demo-worldmodel   members who know a part of a world each (about 15 minutes)"
+	@echo "make demo-worldmodel   members who know a part of a world each (about 20 minutes)"
 	@echo "make sovereign-clothing   a region's classifier from 10 labels a class; also"
 	@echo "     sovereign-language, sovereign-sensors, sovereign-world"
 	@echo "make test   the tests"

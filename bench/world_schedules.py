@@ -1,9 +1,10 @@
 """How many local steps, and when? Members who know a part of the world each, by schedule.
 
-The federation of `examples/demo_worldmodel` (recipe two_room, cross-node SIGReg, moments a round
+The federation of `examples/demo_worldmodel` (cross-node SIGReg, moments a round
 late) computed by `examples/in_process`, which equals the real one to the byte; members take equally
 many steps under every schedule. `warm` is how many rounds have one local step, `H` the steps of the
-others; `momentum` is outer Nesterov with lr 1 and μ = 0.5, else members' models are averaged.
+others; `momentum` is outer Nesterov with lr 1 and μ = 0.5, else members' models are averaged. The
+learning rate rises for 5 % of the steps (recipe two_room), or for 20 % in `slow` (two_room_parts).
 
 Writes bench/results/world_schedules.json: foresight and journeys done of each schedule, and pooled.
 """
@@ -38,6 +39,7 @@ class Setting:
     warm: int
     local_steps: int
     momentum: float = 0.0
+    recipe: str = "two_room"
 
     def rounds(self, steps: int) -> int:
         """All of them for so many steps, the warm-up's too."""
@@ -54,6 +56,8 @@ SETTINGS = {
     "warm 300, H 20": Setting(300, 20),
     "warm 300, H 10, momentum": Setting(300, 10, 0.5),
     "H 1": Setting(0, 1),
+    "warm 300, H 10, slow": Setting(300, 10, recipe=RECIPE),
+    "warm 400, H 10, slow": Setting(400, 10, recipe=RECIPE),
 }
 
 
@@ -69,11 +73,12 @@ class Job:
 
 def run_job(job: Job) -> Judged:
     """Train the model and judge it."""
-    recipe = load_recipe(RECIPE)
     if job.name == "pooled":
+        recipe = load_recipe(Setting.recipe)
         plan = Plan(job.folder, rounds=job.steps, local_steps=1, warmup_rounds=0, seed=job.seed)
         return judge(plan, recipe, vector_of(plan, job.name, recipe))
     setting = SETTINGS[job.name]
+    recipe = load_recipe(setting.recipe)
     rounds = setting.rounds(job.steps)
     plan = Plan(job.folder, rounds, setting.local_steps, setting.warm, seed=job.seed)
     vector = federate_in_process(

@@ -27,13 +27,16 @@ def federated_table(values: Mapping[str, Any]) -> str:
         imagined = figure(values.get(f"{name}.imagined"), 3)
         done = figure(values[f"{name}.success"])
         rows.append([titles.get(name, name), imagined, done, figure(values[f"{name}.steps_taken"])])
+    here = values["in_process"]
+    real = [seed for seed in values["seeds"] if seed not in here]
+    how = [f"one process for every node and the aggregator (seeds {real})"] if real else []
+    how += [f"one process in all, which computes the same bits (seeds {here})"] if here else []
     heading = (
         "## A world model of many hands\n\n"
         f"`make bench-federated_worldmodel`: TwoRoom, {values['warmup_rounds']} rounds of 1 local "
         f"step and {values['rounds'] - values['warmup_rounds']} of {values['local_steps']}, "
-        f"seeds {values['seeds']}, "
-        f"{values['tasks']} journeys from anywhere to anywhere each, planned from pictures; one "
-        f"process for every node and the aggregator, {values['machine']}.\n"
+        f"{values['tasks']} journeys from anywhere to anywhere each, planned from pictures; "
+        f"{', '.join(how)}; {values['machine']}.\n"
     )
     below = (
         f"The consensus does {figure(values['premium'], 2)} times the journeys of the best member "
@@ -54,7 +57,8 @@ def world_schedules_table(values: Mapping[str, Any]) -> str:
         "## How many local steps, and when, where each member knows a part\n\n"
         f"`make bench-world_schedules`: the federation above, {values['steps']} steps a member, "
         f"seeds {values['seeds']}, in one process, {values['machine']}. `warm`: rounds of one "
-        "local step; `H`: steps of the others; `momentum`: outer Nesterov, lr 1, μ = 0.5.\n"
+        "local step; `H`: steps of the others; `momentum`: outer Nesterov, lr 1, μ = 0.5; `slow`: "
+        "recipe two_room_parts, else two_room.\n"
     )
     columns = ["schedule", "rounds", "ten steps foreseen, off by", "decoded, off by", "done %"]
     return "\n".join([heading, table(columns, rows)])

@@ -23,6 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from examples.in_process import federate_in_process
 from examples.loopback import Loopback
 from examples.processes import one_thread, told_errors
 from gobelin.client.trainer import LocalSteps, LocalTrainer
@@ -41,7 +42,7 @@ from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterVector
 from gobelin.shared.worlds import REGIONS, TwoRoom
 
-RECIPE = "two_room"
+RECIPE = "two_room_parts"
 MEMBERS = tuple(REGIONS)  # left, right, door
 WORLD = TwoRoom()
 TITLES = {"random policy": "no model: random actions", "pooled": "all data pooled"}
@@ -52,13 +53,15 @@ class Plan:
     """What a demo does; the bench runs several."""
 
     folder: Path
-    rounds: int = 360
+    rounds: int = 420
     local_steps: int = 10
-    warmup_rounds: int = 300  # of the rounds, the first: one local step each
+    warmup_rounds: int = 400  # of the rounds, the first: one local step each
     episodes: int = 1_500  # of each member
     length: int = 12  # actions of an episode
     tasks: int = 50  # journeys that every model is asked to plan
     seed: int = 0
+    in_process: bool = False  # weave the consensus in one process: same bits, no sockets
+    workers: int = 0  # models trained and judged at a time; 0: one a core
 
     @property
     def steps(self) -> int:
@@ -129,6 +132,8 @@ def federate(plan: Plan, console: Console) -> dict[str, Any]:
 
 def vector_of(plan: Plan, name: str, recipe: Recipe) -> ParameterVector:
     """The model of a row, trained if need be."""
+    if name == "consensus" and plan.in_process:
+        return woven_here(plan, recipe)
     if name == "consensus":
         net = Loopback(plan.folder / "federation", {}, rounds=plan.rounds)
         return read_checkpoint(net.release).vector
@@ -140,6 +145,20 @@ def vector_of(plan: Plan, name: str, recipe: Recipe) -> ParameterVector:
     trained, _ = LocalTrainer(recipe, stream.batch).train(base, local)
     write_checkpoint(plan.folder / "models" / name, recipe, trained, {"trained": name})
     return trained
+
+
+def woven_here(plan: Plan, recipe: Recipe) -> ParameterVector:
+    """The consensus that `federate` ends at, by the same arithmetic inside this process."""
+    members = {member: recipe.modality().open(plan.data(member)) for member in MEMBERS}
+    return federate_in_process(
+        recipe,
+        members,
+        plan.rounds,
+        plan.local_steps,
+        plan.seed,
+        cross_node=True,
+        warmup_rounds=plan.warmup_rounds,
+    )
 
 
 def run_job(job: Job) -> Judged:
@@ -167,8 +186,8 @@ def random_policy(seed: int) -> Policy:
 
 def compare(plan: Plan) -> dict[str, Judged]:
     """Judge every row, as many at a time as there are cores."""
-    names = ["pooled", *MEMBERS, "consensus", "random policy"]  # the longest first
-    workers = max(1, min(len(names), os.cpu_count() or 1))
+    names = ["consensus", "pooled", *MEMBERS, "random policy"]  # the longest first
+    workers = max(1, min(len(names), plan.workers or os.cpu_count() or 1))
     with ProcessPoolExecutor(workers, get_context("spawn"), one_thread) as pool:
         found = dict(zip(names, pool.map(run_job, [Job(plan, n) for n in names]), strict=True))
     return {name: found[name] for name in ("random policy", *MEMBERS, "pooled", "consensus")}
@@ -224,6 +243,7 @@ def machine_readable(
         "local_steps": plan.local_steps,
         "tasks": plan.tasks,
         "seed": plan.seed,
+        "in_process": plan.in_process,
         **cost,
     }
 
@@ -235,8 +255,10 @@ def run(plan: Plan, console: Console) -> dict[str, Any]:
     plan.folder.mkdir(parents=True)
     console.print("Giving three members films of a part of the world each …")
     give_out_data(plan)
-    console.print("Founding a federation: one aggregator, three contributor nodes …")
-    cost = federate(plan, console)
+    cost = {}
+    if not plan.in_process:
+        console.print("Founding a federation: one aggregator, three contributor nodes …")
+        cost = federate(plan, console)
     console.print("Training every member alone and one model on all data, and planning with all …")
     found = compare(plan)
     seconds = time.monotonic() - started

@@ -128,6 +128,12 @@ def test_a_built_in_recipe_survives_its_toml(name: str, tmp_path: Path) -> None:
     assert load_recipe(str(tmp_path / "mine.toml")) == recipe
 
 
+def test_two_rooms_in_parts_differ_from_two_rooms_in_how_long_the_rate_rises_alone() -> None:
+    whole, parts = (load_recipe(name).model_dump() for name in ("two_room", "two_room_parts"))
+    assert parts["inner"].pop("warmup") > whole["inner"].pop("warmup")
+    assert parts | {"name": "two_room"} == whole
+
+
 def test_the_built_in_recipes_are_all_different() -> None:
     assert {"tiny", "toy", "small", "base", "large"} <= set(builtin_recipes())
     digests = {load_recipe(name).digest for name in builtin_recipes()}
