@@ -158,7 +158,9 @@ def test_moments_go_around_a_round_late_and_outlive_a_kill(tmp_path: Path) -> No
             sent = {row["node"] for row in facts["contributions"] if row["moments_digest"]}
             assert sent == {"north", "south"}
         assert "moments, 184 bytes" in net.log("north")
-        assert "moments" not in net.log("west").replace(str(net.folder), "").replace("no moments", "")
+        assert "moments" not in net.log("west").replace(str(net.folder), "").replace(
+            "no moments", ""
+        )
         told = gobelin("node", "status", "--home", net.node_home("north"))
         assert "the contribution of round 2: 184 bytes" in told
         assert "no moments" in gobelin("node", "status", "--home", net.node_home("west"))
