@@ -227,9 +227,8 @@ def image_probe_table(values: Mapping[str, Any]) -> str:
         for model, title in titles.items()
         if f"{model}.tokens" in values
     ]
-    title = "Objectives on images" if "byol.tokens" in values else "LeJEPA on images, for longer"
     heading = (
-        f"## {title}\n\n"
+        "## Objectives on images\n\n"
         f"`make bench-image_probe`: recipe {values['recipe']} on Fashion-MNIST, "
         f"{values['images_seen']} images seen, probes on {values['labels']} labels, seeds "
         f"{values['seeds']} (models beside LeJEPA: {values['seeds_of_others']}), "

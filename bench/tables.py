@@ -97,7 +97,6 @@ def tables() -> dict[str, Callable[[Mapping[str, Any]], str]]:
     return {
         "demo": demo_table,
         "image_probe": image_probe_table,
-        "image_probe_long": image_probe_table,
         "image_recipe": image_recipe_table,
         "premium_images": premium_table,
         "cross_node_images": cross_node_table,
