@@ -91,6 +91,7 @@ def test_what_leaves_appears_without_a_reload(browser: Any, url: str, home: Node
     gone = Departure("contribution", round=13, codec="int4", digest="d", payload_bytes=DELTA)
     ledger.left(ledger.leaving(gone), DELTA + 6000, {"PushMessages": 1})
     page.wait_for_selector("#rounds tbody tr:nth-child(1) >> text=13")
+    page.wait_for_selector("figure.chart canvas")  # drawn again, of what has come
     assert said == []
     page.close()
 

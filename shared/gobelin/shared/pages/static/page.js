@@ -61,7 +61,7 @@
   }
   function draw(figure) {
     const place = figure.querySelector(".plot");
-    const told = JSON.parse(figure.querySelector("script").textContent);
+    const told = JSON.parse(place.dataset.told);
     const soft = colour("--soft"), line = colour("--line");
     const grid = { stroke: line, width: 1 };
     const axis = { stroke: soft, grid, ticks: grid, font: "11px system-ui" };
