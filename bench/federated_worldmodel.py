@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument(
-        "--in-process", type=int, nargs="*", default=[1, 2, 3, 4], help="more seeds"
+        "--in-process", type=int, nargs="*", default=[1, 2, 3, 4], help="more, but for those"
     )
     parser.add_argument("--resume", action="store_true", help="take what seeds have ended with")
     parser.add_argument("--rounds", type=int, default=Plan.rounds)
@@ -48,7 +48,7 @@ def main() -> None:
             options.warmup_rounds,
             tasks=options.tasks,
             seed=seed,
-            in_process=seed in options.in_process,
+            in_process=seed not in options.seeds,
             workers=options.models,
         )
         for seed in sorted({*options.seeds, *options.in_process})

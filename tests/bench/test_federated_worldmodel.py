@@ -51,3 +51,17 @@ def test_a_seed_that_has_ended_is_run_again_unless_resumed(
     write_json(tmp_path / "results.json", {"seed": 7})
     assert bench.result_of(plan, resume=True) == {"seed": 7}
     assert bench.result_of(plan, resume=False) == {"seed": -1}
+
+
+def test_a_seed_asked_for_by_real_processes_gets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: dict[int, bool] = {}
+
+    def ended(plan: Plan, resume: bool) -> dict[str, Any]:
+        taken[plan.seed] = plan.in_process
+        return result(plan.seed, plan.in_process)
+
+    monkeypatch.setattr(bench, "result_of", ended)
+    monkeypatch.setattr(bench, "write_result", lambda name, values: name)
+    monkeypatch.setattr("sys.argv", ["bench", "--seeds", "0", "1", "--in-process", "1", "2"])
+    bench.main()
+    assert taken == {0: False, 1: False, 2: True}
