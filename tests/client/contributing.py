@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 
 from gobelin.client.contributor import Contributor
@@ -24,14 +22,6 @@ from gobelin.shared.vector import ParameterVector
 RECIPE = load_recipe("toy")
 STEPS = 3
 BASE = ParameterVector.of(build_jepa(RECIPE, seed=0))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def home_at(folder: Path, node: str = "north", **compute: Any) -> NodeHome:

@@ -17,9 +17,7 @@ from gobelin.client.spool import Spool
 from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.shared.data import BatchStream
 from gobelin.shared.data.export import write_idx
-from gobelin.shared.errors import (
-    StateError,
-)
+from gobelin.shared.errors import StateError
 from gobelin.shared.keys import write_authority
 from tests.client.contributing import (
     BASE,
@@ -28,12 +26,9 @@ from tests.client.contributing import (
     Node,
     home_at,
     in_spool,
-    one_thread,
     plan,
     rounds_of,
 )
-
-__all__ = ["one_thread"]  # of every test here, too
 
 
 @pytest.fixture

@@ -15,9 +15,7 @@ from gobelin.protocols.messages import RoundPlan
 from gobelin.shared.errors import ContributionError
 from gobelin.shared.fragments import fragment_of_round, fragments_of
 from gobelin.shared.vector import ParameterVector
-from tests.client.contributing import BASE, Node, home_at, in_spool, one_thread, plan
-
-__all__ = ["one_thread"]  # of every test here, too
+from tests.client.contributing import BASE, Node, home_at, in_spool, plan
 
 COUNT = 2
 

@@ -27,11 +27,8 @@ from tests.client.contributing import (
     Node,
     home_at,
     in_spool,
-    one_thread,
     plan,
 )
-
-__all__ = ["one_thread"]  # of every test here, too
 
 
 @pytest.fixture

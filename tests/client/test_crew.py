@@ -16,16 +16,9 @@ from gobelin.client.contributor import Contributor
 from gobelin.client.crew import dismiss, enlist, follow
 from gobelin.client.home import NodeHome, NodeSettings, found_node
 from gobelin.client.spool import Spool
-from gobelin.protocols.messages import RoundPlan
 from gobelin.shared.data.export import write_idx
 from gobelin.shared.keys import write_authority
-from gobelin.shared.model import build_jepa
-from gobelin.shared.recipe import load_recipe
-from gobelin.shared.vector import ParameterVector
-from tests.client.contributing import in_spool
-
-RECIPE = load_recipe("toy")
-BASE = ParameterVector.of(build_jepa(RECIPE, seed=0))
+from tests.client.contributing import BASE, RECIPE, in_spool, plan
 
 
 @pytest.fixture
@@ -53,18 +46,7 @@ def contribute(home: NodeHome, numbers: list[int], cross_node: bool) -> list[str
     contributor = Contributor(home, lambda status: None)
     digests = []
     for number in numbers:
-        asked = RoundPlan(
-            federation="fed",
-            round=number,
-            rounds=4,
-            recipe=RECIPE.canonical(),
-            schema_digest=BASE.schema.digest,
-            base_digest=BASE.digest,
-            local_steps=3,
-            seed=7,
-            deadline_s=60.0,
-            cross_node=cross_node,
-        )
+        asked = plan(number, BASE, cross_node=cross_node)
         digests.append(in_spool(contributor, asked, BASE.segments()).contribution.delta_digest)
     return digests
 

@@ -21,9 +21,8 @@ from gobelin.client.records import contribution_record, cosigned, describe
 from gobelin.protocols.ledger import COSIGNATURE, Cosignature
 from gobelin.protocols.messages import DELTA, HEADER, MOMENTS, PAYLOAD
 from gobelin.shared.errors import EgressError
-from tests.client.contributing import BASE, Node, home_at, one_thread, plan
+from tests.client.contributing import BASE, Node, home_at, plan
 
-__all__ = ["one_thread"]
 MADE = Departure("contribution", 1, "int8", "d" * 64, 3000)
 NOON = datetime.datetime(2026, 5, 1, 12, 0).timestamp()
 

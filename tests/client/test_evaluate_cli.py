@@ -23,11 +23,6 @@ from gobelin.shared.vector import ParameterVector
 PNG = b"\x89PNG\r\n"
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def halves(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Images (N, 1, 28, 28) that are brighter above or below, and which (N,)."""
     generator = torch.Generator().manual_seed(seed)

@@ -40,11 +40,6 @@ from gobelin.shared.settings import write_settings
 from gobelin.shared.vector import ParameterVector
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
     return load_recipe("toy")

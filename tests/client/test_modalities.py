@@ -24,10 +24,8 @@ from gobelin.shared.keys import write_authority
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import Recipe, load_recipe
 from gobelin.shared.vector import ParameterVector
-from tests.client.contributing import in_spool, one_thread
+from tests.client.contributing import in_spool
 from tests.two_modalities import write_episodes, write_images, write_recipe
-
-__all__ = ["one_thread"]  # of every test here, too
 
 
 @pytest.fixture

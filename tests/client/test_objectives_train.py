@@ -37,11 +37,6 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 TAUGHT = ("byol", "masked, teacher")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def recipe_of(name: str, norm: str = "batch", **changed: Any) -> Recipe:
     values = load_recipe("toy").model_dump(mode="json")
     values["objective"] = {**TEST, **OBJECTIVES[name], **changed}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +55,6 @@ TERMS = {"sealed": True, "sealed_bits": 24, "sealed_bound": 1.0, "sealed_thresho
 
 class Killed(BaseException):
     """Stands for kill −9."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def sealed_plan(number: int = 1, **changes: Any) -> RoundPlan:

@@ -17,9 +17,8 @@ from gobelin.client.site_policy import SitePolicy, judge, read_policy, require
 from gobelin.protocols.messages import RoundPlan
 from gobelin.shared.errors import ConfigError, EgressError, SitePolicyError, StateError
 from gobelin.shared.settings import parse_settings
-from tests.client.contributing import BASE, Node, home_at, one_thread, plan
+from tests.client.contributing import BASE, Node, home_at, plan
 
-__all__ = ["one_thread"]
 NOON = datetime.datetime(2026, 5, 1, 12, 0, 30)
 
 

@@ -37,11 +37,6 @@ from tests.two_modalities import RECIPE, write_episodes
 KEY = SigningKey.generate()
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def moved(before: ParameterVector, after: ParameterVector) -> set[str]:
     """Names of the tensors that differ."""
     old, new = before.tensors(), after.tensors()

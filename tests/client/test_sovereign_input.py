@@ -39,11 +39,6 @@ from gobelin.shared.signing import SigningKey, public_signing_pem
 from tests.client.sovereign_world import NAMES, bytes_of, consensus, halves, labelled, settings
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def world(tmp_path: Path) -> Path:
     """A bare checkpoint and labelled images, and an older model."""

@@ -34,11 +34,6 @@ FIRST = LocalSteps(first_step=0, steps=H, total_steps=4 * H, seed=1, node_seed=2
 SECOND = replace(FIRST, first_step=H)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def toy() -> Recipe:
     return load_recipe("toy")

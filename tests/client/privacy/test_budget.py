@@ -26,11 +26,11 @@ from gobelin.protocols.messages import RoundPlan
 from gobelin.shared.errors import ConfigError, EgressError, PrivacyError, SitePolicyError
 from gobelin.shared.model import build_jepa
 from gobelin.shared.vector import ParameterVector
-from tests.client.contributing import Node, home_at, one_thread, plan
+from tests.client.contributing import Node, home_at, plan
 from tests.client.privacy.recipes import I_JEPA, MASKED, toy
 
 pytest.importorskip("dp_accounting")
-__all__ = ["one_thread"]
+
 BASE = ParameterVector.of(build_jepa(MASKED, seed=0))
 SIGMA, BATCH, SAMPLES, STEPS = 2.0, 32, 40, 3
 SPEND = Spend(SIGMA, BATCH / SAMPLES, STEPS)
