@@ -45,9 +45,8 @@ from gobelin.shared.errors import (
     EnvelopeSignatureError,
 )
 from gobelin.shared.signing import SigningKey
-from tests.client.contributing import BASE, Node, home_at, in_spool, one_thread, plan
+from tests.client.contributing import BASE, Node, home_at, in_spool, plan
 
-__all__ = ["one_thread"]
 NOW = 2_000_000_000  # Unix time, in seconds
 HOUR = 3600 * MICRO
 RECEIPT = Receipt("fed", 1, "d" * 64, True, "", 0.5)
