@@ -82,7 +82,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         refused = send_much(net)
         joins(net, guard)
         net.processes["north"] = start(net, guard, "run")
-        assert start(net, guard, "roster").wait() == 0  # while it runs
+        told = start(net, guard, "roster").wait()  # while it runs
+        assert told == 0, net.log("north")
         net.wait()
         traces = [line for file in guard.glob("trace-*") for line in file.read_text().splitlines()]
         yield Watched(net, guard, traces, refused)

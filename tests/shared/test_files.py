@@ -15,8 +15,8 @@ from gobelin.shared.errors import StateError
 from gobelin.shared.files import (
     PRIVATE,
     PUBLIC,
-    file_atomic,
     folder_atomic,
+    is_lock,
     is_owned,
     link_or_copy,
     numbered,
@@ -266,17 +266,57 @@ def test_a_folder_whose_removal_is_cut_short_is_gone_under_its_name(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_killed_writers_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+WRITERS = """
+import os, sys
+from pathlib import Path
+from gobelin.shared.files import file_atomic, folder_atomic
+home = Path(sys.argv[1])
+with file_atomic(home / "pins.json"), folder_atomic(home / "spool" / "1") as tmp:
+    (tmp / "model").touch()
+    print("writing", flush=True)
+    sys.stdin.read()
+    os._exit(9)
+"""
+
+
+def test_what_killed_writers_left_is_swept_and_nothing_of_one_that_lives(tmp_path: Path) -> None:
     write_json(tmp_path / "spool" / "status.json", {})
     (tmp_path / ".hidden").touch()
+    command = [sys.executable, "-c", WRITERS, str(tmp_path)]
     with sole_owner(tmp_path):
         kept = set(tmp_path.rglob("*"))
-        writers = [file_atomic(tmp_path / "pins.json"), folder_atomic(tmp_path / "spool" / "1")]
-        (writers[0].__enter__(), (writers[1].__enter__() / "model").touch())
+        writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"writing\n"
+        sweep(tmp_path)
+        assert len(set(tmp_path.rglob("*")) - kept) == 3
+        writer.communicate()
+        assert writer.returncode == 9
         assert len(set(tmp_path.rglob("*")) - kept) == 3
         sweep(tmp_path)
         sweep(tmp_path / "nowhere")
         assert set(tmp_path.rglob("*")) == kept
+
+
+ADDING = """
+import sys
+from pathlib import Path
+from gobelin.shared.files import change, read_json, write_json
+file = Path(sys.argv[1])
+for _ in range(50):
+    with change(file):
+        write_json(file, {"count": read_json(file)["count"] + 1}, flush=False)
+"""
+
+
+def test_no_change_of_a_file_is_lost_to_another_process(tmp_path: Path) -> None:
+    file = tmp_path / "pins.json"
+    write_json(file, {"count": 0})
+    command = [sys.executable, "-c", ADDING, str(file)]
+    writers = [subprocess.Popen(command) for _ in range(3)]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert read_json(file) == {"count": 150}
+    assert [path.name for path in tmp_path.iterdir() if not is_lock(path)] == ["pins.json"]
 
 
 def test_beside_one_file_only_its_own_killed_writers_are_swept(tmp_path: Path) -> None:

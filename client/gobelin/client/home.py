@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from gobelin.shared.errors import ConfigError, EnrolmentError, StateError
-from gobelin.shared.files import PRIVATE, folder_atomic, read_json, write_atomic, write_json
+from gobelin.shared.files import PRIVATE, change, folder_atomic, read_json, write_atomic, write_json
 from gobelin.shared.formats import NODE, require_readable
 from gobelin.shared.keys import (
     check_certificate,
@@ -217,22 +217,26 @@ class NodeHome:
 
     def pin(self, name: str, value: Any) -> None:
         """Bind this node to `value` for ever; raises StateError when it is bound to another."""
-        pins = read_json(self.pins_file) if self.pins_file.exists() else {}
-        if pins.setdefault(name, value) != value:
-            raise StateError(
-                f"this node is bound to {name} {pins[name]!r}, the aggregator offers {value!r}",
-                "use another --home to take part in another federation",
-            )
-        write_json(self.pins_file, pins)
+        with change(self.pins_file):
+            pins = self._pins()
+            if pins.setdefault(name, value) != value:
+                raise StateError(
+                    f"this node is bound to {name} {pins[name]!r}, the aggregator offers {value!r}",
+                    "use another --home to take part in another federation",
+                )
+            write_json(self.pins_file, pins)
 
     def remember(self, name: str, value: Any) -> None:
         """Keep `value` beside the pins; unlike them it may change."""
-        pins = read_json(self.pins_file) if self.pins_file.exists() else {}
-        write_json(self.pins_file, {**pins, name: value})
+        with change(self.pins_file):
+            write_json(self.pins_file, {**self._pins(), name: value})
 
     def pinned(self, name: str) -> Any:
         """What this node is bound to or remembers, or None."""
-        return read_json(self.pins_file).get(name) if self.pins_file.exists() else None
+        return self._pins().get(name)
+
+    def _pins(self) -> dict[str, Any]:
+        return read_json(self.pins_file) if self.pins_file.exists() else {}
 
 
 def found_node(folder: Path, settings: NodeSettings, ca: Path) -> NodeHome:

@@ -35,7 +35,14 @@ from gobelin.shared.errors import (
     StateError,
 )
 from gobelin.shared.federation import federation_digest, parse_certificate, spki_pin
-from gobelin.shared.files import PRIVATE, is_unfinished, read_json, write_atomic, write_json
+from gobelin.shared.files import (
+    PRIVATE,
+    is_lock,
+    is_unfinished,
+    read_json,
+    write_atomic,
+    write_json,
+)
 from gobelin.shared.formats import require_plan
 from gobelin.shared.invite import AGAIN, Invite
 from gobelin.shared.keys import (
@@ -149,8 +156,8 @@ class Joining:
                 )
             self._node = settings.node
         elif home.folder.exists() and not home.key_file.exists():
-            left = [path for path in home.folder.iterdir() if not is_unfinished(path)]
-            if {path.name for path in left} - {".lock"}:
+            left = home.folder.iterdir()
+            if not all(is_unfinished(path) or is_lock(path) for path in left):
                 raise StateError(f"{home.folder} is not empty", "choose an empty or new --home")
         bound = home.pinned("federation_digest")
         if bound not in (None, self._invite.federation_digest) and not self._taken_over:

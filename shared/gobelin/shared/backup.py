@@ -36,6 +36,7 @@ from gobelin.shared.files import (
     file_atomic,
     file_digest,
     folder_atomic,
+    is_lock,
     is_owned,
     is_unfinished,
     read_json,
@@ -47,7 +48,6 @@ from gobelin.shared.formats import Format, require_version
 FORMAT = Format("backup", 1, 1, "snapshot: format")
 COST = 1 << 15  # n of Scrypt, with r = 8: 32 MiB
 TAR = ".tar"
-LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def files_under(home: Path, *names: str, but: Callable[[Path], bool]) -> list[Pa
 
 def _passing(home: Path, path: Path) -> bool:
     parts = [path, *path.relative_to(home).parents]
-    return path.name == LOCK or any(is_unfinished(Path(part.name)) for part in parts if part.name)
+    return is_lock(path) or any(is_unfinished(Path(part.name)) for part in parts if part.name)
 
 
 def _lock(home: Path, keys: Iterable[Path], passphrase: str) -> dict[str, Any]:

@@ -14,10 +14,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from gobelin.shared.errors import StateError
 
+LOCK = ".lock"
 MANIFEST = "manifest.json"  # of a checkpoint, what says that it is whole
 PRIVATE = 0o600
 PUBLIC = 0o644
@@ -44,8 +45,8 @@ def file_atomic(path: Path, mode: int = PUBLIC, flush: bool = True) -> Iterator[
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     tmp = Path(name)
     try:
+        _try_lock(fd)  # so that `sweep` sees that its writer lives
         os.fchmod(fd, mode)
-        os.close(fd)
         yield tmp
         if flush:
             with tmp.open("rb") as file:
@@ -54,6 +55,8 @@ def file_atomic(path: Path, mode: int = PUBLIC, flush: bool = True) -> Iterator[
     except BaseException:
         tmp.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(fd)
     if flush:
         sync_folder(path.parent)
 
@@ -116,13 +119,17 @@ def folder_atomic(path: Path) -> Iterator[Path]:
     path = path.absolute()  # "." has no name of its own
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    tmp.chmod(0o755)
+    fd = os.open(tmp, os.O_RDONLY)
     try:
+        _try_lock(fd)
+        tmp.chmod(0o755)
         yield tmp
         settle_folder(tmp, path)
     except BaseException:
         shutil.rmtree(tmp, ignore_errors=True)
         raise
+    finally:
+        os.close(fd)
 
 
 def settle_folder(filled: Path, path: Path) -> None:
@@ -151,14 +158,29 @@ def is_unfinished(path: Path) -> bool:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what writers that were killed have left unfinished; for the folder's sole owner."""
+    """Remove what writers that were killed have left unfinished, and nothing of those that live.
+
+    For the folder's sole owner, beside whom commands that end by themselves may be writing.
+    """
     for path in list(folder.rglob(".*")):
-        if not is_unfinished(path):
-            continue
+        if is_unfinished(path):
+            _remove_unless_held(path)
+
+
+def _remove_unless_held(path: Path) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return  # its writer is done, or its folder was swept
+    try:
+        if not _try_lock(fd):
+            return
         if path.is_dir():
             shutil.rmtree(path)
         else:
-            path.unlink(missing_ok=True)  # gone already where its folder is
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(fd)
 
 
 def open_to_others(files: Iterable[Path]) -> list[Path]:
@@ -191,7 +213,7 @@ def sweep_beside(path: Path) -> None:
     """Remove what killed writers of one file have left; for the sole owner of that file."""
     for left in path.parent.glob(f".{path.name}.*"):
         if is_unfinished(left):
-            left.unlink(missing_ok=True)
+            _remove_unless_held(left)
 
 
 @contextmanager
@@ -199,8 +221,8 @@ def sole_owner(home: Path, wait_s: float = 0.0) -> Iterator[None]:
     """Hold the lock of a folder; raises StateError when another process still holds it then."""
     home.mkdir(parents=True, exist_ok=True)
     give_up = time.monotonic() + wait_s
-    with (home / ".lock").open("a+") as lock:
-        while not _try_lock(lock):
+    with (home / LOCK).open("a+") as lock:
+        while not _try_lock(lock.fileno()):
             if time.monotonic() >= give_up:
                 raise StateError(
                     f"another process is already running on {home}",
@@ -212,15 +234,29 @@ def sole_owner(home: Path, wait_s: float = 0.0) -> Iterator[None]:
 
 def is_owned(home: Path) -> bool:
     """Whether a process holds the lock of a folder right now."""
-    if not (home / ".lock").exists():
+    if not (home / LOCK).exists():
         return False
-    with (home / ".lock").open("a+") as lock:
-        return not _try_lock(lock)
+    with (home / LOCK).open("a+") as lock:
+        return not _try_lock(lock.fileno())
 
 
-def _try_lock(lock: IO[str]) -> bool:
+@contextmanager
+def change(path: Path) -> Iterator[None]:
+    """Hold the right to read a file and write it anew; waits for the process that has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / f".{path.name}{LOCK}").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a file is there to be locked, by its name, and holds nothing."""
+    return path.name.startswith(".") and path.name.endswith(LOCK)
+
+
+def _try_lock(fd: int) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True
