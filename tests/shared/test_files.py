@@ -236,6 +236,53 @@ def test_looking_at_the_lock_makes_nothing_and_takes_nothing(tmp_path: Path) -> 
         assert is_owned(tmp_path / "home")
 
 
+def test_who_looks_at_the_lock_is_seen_by_nobody_who_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, seen = files.fcntl.flock, list[bool]()
+
+    def looked_at_meanwhile(fd: int, kind: int) -> None:
+        flock(fd, kind)
+        if not seen:
+            seen.append(True)
+            seen[0] = is_owned(tmp_path)
+
+    with sole_owner(tmp_path):
+        pass
+    monkeypatch.setattr(files.fcntl, "flock", looked_at_meanwhile)
+    assert not is_owned(tmp_path)
+    assert seen == [False]
+
+
+def test_who_looks_at_the_lock_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sole_owner(tmp_path):
+        pass
+    looking = (tmp_path / ".lock").open()
+    files.fcntl.flock(looking, files.fcntl.LOCK_SH)
+    monkeypatch.setattr(files.time, "sleep", lambda _: looking.close())
+    with sole_owner(tmp_path):
+        assert is_owned(tmp_path)
+
+
+def test_a_folder_that_its_owner_removes_is_made_anew_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a build that ends while another waits for it: what it locked is in no folder."""
+    home = tmp_path / "model.unfinished"
+    first = sole_owner(home)
+    first.__enter__()
+
+    def sleep(_: float) -> None:
+        remove_folder(home)
+        first.__exit__(None, None, None)
+
+    monkeypatch.setattr(files.time, "sleep", sleep)
+    with sole_owner(home, wait_s=1):
+        assert is_owned(home)
+
+
 class Killed(BaseException):
     """The process is gone."""
 

@@ -124,7 +124,7 @@ class ReleaseStore:
         if announced.size > max_gb * 1e9:
             what = f"{announced.name} has {announced.size / 1e9:.1f} GB, allowed are {max_gb:g}"
             raise FetchError(what, "allow more by --max-gb")
-        with sole_owner(self._home.fetching, wait_s=1):
+        with sole_owner(self._home.fetching):
             stage = self._stage(announced)
             fetching = Fetching(announced, source, stage, give_up_s, say, progress)
             missing = announced.size - fetching.there

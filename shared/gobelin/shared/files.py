@@ -12,9 +12,9 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gobelin.shared.errors import StateError
 
@@ -217,27 +217,41 @@ def sweep_beside(path: Path) -> None:
 
 
 @contextmanager
-def sole_owner(home: Path, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold the lock of a folder; raises StateError when another process still holds it then."""
-    home.mkdir(parents=True, exist_ok=True)
+def sole_owner(home: Path, wait_s: float = 1.0) -> Iterator[None]:
+    """Hold the lock of a folder; raises StateError when another process still holds it then.
+
+    Waits a moment by itself: for one that is just ending, or only looks (`is_owned`).
+    """
     give_up = time.monotonic() + wait_s
-    with (home / LOCK).open("a+") as lock:
-        while not _try_lock(lock.fileno()):
-            if time.monotonic() >= give_up:
-                raise StateError(
-                    f"another process is already running on {home}",
-                    "stop it first, or give this one its own --home",
-                )
-            time.sleep(0.1)
+    while (lock := _owned(home)) is None:
+        if time.monotonic() >= give_up:
+            raise StateError(
+                f"another process is already running on {home}",
+                "stop it first, or give this one its own --home",
+            )
+        time.sleep(0.1)
+    with lock:
         yield
 
 
+def _owned(home: Path) -> IO[str] | None:
+    """The locked lock of a folder, or None where another has it, or the folder has just gone."""
+    home.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError), ExitStack() as closing:
+        lock = closing.enter_context((home / LOCK).open("a+"))
+        if _try_lock(lock.fileno()) and _is_at(lock.fileno(), home / LOCK):
+            closing.pop_all()
+            return lock
+    return None
+
+
 def is_owned(home: Path) -> bool:
-    """Whether a process holds the lock of a folder right now."""
-    if not (home / LOCK).exists():
+    """Whether a process holds the lock of a folder right now; who else looks is none."""
+    try:
+        with (home / LOCK).open() as lock:
+            return not _try_lock(lock.fileno(), fcntl.LOCK_SH)
+    except FileNotFoundError:
         return False
-    with (home / LOCK).open("a+") as lock:
-        return not _try_lock(lock.fileno())
 
 
 @contextmanager
@@ -254,9 +268,14 @@ def is_lock(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(LOCK)
 
 
-def _try_lock(fd: int) -> bool:
+def _try_lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except OSError:
         return False
     return True
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Whether what was opened still goes by this name."""
+    return os.path.samestat(os.fstat(fd), path.stat())
