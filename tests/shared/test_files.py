@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -287,9 +287,8 @@ class Killed(BaseException):
     """The process is gone."""
 
 
-@pytest.mark.parametrize("replaced", [False, True])
 def test_a_folder_whose_removal_is_cut_short_is_gone_under_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "round-1"
     with folder_atomic(folder) as tmp:
@@ -300,17 +299,113 @@ def test_a_folder_whose_removal_is_cut_short_is_gone_under_its_name(
         next(path.iterdir()).unlink()
         raise Killed
 
-    def replace() -> None:
-        with folder_atomic(folder) as tmp:
-            (tmp / "third").touch()
-
     with monkeypatch.context() as dying:
         dying.setattr(files.shutil, "rmtree", cut_short)
         with pytest.raises(Killed):
-            replace() if replaced else remove_folder(folder)
+            remove_folder(folder)
     assert not folder.exists()
     sweep(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def killed_at(left: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process is gone at its n-th flush, rename or removal from now on, and cleans up none."""
+    count = [left]
+
+    def guarded(call: Callable[..., object]) -> Callable[..., object]:
+        def guard(*given: object, **named: object) -> object:
+            count[0] -= 1
+            if count[0] <= 0:
+                raise Killed
+            return call(*given, **named)
+
+        return guard
+
+    monkeypatch.setattr(files.os, "fsync", guarded(files.os.fsync))
+    monkeypatch.setattr(files.Path, "replace", guarded(files.Path.replace))
+    monkeypatch.setattr(files.shutil, "rmtree", guarded(files.shutil.rmtree))
+
+
+def test_a_folder_that_is_replaced_is_there_before_and_after_every_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build's state and a solo model are written anew again and again: a kill loses neither."""
+
+    def write(name: str) -> None:
+        with folder_atomic(tmp_path / "solo") as tmp:
+            (tmp / name).touch()
+
+    found, done = [], False
+    for left in range(1, 99):
+        write("old")
+        with monkeypatch.context() as dying:
+            killed_at(left, dying)
+            with suppress(Killed):
+                write("new")
+                done = True
+        sweep(tmp_path)
+        found.append(names(tmp_path))
+        if done:
+            break
+    assert done
+    assert found.count({"solo", "solo/old"}) + found.count({"solo", "solo/new"}) == len(found)
+    assert {"solo", "solo/old"} in found
+    assert found[-1] == {"solo", "solo/new"}
+
+
+def test_where_names_cannot_be_exchanged_a_folder_is_replaced_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    for name in ("old", "new"):
+        with folder_atomic(tmp_path / "solo") as tmp:
+            (tmp / name).touch()
+    assert names(tmp_path) == {"solo", "solo/new"}
+
+
+@pytest.mark.parametrize("made", ["mkstemp", "mkdtemp"])
+def test_what_is_swept_before_its_writer_has_locked_it_is_begun_anew(
+    made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, swept = getattr(files.tempfile, made), list[str]()
+
+    def make_and_sweep(**named: object) -> object:
+        given = make(**named)
+        if not swept:
+            swept.append(made)
+            sweep(tmp_path)
+        return given
+
+    monkeypatch.setattr(files.tempfile, made, make_and_sweep)
+    if made == "mkstemp":
+        write_atomic(tmp_path / "node.secret", b"ours", PRIVATE)
+        assert (tmp_path / "node.secret").stat().st_mode & 0o777 == PRIVATE
+    else:
+        with folder_atomic(tmp_path / "round-1") as tmp:
+            (tmp / "model").touch()
+    assert len(names(tmp_path)) == (1 if made == "mkstemp" else 2)
+    assert swept == [made]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_folder_that_is_being_removed_is_swept_by_nobody_else(
+    replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write() -> None:
+        with folder_atomic(tmp_path / "release-1") as tmp:
+            (tmp / "model").touch()
+
+    rmtree = files.shutil.rmtree
+
+    def sweep_first(path: Path, **named: object) -> None:
+        monkeypatch.undo()
+        sweep(tmp_path)
+        rmtree(path, **named)  # type: ignore[arg-type]
+
+    write()
+    monkeypatch.setattr(files.shutil, "rmtree", sweep_first)
+    write() if replaced else remove_folder(tmp_path / "release-1")
+    assert names(tmp_path) == ({"release-1", "release-1/model"} if replaced else set())
 
 
 WRITERS = """

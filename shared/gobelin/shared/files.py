@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -11,7 +12,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -41,11 +42,8 @@ def file_atomic(path: Path, mode: int = PUBLIC, flush: bool = True) -> Iterator[
     Without `flush` it outlives a kill of the process, and a power cut may leave anything of it:
     for what is known by its digest and can be had again.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    tmp = Path(name)
+    tmp, fd = _begin(path, _new_file)
     try:
-        _try_lock(fd)  # so that `sweep` sees that its writer lives
         os.fchmod(fd, mode)
         yield tmp
         if flush:
@@ -117,11 +115,8 @@ def file_digest(path: Path) -> str:
 def folder_atomic(path: Path) -> Iterator[Path]:
     """Fill the yielded folder; it becomes `path` (replacing an older one) on a clean exit only."""
     path = path.absolute()  # "." has no name of its own
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    fd = os.open(tmp, os.O_RDONLY)
+    tmp, fd = _begin(path, tempfile.mkdtemp)
     try:
-        _try_lock(fd)
         tmp.chmod(0o755)
         yield tmp
         settle_folder(tmp, path)
@@ -133,11 +128,19 @@ def folder_atomic(path: Path) -> Iterator[Path]:
 
 
 def settle_folder(filled: Path, path: Path) -> None:
-    """A filled folder becomes `path` on the same disk, flushed; an older one is replaced."""
+    """A filled folder becomes `path` on the same disk, flushed; an older one is replaced.
+
+    Where the system can exchange two names, there is one of the two under `path` at any time.
+    """
     for file in (path for path in filled.rglob("*") if path.is_file()):
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
     sync_folder(filled)
+    if path.is_dir() and not path.is_symlink() and _exchange(filled, path):
+        sync_folder(path.parent)
+        with _held(filled):  # the older one now
+            shutil.rmtree(filled)
+        return
     if path.exists():
         remove_folder(path)
     filled.replace(path)
@@ -147,9 +150,49 @@ def settle_folder(filled: Path, path: Path) -> None:
 def remove_folder(path: Path) -> None:
     """Remove a folder, which is there whole or not at all for whoever looks for its name."""
     tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    path.replace(tmp)
-    sync_folder(path.parent)
-    shutil.rmtree(tmp)
+    with _held(path):
+        path.replace(tmp)
+        sync_folder(path.parent)
+        shutil.rmtree(tmp)
+
+
+def _begin(path: Path, make: Callable[..., str]) -> tuple[Path, int]:
+    """Something new and unfinished beside `path`, locked, so that `sweep` sees its writer live."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        tmp = Path(make(dir=path.parent, prefix=f".{path.name}."))
+        with suppress(FileNotFoundError), ExitStack() as closing:
+            fd = os.open(tmp, os.O_RDONLY)
+            closing.callback(os.close, fd)
+            if _hold(fd) and _is_at(fd, tmp):  # else it was swept before it was locked
+                closing.pop_all()
+                return tmp, fd
+
+
+def _new_file(**named: Any) -> str:
+    fd, name = tempfile.mkstemp(**named)
+    os.close(fd)
+    return name
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Keep `sweep` from what is being removed."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        _hold(fd)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step by renameat2(2); False where system or disk know no such."""
+    call = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return call is not None and not call(
+        here, os.fsencode(one), here, os.fsencode(other), ctypes.c_uint(exchange)
+    )
 
 
 def is_unfinished(path: Path) -> bool:
@@ -269,11 +312,20 @@ def is_lock(path: Path) -> bool:
 
 
 def _try_lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Whether nobody else has it; a disk without locks is an OSError."""
     try:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
     return True
+
+
+def _hold(fd: int) -> bool:
+    """The same of what must be written on a disk without locks, too."""
+    try:
+        return _try_lock(fd)
+    except OSError:
+        return True
 
 
 def _is_at(fd: int, path: Path) -> bool:
