@@ -22,6 +22,7 @@ from gobelin.client.status import lines_of, print_status
 from gobelin.client.watch import watch_node
 from gobelin.shared.files import sole_owner
 from tests.client.lived_in import DELTA, PACE_S, START, lived_in
+from tests.vanishing import vanishing
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +164,13 @@ def test_a_file_with_two_names_weighs_once(tmp_path: Path) -> None:
     before = folder_bytes(tmp_path)
     (tmp_path / "two").hardlink_to(tmp_path / "one")
     assert folder_bytes(tmp_path) == before >= 100_000
+
+
+def test_what_a_running_node_drops_meanwhile_weighs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "spool" / "round-00001").mkdir(parents=True)
+    (tmp_path / "spool" / "round-00001" / "delta").write_bytes(b"x")
+    with vanishing(tmp_path / "spool" / "round-00001"):
+        assert folder_bytes(tmp_path) == 0
 
 
 def test_every_code_has_a_remedy() -> None:

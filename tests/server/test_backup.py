@@ -38,6 +38,7 @@ from gobelin.shared.settings import write_settings
 from tests.server.ledger.witness import NESTEROV, Listening, Witness, ca, listening, verify
 from tests.server.test_rollback import run_until
 from tests.server.world import Federation, Killed
+from tests.vanishing import vanishing
 
 PASS = "correct horse battery"
 
@@ -237,6 +238,15 @@ def test_what_is_pruned_while_it_is_copied_is_left_out_whole(
     back_up_home(fed.home, tmp_path / "backup", None)
     restore_home(tmp_path / "backup", tmp_path / "new", None)
     assert AggregatorHome(tmp_path / "new").sealed_rounds() == [0, 1, 3, 4, 5]
+
+
+def test_what_goes_while_a_home_is_gone_through_is_left_out(tmp_path: Path) -> None:
+    for name in ("round-00001", "round-00002"):
+        (tmp_path / "rounds" / name).mkdir(parents=True)
+        (tmp_path / "rounds" / name / "manifest.json").touch()
+    with vanishing(tmp_path / "rounds" / "round-00001"):
+        found = module.files_under(tmp_path, "rounds", but=lambda path: False)
+    assert found == [tmp_path / "rounds" / "round-00002" / "manifest.json"]
 
 
 def test_what_does_not_hold_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

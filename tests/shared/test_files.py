@@ -15,6 +15,7 @@ from gobelin.shared.errors import StateError
 from gobelin.shared.files import (
     PRIVATE,
     PUBLIC,
+    bytes_in,
     folder_atomic,
     is_lock,
     is_owned,
@@ -28,6 +29,7 @@ from gobelin.shared.files import (
     write_atomic,
     write_json,
 )
+from tests.vanishing import vanishing
 
 HOLD = """
 import sys
@@ -459,6 +461,17 @@ def test_no_change_of_a_file_is_lost_to_another_process(tmp_path: Path) -> None:
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     assert read_json(file) == {"count": 150}
     assert [path.name for path in tmp_path.iterdir() if not is_lock(path)] == ["pins.json"]
+
+
+def test_what_goes_while_a_folder_is_gone_through_is_passed_over(tmp_path: Path) -> None:
+    for name in ("round-1", "round-2", ".round-3.abcd1234"):
+        (tmp_path / "spool" / name).mkdir(parents=True)
+        (tmp_path / "spool" / name / "model").write_bytes(b"12345")
+    with vanishing(tmp_path / "spool" / "round-1"):
+        assert bytes_in(tmp_path) == 10
+    with vanishing(tmp_path / "spool" / "round-2"):
+        sweep(tmp_path)
+    assert names(tmp_path) == {"spool"}
 
 
 def test_beside_one_file_only_its_own_killed_writers_are_swept(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.files import (
     PRIVATE,
+    below,
     file_atomic,
     file_digest,
     folder_atomic,
@@ -225,7 +226,7 @@ def files_under(home: Path, *names: str, but: Callable[[Path], bool]) -> list[Pa
     found: list[Path] = []
     for name in names:
         place = home / name
-        inside = sorted(place.rglob("*")) if place.is_dir() else [place]
+        inside = sorted(below(place)) if place.is_dir() else [place]
         found += [path for path in inside if path.is_file() and not but(path)]
     return [path for path in found if not _passing(home, path)]
 

@@ -205,7 +205,7 @@ def sweep(folder: Path) -> None:
 
     For the folder's sole owner, beside whom commands that end by themselves may be writing.
     """
-    for path in list(folder.rglob(".*")):
+    for path in list(below(folder)):
         if is_unfinished(path):
             _remove_unless_held(path)
 
@@ -243,10 +243,19 @@ def numbered(folder: Path, before: str = "", after: str = "") -> list[int]:
     return []
 
 
+def below(folder: Path) -> Iterator[Path]:
+    """Files and folders below a folder that somebody may be writing to; links are not followed.
+
+    What goes meanwhile is passed over, where `rglob` would end with FileNotFoundError.
+    """
+    for place, folders, files in os.walk(folder):
+        yield from (Path(place, name) for name in (*folders, *files))
+
+
 def bytes_in(folder: Path) -> int:
     """Bytes of the files in a folder and below; those that go meanwhile are none."""
     total = 0
-    for file in folder.rglob("*"):
+    for file in below(folder):
         with suppress(FileNotFoundError):
             total += file.stat().st_size if file.is_file() else 0
     return total
