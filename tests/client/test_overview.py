@@ -18,9 +18,12 @@ from gobelin.client.machine import folder_bytes, parse_gpus
 from gobelin.client.observer import Observer
 from gobelin.client.overview import next_of
 from gobelin.client.refusals import ASK, remedy_of
+from gobelin.client.spool_entry import HEADER, folder_of
 from gobelin.client.status import lines_of, print_status
 from gobelin.client.watch import watch_node
-from gobelin.shared.files import sole_owner
+from gobelin.protocols.messages import METRIC_DISTORTION, METRIC_SENT_BYTES, Contribution
+from gobelin.shared.errors import StateError
+from gobelin.shared.files import sole_owner, write_atomic
 from tests.client.lived_in import DELTA, PACE_S, START, lived_in
 from tests.vanishing import vanishing
 
@@ -139,6 +142,19 @@ def test_a_fresh_home_and_one_without_a_shadow_are_told_too(tmp_path: Path) -> N
     of = Observer(home).look()
     assert (of.left.wire_bytes, of.rounds_planned, of.status.state) == (0, 0, "idle")
     assert lines_of(of)
+
+
+def test_a_contribution_that_the_running_node_drops_meanwhile_is_no_damage(tmp_path: Path) -> None:
+    home = lived_in(tmp_path, 3)
+    for number in (1, 2):
+        metrics = {METRIC_SENT_BYTES: 10.0, METRIC_DISTORTION: 0.0}
+        made = Contribution("fed", number, "plan", "base", "delta", 1, 32, 1.0, metrics)
+        write_atomic(folder_of(home.spool, number) / HEADER, made.to_bytes())
+    with vanishing(folder_of(home.spool, 1)):
+        assert [entry.round for entry in Observer(home).look().spool] == [2]
+    (folder_of(home.spool, 2) / HEADER).write_bytes(b"{")
+    with pytest.raises(StateError, match="round-00002 is damaged"):
+        Observer(home).look()
 
 
 def test_looking_needs_no_tensors(home: NodeHome) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from gobelin.shared.errors import ConfigError, EnrolmentError, StateError
-from gobelin.shared.files import PRIVATE, change, folder_atomic, read_json, write_atomic, write_json
+from gobelin.shared.files import PRIVATE, change, find_json, folder_atomic, write_atomic, write_json
 from gobelin.shared.formats import NODE, require_readable
 from gobelin.shared.keys import (
     check_certificate,
@@ -236,7 +236,7 @@ class NodeHome:
         return self._pins().get(name)
 
     def _pins(self) -> dict[str, Any]:
-        return read_json(self.pins_file) if self.pins_file.exists() else {}
+        return find_json(self.pins_file) or {}
 
 
 def found_node(folder: Path, settings: NodeSettings, ca: Path) -> NodeHome:

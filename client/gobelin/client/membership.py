@@ -17,6 +17,7 @@ from gobelin.client.egress_ledger import EgressLedger
 from gobelin.client.home import NodeHome
 from gobelin.client.join import enrolment_request, require_admitted
 from gobelin.client.service import Connection, Patience, Say
+from gobelin.client.spool_entry import entries_in
 from gobelin.protocols import federation_pb2 as pb
 from gobelin.protocols.enrolment import (
     LEAVE,
@@ -179,11 +180,7 @@ class Membership:
         if confirmed.node_id != node_id:
             raise RosterError("the exit bundle is of another node", REMEDY)
         told = {(r.round, r.delta_digest) for r in receipts if r.counted}
-        from gobelin.client.spool import Spool  # torch
-
-        spool = Spool(self._home.spool)
-        kept = [spool.entry(number).receipt for number in spool.rounds()]
-        for receipt in filter(None, kept):
+        for receipt in filter(None, (entry.receipt for entry in entries_in(self._home.spool))):
             if receipt.counted and (receipt.round, receipt.delta_digest) not in told:
                 raise RosterError(
                     f"the exit bundle leaves out round {receipt.round}, which counted", REMEDY

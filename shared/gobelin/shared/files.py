@@ -92,11 +92,19 @@ def json_bytes(value: Mapping[str, Any]) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object written by `write_json`; raises StateError when it is damaged."""
+    """Read a JSON object written by `write_json`; raises StateError when it is damaged or gone."""
+    value = find_json(path)
+    if value is None:
+        raise StateError(f"{path} does not exist", "create it with the matching `init`")
+    return value
+
+
+def find_json(path: Path) -> dict[str, Any] | None:
+    """The same of a file that need not be there, or may go at any time: None without one."""
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise StateError(f"{path} does not exist", "create it with the matching `init`") from None
+        return None
     except (ValueError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not valid JSON"
         raise StateError(f"{path} cannot be read: {reason}", "restore it from a backup") from None
@@ -172,7 +180,7 @@ def _begin(path: Path, make: Callable[..., str]) -> tuple[Path, int]:
 def _new_file(**named: Any) -> str:
     fd, name = tempfile.mkstemp(**named)
     os.close(fd)
-    return name
+    return str(name)
 
 
 @contextmanager
