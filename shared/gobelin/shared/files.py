@@ -323,6 +323,18 @@ def change(path: Path) -> Iterator[None]:
         yield
 
 
+def write_once(path: Path, make: Callable[[], bytes]) -> None:
+    """Write a private file unless it is there; of several processes all find what the first made.
+
+    For keys and other secrets, of which another one would be another's.
+    """
+    if path.exists():
+        return
+    with change(path):
+        if not path.exists():
+            write_atomic(path, make(), PRIVATE)
+
+
 def is_lock(path: Path) -> bool:
     """Whether a file is there to be locked, by its name, and holds nothing."""
     return path.name.startswith(".") and path.name.endswith(LOCK)
