@@ -85,7 +85,7 @@ def _replayable(home: Places, kept: Iterable[int], archived: Iterable[int]) -> i
     rounds, replies = sorted(kept), set(archived)
     first = None
     for number in reversed(rounds[1:]):  # the first kept is where a replay starts
-        if number not in replies and "rollback" not in home.facts(number):
+        if number not in replies and "rollback" not in (home.find_facts(number) or {}):
             break
         first = number
     return first
