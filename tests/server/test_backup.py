@@ -35,6 +35,7 @@ from gobelin.shared.errors import (
 )
 from gobelin.shared.files import remove_folder, sole_owner
 from gobelin.shared.settings import write_settings
+from tests.beside import Beside
 from tests.server.ledger.witness import NESTEROV, Listening, Witness, ca, listening, verify
 from tests.server.test_rollback import run_until
 from tests.server.world import Federation, Killed
@@ -197,6 +198,27 @@ def test_the_next_backup_copies_only_what_is_new(tmp_path: Path) -> None:
     assert same["copied_bytes"] == 0
     assert 0 < third["copied_bytes"] < first["copied_bytes"]
     assert snapshots(tmp_path / "backup") == [1, 2, 3]
+
+
+def test_two_backups_into_one_folder_at_once_are_two_snapshots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed = of(tmp_path, rounds=1)
+    run_until(fed, 1)
+    other = Beside(lambda: back_up_home(fed.home, tmp_path / "backup", None))
+    count = module.snapshots
+
+    def counted(store: Path) -> list[int]:
+        found = count(store)
+        if (store / "objects").exists():
+            other.step()
+        return found
+
+    monkeypatch.setattr(module, "snapshots", counted)
+    ours = back_up_home(fed.home, tmp_path / "backup", None)
+    assert {ours["snapshot"], other.end()["snapshot"]} == {
+        *("snapshot-00001.json", "snapshot-00002.json")
+    }
 
 
 def test_a_backup_that_is_cut_off_leaves_the_one_before(

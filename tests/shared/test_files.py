@@ -166,6 +166,22 @@ def test_a_writer_that_fails_on_a_new_folder_leaves_nothing(tmp_path: Path) -> N
     assert names(tmp_path) == set()
 
 
+def test_a_new_folder_replaces_nothing_that_came_meanwhile(tmp_path: Path) -> None:
+    """Of two `init`s at once the second must not take the place of the first one's keys."""
+    for name in ("home", "empty"):
+        (tmp_path / name).mkdir()
+    with folder_atomic(tmp_path / "empty", new=True) as tmp:
+        (tmp / "file").touch()
+
+    def found() -> None:
+        with folder_atomic(tmp_path / "home", new=True):
+            (tmp_path / "home" / "node.key").touch()
+
+    with pytest.raises(StateError, match="is not empty"):
+        found()
+    assert names(tmp_path) == {"empty", "empty/file", "home", "home/node.key"}
+
+
 def test_the_current_folder_can_be_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     home.mkdir()

@@ -265,7 +265,7 @@ def found_node(folder: Path, settings: NodeSettings, ca: Path) -> NodeHome:
     check_certificate(pem, str(ca))
     find_signing_key(pem, str(ca))  # refuses a ca.pem without the aggregator's
     key, signing = make_key(), SigningKey.generate()
-    with folder_atomic(folder) as tmp:
+    with folder_atomic(folder, new=True) as tmp:
         place = NodeHome(tmp)
         write_atomic(place.key_file, private_pem(key), PRIVATE)
         signing.write(place.signing_key_file)

@@ -42,7 +42,7 @@ def export(home: AggregatorHome, to: Path, replay: bool = False) -> dict[str, An
     sealed = [number for number in home.sealed_rounds() if number <= told.rounds]
     last = 1 + home.settings().rounds.max_staleness  # that the next round may be answered late for
     wanted = sealed if replay else sealed[-last:]
-    with folder_atomic(to) as tmp:
+    with folder_atomic(to, new=True) as tmp:
         (tmp / CA).write_bytes(pem)
         for name in FILES:
             shutil.copyfile(home.folder / name, tmp / name)

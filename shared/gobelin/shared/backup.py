@@ -34,6 +34,7 @@ from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.files import (
     PRIVATE,
     below,
+    change,
     file_atomic,
     file_digest,
     folder_atomic,
@@ -102,9 +103,10 @@ def back_up(
     files = _whole(files, wanted, home)
     locked = None if passphrase is None else _lock(home, keys, passphrase)
     made = Snapshot(kind, int(time.time()), state, files, locked)
-    number = 1 + max(snapshots(to), default=0)
-    file = to / f"snapshot-{number:05d}.json"
-    write_json(file, made.facts(), PRIVATE)
+    with change(to / "snapshot"):  # another backup may be ending there
+        number = 1 + max(snapshots(to), default=0)
+        file = to / f"snapshot-{number:05d}.json"
+        write_json(file, made.facts(), PRIVATE)
     check(to, made)
     told = {"to": str(to), "snapshot": file.name, "files": len(files), "copied_bytes": copied}
     return {**told, "keys": locked is not None, "state": dict(state)}
@@ -273,7 +275,7 @@ def _to_tar(home: Path, to: Path, *parts: Any) -> dict[str, Any]:
         store = Path(folder)
         told = back_up(home, store, *parts)
         with file_atomic(to, PRIVATE) as tmp, tarfile.open(tmp, "w") as tar:
-            tar.add(store, arcname=".")
+            tar.add(store, arcname=".", filter=lambda of: None if is_lock(Path(of.name)) else of)
     return {**told, "to": str(to)}
 
 
@@ -317,6 +319,6 @@ def restored(
             what = f"{path} is a backup of a {snapshot.kind}"
             raise StateError(what, f"gobelin {snapshot.kind} restore")
         check(store, snapshot)
-        with folder_atomic(home) as tmp:
+        with folder_atomic(home, new=True) as tmp:
             restore(store, snapshot, tmp, passphrase)
             yield tmp, snapshot

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import hashlib
 import json
@@ -120,14 +121,17 @@ def file_digest(path: Path) -> str:
 
 
 @contextmanager
-def folder_atomic(path: Path) -> Iterator[Path]:
-    """Fill the yielded folder; it becomes `path` (replacing an older one) on a clean exit only."""
+def folder_atomic(path: Path, new: bool = False) -> Iterator[Path]:
+    """Fill the yielded folder; it becomes `path` (replacing an older one) on a clean exit only.
+
+    A `new` one replaces nothing: raises StateError where something has come there meanwhile.
+    """
     path = path.absolute()  # "." has no name of its own
     tmp, fd = _begin(path, tempfile.mkdtemp)
     try:
         tmp.chmod(0o755)
         yield tmp
-        settle_folder(tmp, path)
+        settle_folder(tmp, path, new)
     except BaseException:
         shutil.rmtree(tmp, ignore_errors=True)
         raise
@@ -135,8 +139,10 @@ def folder_atomic(path: Path) -> Iterator[Path]:
         os.close(fd)
 
 
-def settle_folder(filled: Path, path: Path) -> None:
+def settle_folder(filled: Path, path: Path, new: bool = False) -> None:
     """A filled folder becomes `path` on the same disk, flushed; an older one is replaced.
+
+    A `new` one replaces an empty folder at most; raises StateError on any other.
 
     Where the system can exchange two names, there is one of the two under `path` at any time.
     """
@@ -144,6 +150,15 @@ def settle_folder(filled: Path, path: Path) -> None:
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
     sync_folder(filled)
+    if new:
+        try:
+            filled.replace(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise StateError(f"{path} is not empty", "choose an empty or new folder") from None
+        sync_folder(path.parent)
+        return
     if path.is_dir() and not path.is_symlink() and _exchange(filled, path):
         sync_folder(path.parent)
         with _held(filled):  # the older one now

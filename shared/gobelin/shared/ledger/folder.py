@@ -106,7 +106,7 @@ class LedgerFolder:
         return History(entries, heads, self.rosters())
 
     def settled(self) -> History:
-        """The same of a ledger that grows meanwhile: without rounds whose head was to be written."""
+        """The same of a ledger that grows meanwhile: without rounds whose head is to come."""
         history = self.read()
         return replace(history, entries=history.entries[: max(history.heads, default=0)])
 
