@@ -50,7 +50,7 @@ from gobelin.shared.roster_log import (
 from gobelin.shared.signing import SigningKey, verify
 
 LOOK_EVERY_S = 600.0  # whether the certificate is to be renewed
-NOTHING_SEEN = {"length": 0, "head": ""}  # of the roster log
+NOTHING_SEEN: Mapping[str, Any] = {"length": 0, "head": ""}  # of the roster log
 JITTER = 0.1  # of that: nodes that joined together do not ask together
 
 
