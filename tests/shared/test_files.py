@@ -25,7 +25,6 @@ from gobelin.shared.files import (
     remove_folder,
     sole_owner,
     sweep,
-    sweep_beside,
     write_atomic,
     write_json,
 )
@@ -488,19 +487,6 @@ def test_what_goes_while_a_folder_is_gone_through_is_passed_over(tmp_path: Path)
     with vanishing(tmp_path / "spool" / "round-2"):
         sweep(tmp_path)
     assert names(tmp_path) == {"spool"}
-
-
-def test_beside_one_file_only_its_own_killed_writers_are_swept(tmp_path: Path) -> None:
-    """An aggregator's home holds files of several processes; each sweeps for itself."""
-    write_json(tmp_path / "issued.json", {"issued": 1})
-    left, others = tmp_path / ".issued.json.hmxng02l", tmp_path / ".issued.jsonl.abcdefgh"
-    for file in (left, others, tmp_path / ".issued.json.note"):
-        file.write_text("half a lin")
-    sweep_beside(tmp_path / "issued.json")
-    assert not left.exists()
-    assert read_json(tmp_path / "issued.json") == {"issued": 1}
-    assert others.exists()
-    assert (tmp_path / ".issued.json.note").exists()
 
 
 def test_numbers_are_those_in_names_and_of_nothing_else(tmp_path: Path) -> None:

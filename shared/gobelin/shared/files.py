@@ -172,8 +172,8 @@ def settle_folder(filled: Path, path: Path, new: bool = False) -> None:
 
 def remove_folder(path: Path) -> None:
     """Remove a folder, which is there whole or not at all for whoever looks for its name."""
-    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     with _held(path):
+        tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         path.replace(tmp)
         sync_folder(path.parent)
         shutil.rmtree(tmp)
@@ -226,7 +226,7 @@ def is_unfinished(path: Path) -> bool:
 def sweep(folder: Path) -> None:
     """Remove what writers that were killed have left unfinished, and nothing of those that live.
 
-    For the folder's sole owner, beside whom commands that end by themselves may be writing.
+    Whoever starts on a folder may call it: beside them other processes may be writing there.
     """
     for path in list(below(folder)):
         if is_unfinished(path):
@@ -282,13 +282,6 @@ def bytes_in(folder: Path) -> int:
         with suppress(FileNotFoundError):
             total += file.stat().st_size if file.is_file() else 0
     return total
-
-
-def sweep_beside(path: Path) -> None:
-    """Remove what killed writers of one file have left; for the sole owner of that file."""
-    for left in path.parent.glob(f".{path.name}.*"):
-        if is_unfinished(left):
-            _remove_unless_held(left)
 
 
 @contextmanager
