@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gobelin.client import home as module
 from gobelin.client.founding import found_from_options
 from gobelin.client.home import NodeHome, NodeSettings, found_node
 from gobelin.shared.errors import ConfigError, DataError, StateError
@@ -62,6 +63,23 @@ def test_a_folder_with_files_is_refused_and_left_alone(home: NodeHome, ca: Path)
     with pytest.raises(StateError, match="not empty"):
         found_node(home.folder, home.settings(), ca)
     assert home.key_file.read_bytes() == before
+
+
+def test_of_two_who_found_a_node_at_once_the_first_keeps_its_keys(
+    tmp_path: Path, ca: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, first = module.make_key, list[NodeHome]()
+
+    def meanwhile() -> object:
+        monkeypatch.setattr(module, "make_key", make)
+        first.append(found_node(tmp_path / "home", settings(tmp_path), ca))
+        return make()
+
+    monkeypatch.setattr(module, "make_key", meanwhile)
+    with pytest.raises(StateError, match="not empty"):
+        found_node(tmp_path / "home", settings(tmp_path), ca)
+    assert NodeHome(tmp_path / "home").settings().node == "north-1"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".home")] == []
 
 
 def test_an_empty_folder_will_do(tmp_path: Path, ca: Path) -> None:

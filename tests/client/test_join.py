@@ -17,6 +17,7 @@ from gobelin.client import join as module
 from gobelin.client.home import NodeHome
 from gobelin.client.join import Joining, read_invite
 from gobelin.client.membership import Membership, kept_up
+from gobelin.client.service import Connection
 from gobelin.protocols.enrolment import REVOKE
 from gobelin.server.enrolment import Desk
 from gobelin.server.places import Places
@@ -32,6 +33,7 @@ from gobelin.shared.errors import (
 )
 from gobelin.shared.files import read_json, write_json
 from gobelin.shared.keys import load_private_key
+from gobelin.shared.roster_log import RosterLog
 from tests.office import found_places, invited, join, serving, settings_of, until
 
 
@@ -323,3 +325,25 @@ def test_the_roster_a_node_sees_is_signed_and_only_grows(
     with pytest.raises(RosterError, match="rewritten") as caught:
         membership.roster()
     assert caught.value.exit_code == 46
+
+
+def test_a_longer_roster_that_another_command_saw_meanwhile_stays(
+    tmp_path: Path, places: Places, member: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of two `node roster`s, or one beside the node in a sealed round."""
+    home = join(tmp_path / "node", invited(places, member)).home
+    ask, longer = Connection.ask, list[RosterLog]()
+
+    def overtaken(self: Connection, method: str, request: Any) -> Any:
+        reply = ask(self, method, request)
+        if method == "Roster" and not longer:
+            longer.append(places.book.log())  # but for the one that joins now
+            join(tmp_path / "other", invited(places, member + "-2"))
+            longer[0] = Membership(home).roster()
+        return reply
+
+    monkeypatch.setattr(Connection, "ask", overtaken)
+    log = Membership(home).roster()
+    assert len(log.records) == len(longer[0].records) - 1
+    assert home.pinned("roster") == {"length": len(longer[0].records), "head": longer[0].head}
+    assert Membership(home).kept_roster().head == longer[0].head

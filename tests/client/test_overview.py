@@ -18,10 +18,14 @@ from gobelin.client.machine import folder_bytes, parse_gpus
 from gobelin.client.observer import Observer
 from gobelin.client.overview import next_of
 from gobelin.client.refusals import ASK, remedy_of
+from gobelin.client.spool_entry import HEADER, folder_of
 from gobelin.client.status import lines_of, print_status
 from gobelin.client.watch import watch_node
-from gobelin.shared.files import sole_owner
+from gobelin.protocols.messages import METRIC_DISTORTION, METRIC_SENT_BYTES, Contribution
+from gobelin.shared.errors import StateError
+from gobelin.shared.files import sole_owner, write_atomic
 from tests.client.lived_in import DELTA, PACE_S, START, lived_in
+from tests.vanishing import vanishing
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +144,19 @@ def test_a_fresh_home_and_one_without_a_shadow_are_told_too(tmp_path: Path) -> N
     assert lines_of(of)
 
 
+def test_a_contribution_that_the_running_node_drops_meanwhile_is_no_damage(tmp_path: Path) -> None:
+    home = lived_in(tmp_path, 3)
+    for number in (1, 2):
+        metrics = {METRIC_SENT_BYTES: 10.0, METRIC_DISTORTION: 0.0}
+        made = Contribution("fed", number, "plan", "base", "delta", 1, 32, 1.0, metrics)
+        write_atomic(folder_of(home.spool, number) / HEADER, made.to_bytes())
+    with vanishing(folder_of(home.spool, 1)):
+        assert [entry.round for entry in Observer(home).look().spool] == [2]
+    (folder_of(home.spool, 2) / HEADER).write_bytes(b"{")
+    with pytest.raises(StateError, match="round-00002 is damaged"):
+        Observer(home).look()
+
+
 def test_looking_needs_no_tensors(home: NodeHome) -> None:
     script = (
         "import sys; from pathlib import Path; from gobelin.client.home import NodeHome; "
@@ -163,6 +180,13 @@ def test_a_file_with_two_names_weighs_once(tmp_path: Path) -> None:
     before = folder_bytes(tmp_path)
     (tmp_path / "two").hardlink_to(tmp_path / "one")
     assert folder_bytes(tmp_path) == before >= 100_000
+
+
+def test_what_a_running_node_drops_meanwhile_weighs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "spool" / "round-00001").mkdir(parents=True)
+    (tmp_path / "spool" / "round-00001" / "delta").write_bytes(b"x")
+    with vanishing(tmp_path / "spool" / "round-00001"):
+        assert folder_bytes(tmp_path) == 0
 
 
 def test_every_code_has_a_remedy() -> None:

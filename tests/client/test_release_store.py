@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import pytest
 from typer.testing import CliRunner
 
+from gobelin.client import release_store as module
 from gobelin.client.home import NodeHome
 from gobelin.client.release_cli import app
 from gobelin.client.release_source import FolderSource
@@ -26,6 +27,7 @@ from gobelin.shared.errors import (
     TwoHistoriesError,
     UnreachableError,
 )
+from gobelin.shared.files import is_lock
 from gobelin.shared.shelf import Announced, AnnouncedFile, Shelf
 from gobelin.shared.signing import public_signing_pem
 from tests.keys import signing_key
@@ -89,11 +91,11 @@ def facts(result: Any) -> dict[str, Any]:
 
 
 def names(folder: Path) -> list[str]:
-    """What lies in a home beside its pinned key, hidden files and locks too."""
+    """What lies in a home beside its pinned key and locks, hidden files too."""
     return sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.name not in ("ca.pem", ".lock")
+        if path.name != "ca.pem" and not is_lock(path)
     )
 
 
@@ -109,6 +111,21 @@ def test_the_newest_release_of_a_stick_is_copied_verified_and_remembered(
     assert not any(home.fetching.glob("*/*"))
     again = facts(get(home, 6, "--json"))  # from nowhere: it is here
     assert (again["fetched"], again["vector_digest"]) == (0, told["vector_digest"])
+
+
+def test_what_another_command_has_fetched_meanwhile_does_not_come_again(
+    home: NodeHome, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, source = module.sole_owner, Flaky(shelf)
+
+    def waited_for(folder: Path) -> Any:
+        monkeypatch.setattr(module, "sole_owner", owner)
+        ReleaseStore(home).get(FolderSource(shelf), None)
+        return owner(folder)
+
+    monkeypatch.setattr(module, "sole_owner", waited_for)
+    assert ReleaseStore(home).get(source, None).fetched == 0
+    assert source.bytes == []
 
 
 def test_list_says_what_there_is_and_what_is_here(home: NodeHome, shelf: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import tomllib
@@ -12,7 +13,8 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gobelin.shared.errors import ConfigError
+from gobelin.shared.errors import ConfigError, StateError
+from gobelin.shared.pages import live
 from gobelin.shared.pages.app import FILES, page_app, require_token_beyond_loopback
 from gobelin.shared.pages.charts import MOST, ROWS, Chart, Line, pick
 from gobelin.shared.pages.templates import lasting, number, render, size
@@ -128,3 +130,23 @@ def test_numbers_are_told_as_people_read_them() -> None:
         "4 d 4 h",
     ]
     assert [number(v) for v in (None, 3, 0.17635, 12345.0)] == ["–", "3", "0.176", "12,345"]
+
+
+def test_a_watcher_looks_again_after_a_home_that_could_not_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An operator who saves federation.toml half-way must not end what open pages are told."""
+    looks = list[int]()
+
+    def look() -> int:
+        looks.append(len(looks))
+        if len(looks) == 1:
+            raise StateError("half a file", "write the other half")
+        watcher._streams = 0  # the last page is closed
+        return len(looks)
+
+    monkeypatch.setattr(live, "EVERY_S", 0.0)
+    watcher = live.Watcher(look, lambda seen: seen)
+    watcher._streams = 1
+    asyncio.run(watcher._watch())
+    assert (looks, watcher.version) == ([0, 1], 1)

@@ -35,9 +35,11 @@ from gobelin.shared.errors import (
 )
 from gobelin.shared.files import remove_folder, sole_owner
 from gobelin.shared.settings import write_settings
+from tests.beside import Beside
 from tests.server.ledger.witness import NESTEROV, Listening, Witness, ca, listening, verify
 from tests.server.test_rollback import run_until
 from tests.server.world import Federation, Killed
+from tests.vanishing import vanishing
 
 PASS = "correct horse battery"
 
@@ -198,6 +200,27 @@ def test_the_next_backup_copies_only_what_is_new(tmp_path: Path) -> None:
     assert snapshots(tmp_path / "backup") == [1, 2, 3]
 
 
+def test_two_backups_into_one_folder_at_once_are_two_snapshots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed = of(tmp_path, rounds=1)
+    run_until(fed, 1)
+    other = Beside(lambda: back_up_home(fed.home, tmp_path / "backup", None))
+    count = module.snapshots
+
+    def counted(store: Path) -> list[int]:
+        found = count(store)
+        if (store / "objects").exists():
+            other.step()
+        return found
+
+    monkeypatch.setattr(module, "snapshots", counted)
+    ours = back_up_home(fed.home, tmp_path / "backup", None)
+    assert {ours["snapshot"], other.end()["snapshot"]} == {
+        *("snapshot-00001.json", "snapshot-00002.json")
+    }
+
+
 def test_a_backup_that_is_cut_off_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +260,15 @@ def test_what_is_pruned_while_it_is_copied_is_left_out_whole(
     back_up_home(fed.home, tmp_path / "backup", None)
     restore_home(tmp_path / "backup", tmp_path / "new", None)
     assert AggregatorHome(tmp_path / "new").sealed_rounds() == [0, 1, 3, 4, 5]
+
+
+def test_what_goes_while_a_home_is_gone_through_is_left_out(tmp_path: Path) -> None:
+    for name in ("round-00001", "round-00002"):
+        (tmp_path / "rounds" / name).mkdir(parents=True)
+        (tmp_path / "rounds" / name / "manifest.json").touch()
+    with vanishing(tmp_path / "rounds" / "round-00001"):
+        found = module.files_under(tmp_path, "rounds", but=lambda path: False)
+    assert found == [tmp_path / "rounds" / "round-00002" / "manifest.json"]
 
 
 def test_what_does_not_hold_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from gobelin.shared.errors import ConfigError, ProtocolError
 from gobelin.shared.invite import Invite
 from gobelin.shared.keys import fingerprint, make_key, public_pem
 from gobelin.shared.signing import SigningKey
+from tests.keys import entry
 from tests.office import found_places, invited
 
 
@@ -108,6 +109,24 @@ def test_who_is_not_pre_approved_waits_for_the_operator(places: Places) -> None:
     assert desk.decide(told.words.upper(), approve=True).node == "north"
     assert desk.status(key_of(invite), who.id).state == "admitted"
     assert names(places) == ["north"]
+
+
+def test_an_approval_whose_name_is_given_away_meanwhile_is_none(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`admit` needs no desk; the operator must not be told that the node is in."""
+    invite, who, desk = invited(places, pre_approved=False), Applicant(), Desk(places)
+    show(places, invite, who)
+    (request,) = desk.waiting()
+    settle = Desk._settle
+
+    def overtaken(self: Desk, of: Any) -> Outcome:
+        places.write_roster(places.roster().admit(entry("south", request.node, 7)))
+        return settle(self, of)
+
+    monkeypatch.setattr(Desk, "_settle", overtaken)
+    with pytest.raises(ConfigError, match="exists"):
+        desk.decide(request.node, approve=True)
 
 
 def test_who_is_refused_stays_refused_and_is_told_why(places: Places) -> None:

@@ -23,6 +23,7 @@ from gobelin.server.round_events import (
     Seat,
     Voided,
 )
+from tests.vanishing import vanishing
 
 EVENTS: list[Durable] = [
     Convened(
@@ -138,3 +139,9 @@ def test_a_cleared_journal_is_empty_and_can_be_used_again(tmp_path: Path) -> Non
     assert journal.events() == []
     journal.append(Closed(1.0))
     assert Journal(tmp_path / "journal").events() == [Closed(1.0)]
+
+
+def test_a_journal_that_is_cleared_while_somebody_looks_has_nothing_to_say(tmp_path: Path) -> None:
+    filled(tmp_path / "journal")
+    with vanishing(tmp_path / "journal"):
+        assert Journal(tmp_path / "journal").events() == []

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from gobelin.client.membership import Membership, verified_exit
+from gobelin.client.spool_entry import HEADER, RECEIPT, folder_of
 from gobelin.protocols.enrolment import PURPOSE_DEPARTURE, Departure
+from gobelin.protocols.messages import Contribution, Receipt
 from gobelin.server.leaving import Left, leave, receipts_of
 from gobelin.server.places import Places
 from gobelin.shared.errors import EnrolmentError, GobelinError, RosterError, SignatureError
-from gobelin.shared.files import read_json
+from gobelin.shared.files import read_json, write_atomic
 from gobelin.shared.roster_log import RosterLog
 from gobelin.shared.signing import SigningKey
 from tests.keys import signing_key
@@ -150,24 +152,14 @@ def test_a_node_that_was_killed_while_it_left_gets_its_bundle_afterwards(
 
 
 def test_a_bundle_that_denies_what_was_receipted_here_is_found(
-    tmp_path: Path, office: Places, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, office: Places
 ) -> None:
-    from gobelin.protocols.messages import Receipt
-
     home = join(tmp_path / "node", invited(office, "mild")).home
-
-    class Spool:
-        def __init__(self, folder: Path) -> None:
-            assert folder == home.spool
-
-        def rounds(self) -> list[int]:
-            return [7]
-
-        def entry(self, number: int) -> Any:
-            receipt = Receipt("fed", number, "ab", True, "", 0.5)
-            return dataclasses.make_dataclass("Entry", ["receipt"])(receipt)
-
-    monkeypatch.setattr("gobelin.client.spool.Spool", Spool)
+    made = Contribution("fed", 7, "plan", "base", "ab", 1, 32, 1.0, {})
+    write_atomic(folder_of(home.spool, 7) / HEADER, made.to_bytes())
+    write_atomic(
+        folder_of(home.spool, 7) / RECEIPT, Receipt("fed", 7, "ab", True, "", 0.5).to_bytes()
+    )
     with pytest.raises(RosterError, match="leaves out round 7"):
         Membership(home).leave(30.0, lambda line: None)
     assert not home.exit.exists()

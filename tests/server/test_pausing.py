@@ -18,6 +18,7 @@ from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.files import write_atomic
 from gobelin.shared.pausing import FILE, begin_pause, end_pause, read_pause
 from tests.server.world import DEADLINE, PATIENCE, Federation, Killed, Node, federation, kill_at
+from tests.vanishing import vanishing
 
 OVER_S = 3 * PATIENCE
 
@@ -229,3 +230,10 @@ def test_a_kill_after_the_pause_ended_changes_nothing(
             fed.run()
     fed.run()
     assert fed.digest() == calm.digest()
+
+
+def test_a_pause_that_ends_while_it_is_looked_at_is_none(tmp_path: Path) -> None:
+    """The rounds and the node look many times a second: it would end them one day."""
+    begin_pause(tmp_path, "moving")
+    with vanishing(tmp_path / FILE):
+        assert read_pause(tmp_path) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from gobelin.shared.errors import StateError
 from gobelin.shared.files import (
     PRIVATE,
     PUBLIC,
+    bytes_in,
     folder_atomic,
     is_lock,
     is_owned,
@@ -27,6 +28,7 @@ from gobelin.shared.files import (
     write_atomic,
     write_json,
 )
+from tests.vanishing import vanishing
 
 HOLD = """
 import sys
@@ -163,6 +165,22 @@ def test_a_writer_that_fails_on_a_new_folder_leaves_nothing(tmp_path: Path) -> N
     assert names(tmp_path) == set()
 
 
+def test_a_new_folder_replaces_nothing_that_came_meanwhile(tmp_path: Path) -> None:
+    """Of two `init`s at once the second must not take the place of the first one's keys."""
+    for name in ("home", "empty"):
+        (tmp_path / name).mkdir()
+    with folder_atomic(tmp_path / "empty", new=True) as tmp:
+        (tmp / "file").touch()
+
+    def found() -> None:
+        with folder_atomic(tmp_path / "home", new=True):
+            (tmp_path / "home" / "node.key").touch()
+
+    with pytest.raises(StateError, match="is not empty"):
+        found()
+    assert names(tmp_path) == {"empty", "empty/file", "home", "home/node.key"}
+
+
 def test_the_current_folder_can_be_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     home.mkdir()
@@ -235,13 +253,59 @@ def test_looking_at_the_lock_makes_nothing_and_takes_nothing(tmp_path: Path) -> 
         assert is_owned(tmp_path / "home")
 
 
+def test_who_looks_at_the_lock_is_seen_by_nobody_who_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, seen = files.fcntl.flock, list[bool]()
+
+    def looked_at_meanwhile(fd: int, kind: int) -> None:
+        flock(fd, kind)
+        if not seen:
+            seen.append(True)
+            seen[0] = is_owned(tmp_path)
+
+    with sole_owner(tmp_path):
+        pass
+    monkeypatch.setattr(files.fcntl, "flock", looked_at_meanwhile)
+    assert not is_owned(tmp_path)
+    assert seen == [False]
+
+
+def test_who_looks_at_the_lock_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sole_owner(tmp_path):
+        pass
+    looking = (tmp_path / ".lock").open()
+    files.fcntl.flock(looking, files.fcntl.LOCK_SH)
+    monkeypatch.setattr(files.time, "sleep", lambda _: looking.close())
+    with sole_owner(tmp_path):
+        assert is_owned(tmp_path)
+
+
+def test_a_folder_that_its_owner_removes_is_made_anew_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a build that ends while another waits for it: what it locked is in no folder."""
+    home = tmp_path / "model.unfinished"
+    first = sole_owner(home)
+    first.__enter__()
+
+    def sleep(_: float) -> None:
+        remove_folder(home)
+        first.__exit__(None, None, None)
+
+    monkeypatch.setattr(files.time, "sleep", sleep)
+    with sole_owner(home, wait_s=1):
+        assert is_owned(home)
+
+
 class Killed(BaseException):
     """The process is gone."""
 
 
-@pytest.mark.parametrize("replaced", [False, True])
 def test_a_folder_whose_removal_is_cut_short_is_gone_under_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "round-1"
     with folder_atomic(folder) as tmp:
@@ -252,17 +316,113 @@ def test_a_folder_whose_removal_is_cut_short_is_gone_under_its_name(
         next(path.iterdir()).unlink()
         raise Killed
 
-    def replace() -> None:
-        with folder_atomic(folder) as tmp:
-            (tmp / "third").touch()
-
     with monkeypatch.context() as dying:
         dying.setattr(files.shutil, "rmtree", cut_short)
         with pytest.raises(Killed):
-            replace() if replaced else remove_folder(folder)
+            remove_folder(folder)
     assert not folder.exists()
     sweep(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def killed_at(left: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process is gone at its n-th flush, rename or removal from now on, and cleans up none."""
+    count = [left]
+
+    def guarded(call: Callable[..., object]) -> Callable[..., object]:
+        def guard(*given: object, **named: object) -> object:
+            count[0] -= 1
+            if count[0] <= 0:
+                raise Killed
+            return call(*given, **named)
+
+        return guard
+
+    monkeypatch.setattr(files.os, "fsync", guarded(files.os.fsync))
+    monkeypatch.setattr(files.Path, "replace", guarded(files.Path.replace))
+    monkeypatch.setattr(files.shutil, "rmtree", guarded(files.shutil.rmtree))
+
+
+def test_a_folder_that_is_replaced_is_there_before_and_after_every_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build's state and a solo model are written anew again and again: a kill loses neither."""
+
+    def write(name: str) -> None:
+        with folder_atomic(tmp_path / "solo") as tmp:
+            (tmp / name).touch()
+
+    found, done = [], False
+    for left in range(1, 99):
+        write("old")
+        with monkeypatch.context() as dying:
+            killed_at(left, dying)
+            with suppress(Killed):
+                write("new")
+                done = True
+        sweep(tmp_path)
+        found.append(names(tmp_path))
+        if done:
+            break
+    assert done
+    assert found.count({"solo", "solo/old"}) + found.count({"solo", "solo/new"}) == len(found)
+    assert {"solo", "solo/old"} in found
+    assert found[-1] == {"solo", "solo/new"}
+
+
+def test_where_names_cannot_be_exchanged_a_folder_is_replaced_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    for name in ("old", "new"):
+        with folder_atomic(tmp_path / "solo") as tmp:
+            (tmp / name).touch()
+    assert names(tmp_path) == {"solo", "solo/new"}
+
+
+@pytest.mark.parametrize("made", ["mkstemp", "mkdtemp"])
+def test_what_is_swept_before_its_writer_has_locked_it_is_begun_anew(
+    made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, swept = getattr(files.tempfile, made), list[str]()
+
+    def make_and_sweep(**named: object) -> object:
+        given = make(**named)
+        if not swept:
+            swept.append(made)
+            sweep(tmp_path)
+        return given
+
+    monkeypatch.setattr(files.tempfile, made, make_and_sweep)
+    if made == "mkstemp":
+        write_atomic(tmp_path / "node.secret", b"ours", PRIVATE)
+        assert (tmp_path / "node.secret").stat().st_mode & 0o777 == PRIVATE
+    else:
+        with folder_atomic(tmp_path / "round-1") as tmp:
+            (tmp / "model").touch()
+    assert len(names(tmp_path)) == (1 if made == "mkstemp" else 2)
+    assert swept == [made]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_folder_that_is_being_removed_is_swept_by_nobody_else(
+    replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write() -> None:
+        with folder_atomic(tmp_path / "release-1") as tmp:
+            (tmp / "model").touch()
+
+    rmtree = files.shutil.rmtree
+
+    def sweep_first(path: Path, **named: object) -> None:
+        monkeypatch.undo()
+        sweep(tmp_path)
+        rmtree(path, **named)  # type: ignore[arg-type]
+
+    write()
+    monkeypatch.setattr(files.shutil, "rmtree", sweep_first)
+    write() if replaced else remove_folder(tmp_path / "release-1")
+    assert names(tmp_path) == ({"release-1", "release-1/model"} if replaced else set())
 
 
 WRITERS = """
@@ -318,26 +478,15 @@ def test_no_change_of_a_file_is_lost_to_another_process(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if not is_lock(path)] == ["pins.json"]
 
 
-def test_what_is_swept_before_its_writer_holds_it_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begin, begun = files._begin, []
-
-    def too_early(path: Path, make: Callable[[None, str, Path], str]) -> tuple[int, Path]:
-        def made(suffix: None, prefix: str, folder: Path) -> str:
-            begun.append(make(suffix, prefix, folder))
-            if len(begun) % 2:
-                sweep(folder)
-            return begun[-1]
-
-        return begin(path, made)
-
-    monkeypatch.setattr(files, "_begin", too_early)
-    write_json(tmp_path / "pins.json", {"a": 1})
-    with folder_atomic(tmp_path / "round-1") as tmp:
-        (tmp / "model").touch()
-    assert len(begun) == 4
-    assert names(tmp_path) == {"pins.json", "round-1", "round-1/model"}
+def test_what_goes_while_a_folder_is_gone_through_is_passed_over(tmp_path: Path) -> None:
+    for name in ("round-1", "round-2", ".round-3.abcd1234"):
+        (tmp_path / "spool" / name).mkdir(parents=True)
+        (tmp_path / "spool" / name / "model").write_bytes(b"12345")
+    with vanishing(tmp_path / "spool" / "round-1"):
+        assert bytes_in(tmp_path) == 10
+    with vanishing(tmp_path / "spool" / "round-2"):
+        sweep(tmp_path)
+    assert names(tmp_path) == {"spool"}
 
 
 def test_numbers_are_those_in_names_and_of_nothing_else(tmp_path: Path) -> None:

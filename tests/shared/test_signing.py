@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gobelin.shared.errors import ConfigError, SignatureError
 from gobelin.shared.keys import make_key, parse_public_key, private_pem, public_pem
 from gobelin.shared.signing import SigningKey, find_signing_key, public_signing_pem, verify
+from tests.beside import Beside
 
 KEY, OTHER = SigningKey.generate(), SigningKey.generate()
 
@@ -86,3 +87,18 @@ def test_a_key_of_a_curve_that_nobody_knows_is_none() -> None:
         find_signing_key(pem, "node.pub")
     with pytest.raises(ConfigError, match="no public key"):
         parse_public_key(pem, "node.pub")
+
+
+def test_two_who_make_a_key_at_once_have_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what one of them signs is signed by a key that is nowhere."""
+    other, generate = Beside(lambda: SigningKey.at(tmp_path / "region.key")), SigningKey.generate
+
+    def slowly() -> SigningKey:
+        other.step()
+        return generate()
+
+    monkeypatch.setattr(SigningKey, "generate", slowly)
+    ours = SigningKey.at(tmp_path / "region.key")
+    assert other.end().public == ours.public == SigningKey.load(tmp_path / "region.key").public

@@ -127,7 +127,7 @@ def run(
     with (
         Progress(settings.node, stream is not None, home) as progress,
         logged(settings.logs, stream, sys.stdout, **who),
-        sole_owner(home, wait_s=1),
+        sole_owner(home),
         kept(place.log_file),
         stop_on_signals(),
     ):

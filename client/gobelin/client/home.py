@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from gobelin.shared.errors import ConfigError, EnrolmentError, StateError
-from gobelin.shared.files import PRIVATE, change, folder_atomic, read_json, write_atomic, write_json
+from gobelin.shared.files import (
+    PRIVATE,
+    change,
+    find_json,
+    folder_atomic,
+    write_atomic,
+    write_json,
+    write_once,
+)
 from gobelin.shared.formats import NODE, require_readable
 from gobelin.shared.keys import (
     check_certificate,
@@ -200,8 +208,7 @@ class NodeHome:
 
         Raises StateError where the file is damaged: another secret would mean other noise.
         """
-        if not self.secret_file.exists():
-            write_atomic(self.secret_file, os.urandom(SECRET_BYTES).hex().encode(), PRIVATE)
+        write_once(self.secret_file, lambda: os.urandom(SECRET_BYTES).hex().encode())
         try:
             secret = bytes.fromhex(self.secret_file.read_text())
         except ValueError:
@@ -228,15 +235,20 @@ class NodeHome:
 
     def remember(self, name: str, value: Any) -> None:
         """Keep `value` beside the pins; unlike them it may change."""
+        self.renew(name, lambda _: value)
+
+    def renew(self, name: str, of: Callable[[Any], Any]) -> None:
+        """Remember what `of` makes of what is remembered, which nobody else changes meanwhile."""
         with change(self.pins_file):
-            write_json(self.pins_file, {**self._pins(), name: value})
+            pins = self._pins()
+            write_json(self.pins_file, {**pins, name: of(pins.get(name))})
 
     def pinned(self, name: str) -> Any:
         """What this node is bound to or remembers, or None."""
         return self._pins().get(name)
 
     def _pins(self) -> dict[str, Any]:
-        return read_json(self.pins_file) if self.pins_file.exists() else {}
+        return find_json(self.pins_file) or {}
 
 
 def found_node(folder: Path, settings: NodeSettings, ca: Path) -> NodeHome:
@@ -253,7 +265,7 @@ def found_node(folder: Path, settings: NodeSettings, ca: Path) -> NodeHome:
     check_certificate(pem, str(ca))
     find_signing_key(pem, str(ca))  # refuses a ca.pem without the aggregator's
     key, signing = make_key(), SigningKey.generate()
-    with folder_atomic(folder) as tmp:
+    with folder_atomic(folder, new=True) as tmp:
         place = NodeHome(tmp)
         write_atomic(place.key_file, private_pem(key), PRIVATE)
         signing.write(place.signing_key_file)

@@ -37,6 +37,7 @@ from gobelin.shared.errors import (
 from gobelin.shared.federation import federation_digest, parse_certificate, spki_pin
 from gobelin.shared.files import (
     PRIVATE,
+    find_json,
     is_lock,
     is_unfinished,
     read_json,
@@ -166,7 +167,7 @@ class Joining:
                 f"if its aggregator was taken over, put the new ca.pem in the place of "
                 f"{home.ca_file} first; else choose another --home",
             )
-        known = read_json(home.enrolment_file) if home.enrolment_file.exists() else {}
+        known = find_json(home.enrolment_file) or {}
         if known.get("invite") != self._invite.id:
             self._invite.require_fresh()
 
@@ -193,7 +194,7 @@ class Joining:
             "member": invite.member,
             "node": self._node,
         }
-        if not home.enrolment_file.exists() or read_json(home.enrolment_file) != facts:
+        if find_json(home.enrolment_file) != facts:
             write_atomic(home.invite_file, private_pem(invite.key), PRIVATE)
             write_json(home.enrolment_file, facts)
 

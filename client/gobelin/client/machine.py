@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 from gobelin.client.overview import GpuView
+from gobelin.shared.files import below
 
 MEMINFO = Path("/proc/meminfo")
 QUERY = ("name", "utilization.gpu", "memory.used", "memory.total")
@@ -63,7 +64,7 @@ def parse_gpus(text: str) -> tuple[GpuView, ...]:
 def folder_bytes(folder: Path) -> int:
     """Bytes of all files below; a file with two names counts once."""
     seen: dict[tuple[int, int], int] = {}
-    for path in folder.rglob("*"):
+    for path in below(folder):
         with contextlib.suppress(OSError):  # gone meanwhile
             found = path.lstat()
             if stat.S_ISREG(found.st_mode):

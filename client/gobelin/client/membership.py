@@ -6,7 +6,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -17,6 +17,7 @@ from gobelin.client.egress_ledger import EgressLedger
 from gobelin.client.home import NodeHome
 from gobelin.client.join import enrolment_request, require_admitted
 from gobelin.client.service import Connection, Patience, Say
+from gobelin.client.spool_entry import entries_in
 from gobelin.protocols import federation_pb2 as pb
 from gobelin.protocols.enrolment import (
     LEAVE,
@@ -49,6 +50,7 @@ from gobelin.shared.roster_log import (
 from gobelin.shared.signing import SigningKey, verify
 
 LOOK_EVERY_S = 600.0  # whether the certificate is to be renewed
+NOTHING_SEEN: Mapping[str, Any] = {"length": 0, "head": ""}  # of the roster log
 JITTER = 0.1  # of that: nodes that joined together do not ask together
 
 
@@ -119,16 +121,14 @@ class Membership:
     def roster(self) -> RosterLog:
         """The roster log, verified, and grown from what this node has seen of it before."""
         log = RosterLog(self._facts["federation_digest"], self._home.aggregator_key())
+        seen = self._seen()  # now: others of this home may learn of more before this is answered
         with self.connected() as service:
             while True:
                 page = service.ask("Roster", pb.RosterRequest(first=len(log.records)))
                 log.extend(map(_signed, page.records))
                 if not page.records or len(log.records) >= page.length:
                     break
-        self._keep_head(log)
-        lines = b"".join(map(line_of, log.records))
-        if not self._home.roster_file.exists() or self._home.roster_file.read_bytes() != lines:
-            write_atomic(self._home.roster_file, lines)
+        self._keep(log, seen)
         return log
 
     def kept_roster(self) -> RosterLog:
@@ -139,10 +139,25 @@ class Membership:
             log.extend(lines_of(file.read_bytes(), str(file)))
         return log
 
-    def _keep_head(self, log: RosterLog) -> None:
-        seen = self._home.pinned("roster") or {"length": 0, "head": ""}
-        require_same_history(log.records, seen["length"], seen["head"])
-        self._home.remember("roster", {"length": len(log.records), "head": log.head})
+    def _seen(self) -> Mapping[str, Any]:
+        """How long the longest log is that this node has seen, and its head."""
+        return self._home.pinned("roster") or NOTHING_SEEN
+
+    def _keep(self, log: RosterLog, seen: Mapping[str, Any]) -> None:
+        """Keep a log that goes on from what was seen, unless a longer one has been kept since."""
+        require_same_history(log.records, **seen)
+
+        def newest(known: Mapping[str, Any] | None) -> Mapping[str, Any]:
+            known = known or NOTHING_SEEN
+            if known["length"] > len(log.records):
+                return known
+            require_same_history(log.records, **known)
+            lines = b"".join(map(line_of, log.records))
+            if not self._home.roster_file.exists() or self._home.roster_file.read_bytes() != lines:
+                write_atomic(self._home.roster_file, lines)
+            return {"length": len(log.records), "head": log.head}
+
+        self._home.renew("roster", newest)
 
     # ------------------------------------------------------------ leaving
 
@@ -158,11 +173,12 @@ class Membership:
         request = pb.LeaveRequest(departure=wish.to_bytes(), signature=signature)
         with contextlib.suppress(GobelinError):
             self.renew_if_due()
+        seen = self._seen()
         with self.connected() as service:
             reply = Patience(give_up_s, say).insist(lambda: service.ask("Leave", request))
         log = RosterLog(self._facts["federation_digest"], home.aggregator_key())
         log.extend(map(_signed, reply.records))
-        self._keep_head(log)
+        self._keep(log, seen)
         receipts = [Receipt.from_bytes(data) for data in reply.receipts]
         confirmed = verified_exit(reply.exit, reply.signature, receipts, log, home.aggregator_key())
         self._require_mine(confirmed, node_id, receipts)
@@ -179,11 +195,7 @@ class Membership:
         if confirmed.node_id != node_id:
             raise RosterError("the exit bundle is of another node", REMEDY)
         told = {(r.round, r.delta_digest) for r in receipts if r.counted}
-        from gobelin.client.spool import Spool  # torch
-
-        spool = Spool(self._home.spool)
-        kept = [spool.entry(number).receipt for number in spool.rounds()]
-        for receipt in filter(None, kept):
+        for receipt in filter(None, (entry.receipt for entry in entries_in(self._home.spool))):
             if receipt.counted and (receipt.round, receipt.delta_digest) not in told:
                 raise RosterError(
                     f"the exit bundle leaves out round {receipt.round}, which counted", REMEDY

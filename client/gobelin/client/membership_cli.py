@@ -88,7 +88,7 @@ def join(
         with stop_on_signals():
             joining = Joining(place, shown, node, say, proxy)
             joining.require_new_or_mine()
-            with sole_owner(home, wait_s=1):
+            with sole_owner(home):
                 sweep(home)
                 joined = joining.run(settle, give_up or math.inf)
     except Stopped:
@@ -129,7 +129,7 @@ def leave(home: Home = DEFAULT_HOME, give_up: GiveUp = 60.0, as_json: AsJsonLine
         if not as_json:
             print(line, flush=True)
 
-    with sole_owner(home, wait_s=1):
+    with sole_owner(home):
         sweep(home)
         confirmed = Membership(place).leave(give_up or math.inf, say)
     if as_json:

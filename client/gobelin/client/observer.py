@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from gobelin.client import machine
@@ -33,7 +34,7 @@ from gobelin.client.refusals import remedy_of
 from gobelin.client.shadow.premium import premiums
 from gobelin.client.shadow.record import FILE as RECORD
 from gobelin.client.shadow.record import Record, read_record
-from gobelin.client.spool_entry import MOMENTS, Entry, folder_of, read_entry, rounds_in
+from gobelin.client.spool_entry import MOMENTS, Entry, entries_in, folder_of
 from gobelin.client.uplink import Uplink
 from gobelin.protocols.messages import (
     METRIC_DISTORTION,
@@ -42,7 +43,7 @@ from gobelin.protocols.messages import (
     RoundPlan,
 )
 from gobelin.shared.errors import EgressError, GobelinError, ShadowError, StateError
-from gobelin.shared.files import is_owned, read_json
+from gobelin.shared.files import find_json, is_owned, read_json
 from gobelin.shared.pausing import read_pause
 
 SLOWLY_S = 20.0  # between two looks at what takes long to look at
@@ -67,7 +68,7 @@ class Observer:
         home, settings = self.home, self.home.settings()
         records, broken = self._egress()
         running, (status, said_at) = is_owned(home.folder), self._status()
-        entries = [read_entry(home.spool, number) for number in rounds_in(home.spool)]
+        entries = entries_in(home.spool)
         rounds = self._rounds(records, entries)
         planned = self._planned(status)
         sums = total(records)
@@ -154,13 +155,13 @@ class Observer:
 
     def _spooled(self, entry: Entry) -> SpoolView:
         made, receipt = entry.contribution, entry.receipt
-        moments = folder_of(self.home.spool, made.round) / MOMENTS
+        moments = folder_of(self.home.spool, made.round) / MOMENTS if made.moments_digest else None
         return SpoolView(
             round=made.round,
             state=entry.state,
             codec=made.codec,
             sent_bytes=int(made.metrics[METRIC_SENT_BYTES]),
-            moments_bytes=moments.stat().st_size if made.moments_digest else 0,
+            moments_bytes=_size(moments) if moments else 0,
             distortion=made.metrics[METRIC_DISTORTION],
             counted=entry.counted,
             weight=receipt.weight if receipt else None,
@@ -176,7 +177,7 @@ class Observer:
             return PremiumView(shared=False, ended=str(error))
         if record is None:
             return None if settings.shadow is None else PremiumView(shared=settings.shadow.share)
-        ended = str(read_json(self.home.shadow / RECORD).get("ended", ""))
+        ended = str((find_json(self.home.shadow / RECORD) or {}).get("ended", ""))
         return premium_view(record, settings, ended)
 
     def _machine(self) -> MachineView:
@@ -207,6 +208,14 @@ class Observer:
             return Spent.of(records).epsilon(read_policy(self.home).delta)
         except GobelinError:
             return None
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file; none where it has just been dropped."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def premium_view(record: Record, settings: NodeSettings, ended: str = "") -> PremiumView:

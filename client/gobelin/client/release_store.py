@@ -119,12 +119,14 @@ class ReleaseStore:
             return self._cached(number, older)
         announced = _chosen(source.releases(), number)
         folder = self.folder_of(announced.round)
-        if folder.exists() and announced.vector_digest == self._statement(folder).vector_digest:
+        if self._is_here(announced):
             return self._cached(announced.round, older)
         if announced.size > max_gb * 1e9:
             what = f"{announced.name} has {announced.size / 1e9:.1f} GB, allowed are {max_gb:g}"
             raise FetchError(what, "allow more by --max-gb")
-        with sole_owner(self._home.fetching, wait_s=1):
+        with sole_owner(self._home.fetching):
+            if self._is_here(announced):  # by another command, which we have waited for
+                return self._cached(announced.round, older)
             stage = self._stage(announced)
             fetching = Fetching(announced, source, stage, give_up_s, say, progress)
             missing = announced.size - fetching.there
@@ -137,6 +139,11 @@ class ReleaseStore:
             folder.parent.mkdir(exist_ok=True)
             settle_folder(stage, folder)
         return self._taken(Got(release, folder, missing), older)
+
+    def _is_here(self, announced: Announced) -> bool:
+        folder = self.folder_of(announced.round)
+        same = announced.vector_digest
+        return folder.exists() and same == self._statement(folder).vector_digest
 
     def _cached(self, number: int, older: bool) -> Got:
         """A release that was fetched before, if it still holds."""

@@ -68,6 +68,21 @@ def read_entry(spool: Path, number: int) -> Entry:
         raise damaged(folder) from None
 
 
+def entries_in(spool: Path) -> list[Entry]:
+    """What is known of all rounds in a spool, ascending, as the node that fills it may be running.
+
+    What it drops meanwhile is left out. Raises StateError on damage.
+    """
+    found = []
+    for number in rounds_in(spool):
+        try:
+            found.append(read_entry(spool, number))
+        except StateError:
+            if folder_of(spool, number).exists():
+                raise
+    return found
+
+
 def damaged(folder: Path) -> StateError:
     """A round in the spool that is not as it was written."""
     return StateError(f"{folder} is damaged", "remove it; the round is trained again")

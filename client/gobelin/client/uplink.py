@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gobelin.client.home import EgressSettings
-from gobelin.shared.files import read_json, write_json
+from gobelin.shared.files import find_json, write_json
 
 KEEP = 5  # sends
 
@@ -40,5 +40,5 @@ class Uplink:
         return sum(sent for sent, _ in sends) / sum(s for _, s in sends) if sends else None
 
     def _sends(self) -> list[tuple[int, float]]:
-        rows = read_json(self._file)["sends"] if self._file.exists() else []
-        return [(int(sent), float(seconds)) for sent, seconds in rows]
+        known = find_json(self._file) or {"sends": []}
+        return [(int(sent), float(seconds)) for sent, seconds in known["sends"]]

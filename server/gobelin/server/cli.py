@@ -206,7 +206,7 @@ def up(
 
         require_sealable(settings, place.recipe())
         require_places(settings, place.roster())
-    with sole_owner(home, wait_s=1):
+    with sole_owner(home):
         upgrade(home, AGGREGATOR)
     logs = logged(settings.logs, stream, sys.stdout, role="supervisor", federation=settings.name)
     with Progress(place, stream is not None) as progress, logs:

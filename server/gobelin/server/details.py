@@ -96,10 +96,9 @@ class MemberDetail:
 def round_detail(observer: Observer, number: int) -> RoundDetail:
     """A sealed round's detail; raises ConfigError where there is none of that number."""
     point = next((of for of in observer.look().history if of.round == number), None)
-    folder = observer.home.round_folder(number)
-    if point is None or not folder.exists():
+    facts = observer.home.find_facts(number)
+    if point is None or facts is None:
         raise ConfigError(f"round {number} is not sealed here", SEE)
-    facts = observer.home.facts(number)
     leaves = _leaves(observer, number)
     told = {(one.node, one.reason): one for one in observer.times(number).refused}
     refused = [

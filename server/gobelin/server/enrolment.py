@@ -277,7 +277,9 @@ class Desk:
             decided = replace(request, decided=APPROVED if approve else REFUSED, reason=reason)
             file = self._file(request.invite, request.entry.id)
             write_json(file, asdict(decided), PRIVATE)
-            self._settle(decided)
+            outcome = self._settle(decided)
+        if approve and outcome.state == REFUSED:  # an `admit` has taken the name meanwhile
+            raise ConfigError(outcome.what, f"gobelin aggregator refuse {request.node}")
         return decided
 
     def _find(self, who: str) -> Request:

@@ -17,7 +17,7 @@ from gobelin.protocols.messages import Farewell, Notice, Receipt, RoundPlan
 from gobelin.server.home import AggregatorHome, RoundSettings
 from gobelin.shared.envelope import MICRO, NEVER, SKEW, seal
 from gobelin.shared.errors import ClockError
-from gobelin.shared.files import read_json, write_json
+from gobelin.shared.files import find_json, write_json
 from gobelin.shared.invite import describe_seconds
 
 
@@ -32,7 +32,7 @@ class Envelopes:
         self._lifetime = int(lifetime_s(settings.rounds) * MICRO)
         self._wall = wall
         self._file = home.issued_file
-        known = read_json(self._file) if self._file.exists() else {}
+        known = find_json(self._file) or {}
         self._last = self._kept = int(known.get("issued", 0))
 
     def now(self) -> int:

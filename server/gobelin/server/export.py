@@ -13,10 +13,10 @@ No private key is in it, and no event log.
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gobelin.server.archive import Archive
 from gobelin.server.home import AggregatorHome
 from gobelin.shared.errors import StateError
 from gobelin.shared.files import folder_atomic
@@ -37,27 +37,39 @@ def export(home: AggregatorHome, to: Path, replay: bool = False) -> dict[str, An
     if to.exists() and any(to.iterdir()):
         raise StateError(f"{to} is not empty", "choose an empty or new --to")
     pem = (home.tls / CA).read_bytes()
-    history = _settled(LedgerFolder(home.ledger).read())
+    history = LedgerFolder(home.ledger).settled()
     told = verify_history(history, find_signing_key(pem, str(home.tls / CA)))
     sealed = [number for number in home.sealed_rounds() if number <= told.rounds]
     last = 1 + home.settings().rounds.max_staleness  # that the next round may be answered late for
     wanted = sealed if replay else sealed[-last:]
-    with folder_atomic(to) as tmp:
+    with folder_atomic(to, new=True) as tmp:
         (tmp / CA).write_bytes(pem)
         for name in FILES:
             shutil.copyfile(home.folder / name, tmp / name)
         _copy_ledger(history, LedgerFolder(AggregatorHome(tmp).ledger))
-        folders = [*_releases(home, told.rounds), *map(home.round_folder, wanted)]
-        for folder in folders + ([home.archive] if replay else []):
-            if folder.exists():
-                shutil.copytree(folder, tmp / folder.relative_to(home.folder))
-    return {**told.facts(), "export": str(to), "rounds_exported": len(wanted)}
+        folders = [*map(home.round_folder, wanted), *_releases(home, told.rounds)]
+        archive = Archive(home.archive)
+        folders += [archive.folder(n) for n in archive.rounds() if replay and n <= told.rounds]
+        copied = [one for one in folders if _copy(one, tmp / one.relative_to(home.folder))]
+        if wanted and home.round_folder(wanted[-1]) not in copied:
+            raise StateError(
+                f"round {wanted[-1]} was removed while it was copied: many have been sealed since",
+                "export again, or let retention.checkpoints in federation.toml keep more",
+            )
+    rounds = sum(folder.parent == home.rounds for folder in copied)
+    return {**told.facts(), "export": str(to), "rounds_exported": rounds}
 
 
-def _settled(history: History) -> History:
-    """Without a last round whose head is still to be written."""
-    done = len(history.entries) in history.heads
-    return history if done else replace(history, entries=history.entries[:-1])
+def _copy(folder: Path, to: Path) -> bool:
+    """Copy a folder, whole or not at all; False where retention has removed it meanwhile."""
+    try:
+        shutil.copytree(folder, to)
+    except OSError:
+        if folder.exists():
+            raise
+        shutil.rmtree(to, ignore_errors=True)
+        return False
+    return True
 
 
 def _releases(home: AggregatorHome, last: int) -> list[Path]:

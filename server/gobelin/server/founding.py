@@ -70,7 +70,7 @@ def found(folder: Path, charter: Charter, service_port: int = 0) -> dict[str, An
         open_labelled(settings.releases, recipe)  # refuses what no head can be fitted on
     vector = ParameterVector.of(build_jepa(recipe, charter.seed))
     fragments_of(vector.schema, settings.outer.fragments)  # refuses more than the model has parts
-    with folder_atomic(folder) as tmp:
+    with folder_atomic(folder, new=True) as tmp:
         place = AggregatorHome(tmp)
         write_authority(place.tls, charter.name, {host, "localhost", "127.0.0.1"})
         write_settings(place.recipe_file, recipe)

@@ -45,7 +45,11 @@ class Journal:
         """The events so far, up to the first line that is torn or damaged."""
         events: list[Durable] = []
         self._end = 0
-        for line in self._file.read_bytes().splitlines(True) if self._file.exists() else []:
+        try:
+            data = self._file.read_bytes()
+        except FileNotFoundError:  # nothing yet, or its round has just been sealed
+            data = b""
+        for line in data.splitlines(True):
             event = _event(line)
             if event is None:
                 break

@@ -75,14 +75,14 @@ def receipts_of(places: Places, node_id: str, sealed: Iterable[int]) -> list[Rec
     name, found = places.front().name, dict[int, Receipt]()
     here, ledger = set(sealed), LedgerFolder(places.ledger)
     for number in sorted({*here, *(n for n in ledger.numbers() if n < max(here))}):
-        if number not in here:
+        facts = places.find_facts(number)
+        if facts is None:
             signed = ledger.entry(number)
             for told_row in signed.entry.rows if signed else ():
                 if told_row.id == node_id and told_row.counted:
                     digest, asked = told_row.delta_digest, told_row.asked
                     found[asked] = Receipt(name, asked, digest, True, "", told_row.weight)
             continue
-        facts = places.facts(number)
         for row in facts.get("contributions", ()):
             if row["id"] == node_id:
                 made_for = number - row["staleness"]

@@ -99,7 +99,7 @@ def prune(
     asked = (place, settings.retention, settings.rounds.max_staleness)
     found = plan_pruning(*asked, weigh=True)
     if not dry_run:
-        with sole_owner(home, wait_s=1), sole_owner(place.rounds, wait_s=LINGER_S):
+        with sole_owner(home), sole_owner(place.rounds, wait_s=LINGER_S):
             remove(*asked)
     would = "would remove" if dry_run else "removed"
     first = found.replayable

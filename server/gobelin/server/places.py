@@ -18,7 +18,7 @@ from gobelin.server.roster import Roster
 from gobelin.server.roster_book import RosterBook
 from gobelin.shared.errors import StateError
 from gobelin.shared.federation import federation_digest, parse_certificate, spki_pin
-from gobelin.shared.files import MANIFEST, numbered, read_json
+from gobelin.shared.files import MANIFEST, find_json, numbered, read_json
 from gobelin.shared.formats import AGGREGATOR, require_readable
 from gobelin.shared.ledger.folder import entry_file
 from gobelin.shared.logs import LogSettings
@@ -119,9 +119,9 @@ class Places:
 
     def genesis(self) -> str:
         """Digest of the model that round 1 starts from; the ledger knows it where that is gone."""
-        if (self.round_folder(0) / MANIFEST).exists():
-            return str(self.manifest(0)["vector_digest"])
-        return str(read_json(entry_file(self.ledger, 0))["record"]["vector_digest"])
+        told = find_json(self.round_folder(0) / MANIFEST)
+        told = told or read_json(entry_file(self.ledger, 0))["record"]
+        return str(told["vector_digest"])
 
     def federation_digest(self) -> str:
         """What invites, the roster log and nodes name this federation by."""
@@ -151,6 +151,11 @@ class Places:
     def facts(self, number: int) -> dict[str, Any]:
         """What is recorded of a sealed round, read without its model."""
         return dict(self.manifest(number)["facts"])
+
+    def find_facts(self, number: int) -> dict[str, Any] | None:
+        """The same, or None: a running aggregator's retention may remove any but the last."""
+        manifest = find_json(self.round_folder(number) / MANIFEST)
+        return None if manifest is None else dict(manifest["facts"])
 
     def manifest(self, number: int) -> dict[str, Any]:
         """The manifest of a sealed round's checkpoint."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from gobelin.server.archive import Archive
 from gobelin.server.home import RetentionSettings
 from gobelin.server.places import Places
-from gobelin.shared.files import remove_folder
+from gobelin.shared.files import bytes_in, remove_folder
 
 NEWEST = 2  # releases that stay whatever the settings say: one may be on its way to somebody
 
@@ -56,7 +56,7 @@ def plan_pruning(
         gone += [archive.folder(number) for number in archived if number <= oldest]
         archived = [number for number in archived if number > oldest]
     gone += _releases(home, settings)
-    size = sum(map(_bytes, gone)) if weigh else 0
+    size = sum(map(bytes_in, gone)) if weigh else 0
     return Pruning(tuple(gone), _replayable(home, kept, archived), size)
 
 
@@ -85,7 +85,7 @@ def _replayable(home: Places, kept: Iterable[int], archived: Iterable[int]) -> i
     rounds, replies = sorted(kept), set(archived)
     first = None
     for number in reversed(rounds[1:]):  # the first kept is where a replay starts
-        if number not in replies and "rollback" not in home.facts(number):
+        if number not in replies and "rollback" not in (home.find_facts(number) or {}):
             break
         first = number
     return first
@@ -93,7 +93,3 @@ def _replayable(home: Places, kept: Iterable[int], archived: Iterable[int]) -> i
 
 def _number(folder: Path) -> int:
     return int(folder.name.removeprefix("release-"))
-
-
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

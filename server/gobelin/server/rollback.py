@@ -45,7 +45,7 @@ def roll_back(
         what = f"the reason is not one line of ASCII of 1 to {MOST} characters"
         raise ConfigError(what, "give such a line by --reason")
     home.require()
-    with sole_owner(home.folder, wait_s=1), sole_owner(home.rounds, wait_s=LINGER_S):
+    with sole_owner(home.folder), sole_owner(home.rounds, wait_s=LINGER_S):
         last, checkpoint = home.latest()
         ledger = RoundLedger(home, tell)
         ledger.mend()

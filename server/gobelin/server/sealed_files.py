@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from gobelin.shared.errors import StateError
-from gobelin.shared.files import file_atomic, read_json, remove_folder, write_json
+from gobelin.shared.files import file_atomic, find_json, remove_folder, write_json
 from gobelin.shared.sealing.ring import Words
 
 PIECE = 1 << 20  # words read at once
@@ -45,8 +45,8 @@ class SealedFiles:
 
         By the clock where the last one is not known: nodes take part in later sessions only.
         """
-        last = read_json(self._number_file)["number"] if self._number_file.exists() else 0
-        number = max(last + 1, int(time.time()))
+        last = find_json(self._number_file) or {"number": 0}
+        number = max(int(last["number"]) + 1, int(time.time()))
         write_json(self._number_file, {"number": number})
         masked = self._folder / "masked"
         if masked.exists():
@@ -59,7 +59,8 @@ class SealedFiles:
 
     def fixed(self) -> Fixed | None:
         """The session to go on with, or None."""
-        return Fixed(**read_json(self._fixed_file)) if self._fixed_file.exists() else None
+        known = find_json(self._fixed_file)
+        return None if known is None else Fixed(**known)
 
     def keep(self, node: str, segments: Sequence[bytes]) -> None:
         """Write a node's masked delta, flushed."""

@@ -16,7 +16,7 @@ from gobelin.protocols.messages import METRIC_DISTORTION
 from gobelin.server.overview import RoundPoint
 from gobelin.server.places import Places
 from gobelin.shared.errors import StateError
-from gobelin.shared.files import MANIFEST
+from gobelin.shared.files import MANIFEST, bytes_in
 from gobelin.shared.premium import premium_report
 
 
@@ -102,7 +102,7 @@ class SealedRounds:
         for member, of in facts.get("members", {}).items():
             self.influence[member].add(number, float(of.get("influence", 0.0)))
         self.last = {k: v for k, v in facts.items() if k in ("members", "broadcast", "plan_digest")}
-        self.bytes = sum(file.stat().st_size for file in folder.iterdir())
+        self.bytes = bytes_in(folder)
         if number:
             self.points.append(point_of(digest, facts, sealed))
 

@@ -150,7 +150,7 @@ class Supervisor:
         home = self._home
         home.flower.mkdir(parents=True, exist_ok=True)
         with (
-            sole_owner(home.folder, wait_s=1),
+            sole_owner(home.folder),
             kept(home.log_file),
             stop_on_signals(),
             collected(),

@@ -53,7 +53,7 @@ def take_over(folder: Path, exported: Path, public: str, address: str) -> dict[s
     service = second_port(address, host, port)
     ports = {"port": port, "service_port": service}
     network = settings.network.model_copy(update={"host": host, **ports})
-    with folder_atomic(folder) as tmp:
+    with folder_atomic(folder, new=True) as tmp:
         place = AggregatorHome(tmp)
         for name in FILES:
             shutil.copyfile(exported / name, tmp / name)

@@ -10,9 +10,15 @@ from gobelin.protocols.messages import MalformedMessageError, Receipt
 from gobelin.server.home import AggregatorHome
 from gobelin.server.replay import replay
 from gobelin.shared.checkpoint import read_checkpoint
-from gobelin.shared.errors import LedgerError, RosterError, StateError, TwoHistoriesError
+from gobelin.shared.errors import (
+    GobelinError,
+    LedgerError,
+    RosterError,
+    StateError,
+    TwoHistoriesError,
+)
 from gobelin.shared.federation import federation_digest, parse_certificate, spki_pin
-from gobelin.shared.files import read_json
+from gobelin.shared.files import is_owned, read_json
 from gobelin.shared.ledger import (
     History,
     LedgerFolder,
@@ -85,23 +91,25 @@ def verify_receipt(path: Path, public: str) -> dict[str, Any]:
 def verify_home(
     home: AggregatorHome, public: str, *, replayed: bool = False, influence: bool = False
 ) -> dict[str, Any]:
-    """The whole history in an aggregator's home or an export, with the rounds that lie there."""
-    history = LedgerFolder(home.ledger).read()
+    """The whole history in an aggregator's home or an export, with the rounds that lie there.
+
+    Of an aggregator that is up it is as of now: what it seals and releases meanwhile is passed
+    over, and what retention removes meanwhile is not there, as what it has removed before.
+    """
+    sealed, releases = home.sealed_rounds(), _releases(home)  # first: the ledger has them all …
+    ledger, lives = LedgerFolder(home.ledger), is_owned(home.rounds)
+    history = ledger.settled() if lives else ledger.read()
     verified = verify_history(history, public)
-    sealed = _check_sealed(home, history)
-    releases = sorted(home.releases.glob("release-*")) if home.releases.exists() else []
+    if lives:
+        sealed = [number for number in sealed if number < len(history.entries)]  # … or is about to
+    sealed = [number for number in sealed if _check_sealed(home, number, history)]
     signed = [folder for folder in releases if (folder / RELEASE).exists()]
+    unsigned = [folder for folder in releases if folder not in signed and folder.exists()]
     tree = Tree(one.entry.leaf for one in history.entries)
-    for folder in signed:
-        head = verify_release(folder, public).head.head
-        if head.size > len(tree) or head.root != tree.root(head.size):
-            raise TwoHistoriesError(
-                f"two histories: {folder} was released with a head that this ledger has not",
-                "keep both as evidence",
-            )
+    signed = [folder for folder in signed if _check_release(folder, public, tree)]
     told: dict[str, Any] = {"kind": "history", **verified.facts(), "sealed": len(sealed)}
     told["releases"] = [folder.name for folder in signed]
-    told["unsigned_releases"] = [folder.name for folder in releases if folder not in signed]
+    told["unsigned_releases"] = [folder.name for folder in unsigned]
     said = (
         f"history holds: {verified.rounds} rounds of {verified.federation}, "
         f"{verified.contributions} contributions, {verified.cosignatures} cosignatures, "
@@ -143,22 +151,49 @@ def _check_federation(home: AggregatorHome, pem: bytes, public: str) -> None:
         raise RosterError("the roster log is of another federation than its ca.pem", REMEDY)
 
 
-def _check_sealed(home: AggregatorHome, history: History) -> list[int]:
-    """Rounds whose checkpoints lie there: each is what the ledger has of it, to the byte."""
-    sealed = home.sealed_rounds()
-    for number in sealed:
-        if number >= len(history.entries):
-            raise LedgerError(
-                f"round {number} is sealed and not in the ledger",
-                "ask for rounds and ledger of one time",
-            )
+def _check_sealed(home: AggregatorHome, number: int, history: History) -> bool:
+    """A round whose checkpoint lies there is what the ledger has of it, to the byte.
+
+    False where it has been removed meanwhile.
+    """
+    if number >= len(history.entries):
+        raise LedgerError(
+            f"round {number} is sealed and not in the ledger",
+            "ask for rounds and ledger of one time",
+        )
+    try:
         read_checkpoint(home.round_folder(number))
-        if entry_of(home.manifest(number)) != history.entries[number].entry:
-            raise LedgerError(
-                f"round {number} is sealed with other bytes than the ledger has",
-                "keep both as evidence",
-            )
-    return sealed
+        entry = entry_of(home.manifest(number))
+    except GobelinError:
+        if home.round_folder(number).exists():
+            raise
+        return False
+    if entry != history.entries[number].entry:
+        raise LedgerError(
+            f"round {number} is sealed with other bytes than the ledger has",
+            "keep both as evidence",
+        )
+    return True
+
+
+def _check_release(folder: Path, public: str, tree: Tree) -> bool:
+    """A release is whole, and of this ledger; False where it has been removed meanwhile."""
+    try:
+        head = verify_release(folder, public).head.head
+    except (GobelinError, FileNotFoundError):
+        if folder.exists():
+            raise
+        return False
+    if head.size > len(tree) or head.root != tree.root(head.size):
+        raise TwoHistoriesError(
+            f"two histories: {folder} was released with a head that this ledger has not",
+            "keep both as evidence",
+        )
+    return True
+
+
+def _releases(home: AggregatorHome) -> list[Path]:
+    return sorted(home.releases.glob("release-*")) if home.releases.exists() else []
 
 
 def _release(path: Path, public: str, memory: Path | None) -> dict[str, Any]:

@@ -33,6 +33,8 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.files import (
     PRIVATE,
+    below,
+    change,
     file_atomic,
     file_digest,
     folder_atomic,
@@ -101,9 +103,10 @@ def back_up(
     files = _whole(files, wanted, home)
     locked = None if passphrase is None else _lock(home, keys, passphrase)
     made = Snapshot(kind, int(time.time()), state, files, locked)
-    number = 1 + max(snapshots(to), default=0)
-    file = to / f"snapshot-{number:05d}.json"
-    write_json(file, made.facts(), PRIVATE)
+    with change(to / "snapshot"):  # another backup may be ending there
+        number = 1 + max(snapshots(to), default=0)
+        file = to / f"snapshot-{number:05d}.json"
+        write_json(file, made.facts(), PRIVATE)
     check(to, made)
     told = {"to": str(to), "snapshot": file.name, "files": len(files), "copied_bytes": copied}
     return {**told, "keys": locked is not None, "state": dict(state)}
@@ -225,7 +228,7 @@ def files_under(home: Path, *names: str, but: Callable[[Path], bool]) -> list[Pa
     found: list[Path] = []
     for name in names:
         place = home / name
-        inside = sorted(place.rglob("*")) if place.is_dir() else [place]
+        inside = sorted(below(place)) if place.is_dir() else [place]
         found += [path for path in inside if path.is_file() and not but(path)]
     return [path for path in found if not _passing(home, path)]
 
@@ -272,7 +275,7 @@ def _to_tar(home: Path, to: Path, *parts: Any) -> dict[str, Any]:
         store = Path(folder)
         told = back_up(home, store, *parts)
         with file_atomic(to, PRIVATE) as tmp, tarfile.open(tmp, "w") as tar:
-            tar.add(store, arcname=".")
+            tar.add(store, arcname=".", filter=lambda of: None if is_lock(Path(of.name)) else of)
     return {**told, "to": str(to)}
 
 
@@ -316,6 +319,6 @@ def restored(
             what = f"{path} is a backup of a {snapshot.kind}"
             raise StateError(what, f"gobelin {snapshot.kind} restore")
         check(store, snapshot)
-        with folder_atomic(home) as tmp:
+        with folder_atomic(home, new=True) as tmp:
             restore(store, snapshot, tmp, passphrase)
             yield tmp, snapshot

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import hashlib
 import json
@@ -12,9 +14,9 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gobelin.shared.errors import StateError
 
@@ -34,28 +36,6 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def _begin(path: Path, make: Callable[[None, str, Path], str]) -> tuple[int, Path]:
-    """Something unfinished beside `path`, held open and locked: `sweep` sees that its writer lives.
-
-    Swept before it was locked, it has no name any more, and another is made.
-    """
-    while True:
-        tmp = make(None, f".{path.name}.", path.parent)
-        with suppress(FileNotFoundError):
-            fd = os.open(tmp, os.O_RDONLY)
-            with suppress(OSError):  # a disk that knows no locks
-                fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.fstat(fd).st_nlink:
-                return fd, Path(tmp)
-            os.close(fd)
-
-
-def _new_file(suffix: None, prefix: str, folder: Path) -> str:
-    fd, name = tempfile.mkstemp(suffix, prefix, folder)
-    os.close(fd)
-    return name
-
-
 @contextmanager
 def file_atomic(path: Path, mode: int = PUBLIC, flush: bool = True) -> Iterator[Path]:
     """Write the yielded file; on a clean exit only it becomes `path`, flushed, folder and all.
@@ -63,8 +43,7 @@ def file_atomic(path: Path, mode: int = PUBLIC, flush: bool = True) -> Iterator[
     Without `flush` it outlives a kill of the process, and a power cut may leave anything of it:
     for what is known by its digest and can be had again.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = _begin(path, _new_file)
+    tmp, fd = _begin(path, _new_file)
     try:
         os.fchmod(fd, mode)
         yield tmp
@@ -114,11 +93,19 @@ def json_bytes(value: Mapping[str, Any]) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object written by `write_json`; raises StateError when it is damaged."""
+    """Read a JSON object written by `write_json`; raises StateError when it is damaged or gone."""
+    value = find_json(path)
+    if value is None:
+        raise StateError(f"{path} does not exist", "create it with the matching `init`")
+    return value
+
+
+def find_json(path: Path) -> dict[str, Any] | None:
+    """The same of a file that need not be there, or may go at any time: None without one."""
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise StateError(f"{path} does not exist", "create it with the matching `init`") from None
+        return None
     except (ValueError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not valid JSON"
         raise StateError(f"{path} cannot be read: {reason}", "restore it from a backup") from None
@@ -134,15 +121,17 @@ def file_digest(path: Path) -> str:
 
 
 @contextmanager
-def folder_atomic(path: Path) -> Iterator[Path]:
-    """Fill the yielded folder; it becomes `path` (replacing an older one) on a clean exit only."""
+def folder_atomic(path: Path, new: bool = False) -> Iterator[Path]:
+    """Fill the yielded folder; it becomes `path` (replacing an older one) on a clean exit only.
+
+    A `new` one replaces nothing: raises StateError where something has come there meanwhile.
+    """
     path = path.absolute()  # "." has no name of its own
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = _begin(path, tempfile.mkdtemp)
+    tmp, fd = _begin(path, tempfile.mkdtemp)
     try:
         tmp.chmod(0o755)
         yield tmp
-        settle_folder(tmp, path)
+        settle_folder(tmp, path, new)
     except BaseException:
         shutil.rmtree(tmp, ignore_errors=True)
         raise
@@ -150,12 +139,31 @@ def folder_atomic(path: Path) -> Iterator[Path]:
         os.close(fd)
 
 
-def settle_folder(filled: Path, path: Path) -> None:
-    """A filled folder becomes `path` on the same disk, flushed; an older one is replaced."""
+def settle_folder(filled: Path, path: Path, new: bool = False) -> None:
+    """A filled folder becomes `path` on the same disk, flushed; an older one is replaced.
+
+    A `new` one replaces an empty folder at most; raises StateError on any other.
+
+    Where the system can exchange two names, there is one of the two under `path` at any time.
+    """
     for file in (path for path in filled.rglob("*") if path.is_file()):
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
     sync_folder(filled)
+    if new:
+        try:
+            filled.replace(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise StateError(f"{path} is not empty", "choose an empty or new folder") from None
+        sync_folder(path.parent)
+        return
+    if path.is_dir() and not path.is_symlink() and _exchange(filled, path):
+        sync_folder(path.parent)
+        with _held(filled):  # the older one now
+            shutil.rmtree(filled)
+        return
     if path.exists():
         remove_folder(path)
     filled.replace(path)
@@ -164,16 +172,50 @@ def settle_folder(filled: Path, path: Path) -> None:
 
 def remove_folder(path: Path) -> None:
     """Remove a folder, which is there whole or not at all for whoever looks for its name."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_EX)  # of what has another name in a moment
+    with _held(path):
         tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         path.replace(tmp)
         sync_folder(path.parent)
         shutil.rmtree(tmp)
+
+
+def _begin(path: Path, make: Callable[..., str]) -> tuple[Path, int]:
+    """Something new and unfinished beside `path`, locked, so that `sweep` sees its writer live."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        tmp = Path(make(dir=path.parent, prefix=f".{path.name}."))
+        with suppress(FileNotFoundError), ExitStack() as closing:
+            fd = os.open(tmp, os.O_RDONLY)
+            closing.callback(os.close, fd)
+            if _hold(fd) and _is_at(fd, tmp):  # else it was swept before it was locked
+                closing.pop_all()
+                return tmp, fd
+
+
+def _new_file(**named: Any) -> str:
+    fd, name = tempfile.mkstemp(**named)
+    os.close(fd)
+    return str(name)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Keep `sweep` from what is being removed."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        _hold(fd)
+        yield
     finally:
         os.close(fd)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step by renameat2(2); False where system or disk know no such."""
+    call = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return call is not None and not call(
+        here, os.fsencode(one), here, os.fsencode(other), ctypes.c_uint(exchange)
+    )
 
 
 def is_unfinished(path: Path) -> bool:
@@ -186,7 +228,7 @@ def sweep(folder: Path) -> None:
 
     Whoever starts on a folder may call it: beside them other processes may be writing there.
     """
-    for path in list(folder.rglob(".*")):
+    for path in list(below(folder)):
         if is_unfinished(path):
             _remove_unless_held(path)
 
@@ -224,37 +266,60 @@ def numbered(folder: Path, before: str = "", after: str = "") -> list[int]:
     return []
 
 
+def below(folder: Path) -> Iterator[Path]:
+    """Files and folders below a folder that somebody may be writing to; links are not followed.
+
+    What goes meanwhile is passed over, where `rglob` would end with FileNotFoundError.
+    """
+    for place, folders, files in os.walk(folder):
+        yield from (Path(place, name) for name in (*folders, *files))
+
+
 def bytes_in(folder: Path) -> int:
     """Bytes of the files in a folder and below; those that go meanwhile are none."""
     total = 0
-    for file in folder.rglob("*"):
+    for file in below(folder):
         with suppress(FileNotFoundError):
             total += file.stat().st_size if file.is_file() else 0
     return total
 
 
 @contextmanager
-def sole_owner(home: Path, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold the lock of a folder; raises StateError when another process still holds it then."""
-    home.mkdir(parents=True, exist_ok=True)
+def sole_owner(home: Path, wait_s: float = 1.0) -> Iterator[None]:
+    """Hold the lock of a folder; raises StateError when another process still holds it then.
+
+    Waits a moment by itself: for one that is just ending, or only looks (`is_owned`).
+    """
     give_up = time.monotonic() + wait_s
-    with (home / LOCK).open("a+") as lock:
-        while not _try_lock(lock.fileno()):
-            if time.monotonic() >= give_up:
-                raise StateError(
-                    f"another process is already running on {home}",
-                    "stop it first, or give this one its own --home",
-                )
-            time.sleep(0.1)
+    while (lock := _owned(home)) is None:
+        if time.monotonic() >= give_up:
+            raise StateError(
+                f"another process is already running on {home}",
+                "stop it first, or give this one its own --home",
+            )
+        time.sleep(0.1)
+    with lock:
         yield
 
 
+def _owned(home: Path) -> IO[str] | None:
+    """The locked lock of a folder, or None where another has it, or the folder has just gone."""
+    home.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError), ExitStack() as closing:
+        lock = closing.enter_context((home / LOCK).open("a+"))
+        if _try_lock(lock.fileno()) and _is_at(lock.fileno(), home / LOCK):
+            closing.pop_all()
+            return lock
+    return None
+
+
 def is_owned(home: Path) -> bool:
-    """Whether a process holds the lock of a folder right now."""
-    if not (home / LOCK).exists():
+    """Whether a process holds the lock of a folder right now; who else looks is none."""
+    try:
+        with (home / LOCK).open() as lock:
+            return not _try_lock(lock.fileno(), fcntl.LOCK_SH)
+    except FileNotFoundError:
         return False
-    with (home / LOCK).open("a+") as lock:
-        return not _try_lock(lock.fileno())
 
 
 @contextmanager
@@ -266,14 +331,40 @@ def change(path: Path) -> Iterator[None]:
         yield
 
 
+def write_once(path: Path, make: Callable[[], bytes]) -> None:
+    """Write a private file unless it is there; of several processes all find what the first made.
+
+    For keys and other secrets, of which another one would be another's.
+    """
+    if path.exists():
+        return
+    with change(path):
+        if not path.exists():
+            write_atomic(path, make(), PRIVATE)
+
+
 def is_lock(path: Path) -> bool:
     """Whether a file is there to be locked, by its name, and holds nothing."""
     return path.name.startswith(".") and path.name.endswith(LOCK)
 
 
-def _try_lock(fd: int) -> bool:
+def _try_lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Whether nobody else has it; a disk without locks is an OSError."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
     return True
+
+
+def _hold(fd: int) -> bool:
+    """The same of what must be written on a disk without locks, too."""
+    try:
+        return _try_lock(fd)
+    except OSError:
+        return True
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Whether what was opened still goes by this name."""
+    return os.path.samestat(os.fstat(fd), path.stat())

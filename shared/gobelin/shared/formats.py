@@ -23,7 +23,7 @@ from gobelin.shared.errors import (
     NodeTooOldError,
     StateError,
 )
-from gobelin.shared.files import file_atomic, read_json, write_json
+from gobelin.shared.files import file_atomic, find_json, write_json
 
 FILE = "formats.json"
 KEPT = "before-upgrade"
@@ -80,7 +80,8 @@ MIGRATIONS: dict[tuple[str, int], Migration] = {}
 def formats_of(home: Path, kinds: Sequence[Format]) -> dict[str, int]:
     """The version of each format in a home; raises StateError on a damaged file."""
     file = home / FILE
-    said = read_json(file).get("formats") if file.exists() else {}
+    known = find_json(file)
+    said = {} if known is None else known.get("formats")
     if not isinstance(said, dict) or not all(isinstance(v, int) for v in said.values()):
         raise StateError(f"{file} names no versions", "restore it from a backup")
     return {**{kind.name: FIRST for kind in kinds}, **said}

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gobelin.shared.errors import ConfigError, StateError
-from gobelin.shared.files import read_json, sync_folder, write_json
+from gobelin.shared.files import find_json, sync_folder, write_json
 
 FILE = "paused.json"
 MOST = 200  # characters of a reason
@@ -29,10 +29,10 @@ class Pause:
 def read_pause(home: Path) -> Pause | None:
     """The pause a home is in, or None; raises StateError on a damaged file."""
     file = home / FILE
-    if not file.exists():
+    facts = find_json(file)  # `resume` may remove it at any time
+    if facts is None:
         return None
     try:
-        facts = read_json(file)
         return Pause(str(facts["reason"]), int(facts["since"]))
     except (KeyError, TypeError, ValueError):
         raise StateError(f"{file} is no pause", "remove it, or pause again") from None

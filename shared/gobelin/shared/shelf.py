@@ -111,7 +111,8 @@ class Shelf:
             return [_announced(self._folder, _stamp(self._folder))]
         found = []
         for folder in filter(_is_release, self._folder.iterdir()):
-            with contextlib.suppress(ReleaseError):  # a damaged one hides no other
+            # a damaged one hides no other, nor does one that is just being removed
+            with contextlib.suppress(ReleaseError, FileNotFoundError):
                 found.append(_announced(folder, _stamp(folder)))
         return sorted(found, key=lambda release: -release.round)
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from gobelin.shared.errors import ConfigError, SignatureError
-from gobelin.shared.files import PRIVATE, write_atomic
+from gobelin.shared.files import PRIVATE, write_atomic, write_once
 
 DOMAIN = b"gobelin:v1:"
 HEX = re.compile(r"[0-9a-f]{128}")
@@ -49,18 +49,19 @@ class SigningKey:
     @classmethod
     def at(cls, path: Path) -> SigningKey:
         """The key in a file, made there now if there is none; raises ConfigError on another."""
-        if not path.exists():
-            cls.generate().write(path)
+        write_once(path, lambda: cls.generate()._pem())
         return cls.load(path)
 
     def write(self, path: Path) -> None:
         """Write the key to `path`, readable by its owner alone."""
-        pem = self._key.private_bytes(
+        write_atomic(path, self._pem(), PRIVATE)
+
+    def _pem(self) -> bytes:
+        return self._key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
-        write_atomic(path, pem, PRIVATE)
 
     def sign(self, purpose: str, payload: bytes) -> str:
         """Signature over `payload`, said for `purpose`."""

@@ -7,15 +7,14 @@ import secrets
 from pathlib import Path
 
 from gobelin.shared.errors import ConfigError
-from gobelin.shared.files import PRIVATE, write_atomic
+from gobelin.shared.files import write_once
 
 TOKEN = re.compile(r"[\x21-\x7e]{32,256}")  # what a header carries, and nobody guesses
 
 
 def read_token(file: Path) -> str:
     """The token in a file, made there now if there is none; raises ConfigError on a weak one."""
-    if not file.exists():
-        write_atomic(file, secrets.token_urlsafe(32).encode() + b"\n", PRIVATE)
+    write_once(file, lambda: secrets.token_urlsafe(32).encode() + b"\n")
     try:
         found = file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):

@@ -20,7 +20,7 @@ def upgrade_home(home: Path, of: Sequence[Format], dry_run: bool, as_json: bool)
     old = behind(home, of)
     changed: dict[str, list[str]] = {}
     if not dry_run:
-        with sole_owner(home, wait_s=1):
+        with sole_owner(home):
             changed = upgrade(home, of)
     steps = [f"{name}: {was} to {now}" for name, (was, now) in old.items()]
     said = ("would change " if dry_run else "changed ") + ", ".join(steps) if old else "up to date"

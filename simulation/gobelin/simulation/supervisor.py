@@ -79,7 +79,7 @@ class Supervisor:
             return
         self._home.flower.mkdir(exist_ok=True)
         with (
-            sole_owner(self._home.folder, wait_s=1),
+            sole_owner(self._home.folder),
             kept(self._home.log_file),
             stop_on_signals(),
             made_anew(scratch_of(self._folder)) as scratch,

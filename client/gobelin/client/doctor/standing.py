@@ -8,6 +8,7 @@ from gobelin.client.doctor.patient import Patient
 from gobelin.client.egress_ledger import EgressLedger, total
 from gobelin.client.home import require_member
 from gobelin.client.membership import Membership
+from gobelin.client.spool_entry import entries_in
 from gobelin.protocols import federation_pb2 as pb
 from gobelin.shared.certificates import renewal_time
 from gobelin.shared.checkup import Found, fail, ok, skip, warn
@@ -67,10 +68,7 @@ def enrolment(patient: Patient) -> Found:
 
 def spool(patient: Patient) -> Found:
     """What the spool holds, and that it can be read."""
-    from gobelin.client.spool import Spool
-
-    kept = Spool(patient.node.spool)
-    entries = [kept.entry(number) for number in kept.rounds()]
+    entries = entries_in(patient.node.spool)
     if not entries:
         return ok("empty: nothing has been contributed from here")
     waiting = [entry.contribution.round for entry in entries if entry.counted is None]

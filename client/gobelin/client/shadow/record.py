@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from gobelin.client.shadow.premium import Point, Premium, premium_of
 from gobelin.protocols.messages import (
@@ -15,7 +14,7 @@ from gobelin.protocols.messages import (
     RoundPlan,
 )
 from gobelin.shared.errors import ShadowError, StateError
-from gobelin.shared.files import PRIVATE, read_json, write_json
+from gobelin.shared.files import PRIVATE, find_json, write_json
 
 FILE = "record.json"
 SOLO = "solo"  # the folder of the solo model, beside
@@ -97,10 +96,10 @@ class Record:
 
 def read_record(folder: Path) -> Record | None:
     """What was written; None where no shadow has begun. Raises ShadowError on damage."""
-    if not (folder / FILE).exists():
-        return None
     try:
-        facts: dict[str, Any] = read_json(folder / FILE)
+        facts = find_json(folder / FILE)
+        if facts is None:
+            return None
         facts["plan"] = RoundPlan.from_bytes(facts["plan"].encode())
         facts["data"] = {int(of): int(count) for of, count in facts["data"].items()}
         facts["trained"] = {int(of): (int(s), float(t)) for of, (s, t) in facts["trained"].items()}

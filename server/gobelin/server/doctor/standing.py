@@ -75,8 +75,9 @@ def journal(home: AggregatorHome) -> Found:
 
 def ledger(home: AggregatorHome) -> Found:
     """Whether every sealed round is in the ledger, and its newest head is of all of them."""
-    folder, sealed = LedgerFolder(home.ledger), home.sealed_rounds()
-    numbers, sizes = folder.numbers(), folder.sizes()
+    folder = LedgerFolder(home.ledger)
+    # in this order: the aggregator may be up, and seals a round before it is in the ledger
+    sizes, numbers, sealed = folder.sizes(), folder.numbers(), home.sealed_rounds()
     if not numbers:
         return ok("empty: it begins with the first start")
     last = sealed[-1] if sealed else -1
@@ -147,7 +148,7 @@ def quorum(home: AggregatorHome) -> Found:
         return ok(f"{told}; no round has been sealed yet")
     lately: dict[str, int] = {}
     for number in sealed[-LATELY:]:
-        for row in home.facts(number).get("contributions", []):
+        for row in (home.find_facts(number) or {}).get("contributions", []):
             lately[row["member"]] = number
     absent = sorted(members - lately.keys())
     told += f"; {len(lately)} contributed to the last {min(LATELY, len(sealed) - 1)}"

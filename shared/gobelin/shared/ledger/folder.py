@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from gobelin.protocols.ledger import ContributionRecord, RoundRecord
@@ -95,13 +96,19 @@ class LedgerFolder:
 
     def read(self) -> History:
         """Everything; raises LedgerError when there is nothing, or a file is none."""
+        sizes = self.sizes()  # first: a round is written before its head
         numbers = self.numbers()
         if numbers != list(range(len(numbers))) or not numbers:
             missing = next((i for i, n in enumerate(numbers) if i != n), len(numbers))
             raise LedgerError(f"{self.folder} has no round {missing} of a ledger", REMEDY)
         entries = [found for number in numbers if (found := self.entry(number)) is not None]
-        heads = {size: head for size in self.sizes() if (head := self.head(size)) is not None}
+        heads = {size: head for size in sizes if (head := self.head(size)) is not None}
         return History(entries, heads, self.rosters())
+
+    def settled(self) -> History:
+        """The same of a ledger that grows meanwhile: without rounds whose head is to come."""
+        history = self.read()
+        return replace(history, entries=history.entries[: max(history.heads, default=0)])
 
 
 def entry_file(folder: Path, number: int) -> Path:

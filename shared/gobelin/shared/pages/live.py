@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
-from gobelin.shared.errors import CrowdError, ReadingError
+from gobelin.shared.errors import CrowdError, GobelinError, ReadingError
 
 EVERY_S = 2.0  # between two looks
 BEAT_S = 15.0  # a comment is sent this often, so that a page that is gone is noticed
@@ -78,7 +78,8 @@ class Watcher(Generic[Seen]):
 
     async def _watch(self) -> None:
         while self._streams:
-            with contextlib.suppress(OSError):  # a file is being replaced; the next look sees it
+            # a file is being replaced or mended: the next look sees it, who asks is told meanwhile
+            with contextlib.suppress(OSError, GobelinError):
                 await self.now()
             await asyncio.sleep(EVERY_S)
         self._task = None

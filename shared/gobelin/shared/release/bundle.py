@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gobelin.shared.errors import ConfigError, ReleaseError
-from gobelin.shared.files import PRIVATE, file_digest, json_bytes, write_atomic
+from gobelin.shared.files import file_digest, json_bytes, write_atomic, write_once
 from gobelin.shared.keys import load_private_key, private_pem, public_pem
 from gobelin.shared.shelf import SIGNATURE as SIGNATURE
 
@@ -47,8 +47,7 @@ class ReleaseKey:
     @classmethod
     def at(cls, path: Path) -> ReleaseKey:
         """The key in a file, made there now if there is none; raises ConfigError on another."""
-        if not path.exists():
-            write_atomic(path, private_pem(ec.generate_private_key(ec.SECP256R1())), PRIVATE)
+        write_once(path, lambda: private_pem(ec.generate_private_key(ec.SECP256R1())))
         key = load_private_key(path)
         if not isinstance(key.curve, ec.SECP256R1):
             raise ConfigError(f"{path} is not a P-256 key", "restore it from a backup")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gobelin.shared.errors import ConfigError
-from gobelin.shared.files import json_bytes, read_json, write_atomic, write_json
+from gobelin.shared.files import find_json, json_bytes, read_json, write_atomic, write_json
 from gobelin.shared.release import bom, card
 
 MOST_BYTES = 1 << 20
@@ -56,9 +56,10 @@ def read_evidence(path: Path, recipe_digest: str) -> tuple[str, dict[str, Any]]:
 
 def add_evidence(release: Path, evidence: Path) -> None:
     """Put all evidence of a folder into a release that is not signed yet, its bill and its card."""
-    found = {kind.file: kind for kind in KINDS.values() if (evidence / kind.file).is_file()}
-    for name, kind in sorted(found.items()):
-        facts = read_json(evidence / name)
+    for name, kind in sorted((kind.file, kind) for kind in KINDS.values()):
+        facts = find_json(evidence / name)
+        if facts is None:
+            continue
         write_json(release / name, facts)
         bill = read_json(release / bom.FILE)
         digest = hashlib.sha256(json_bytes(facts)).hexdigest()

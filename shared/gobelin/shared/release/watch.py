@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gobelin.protocols.ledger import ReleaseStatement
 from gobelin.shared.errors import StaleError, StateError, TwoHistoriesError
-from gobelin.shared.files import read_json, write_json
+from gobelin.shared.files import change, find_json, write_json
 
 SKEW_S = 300  # by which clocks may differ
 
@@ -38,9 +38,9 @@ class Watch:
             )
         if now < statement.issued - SKEW_S:
             raise StaleError(f"{name} is from the future", "check this machine's clock")
-        if not self._file.exists():
+        known = find_json(self._file)
+        if known is None:
             return
-        known = read_json(self._file)
         if known.get("federation") != statement.federation:
             raise StateError(
                 f"{self._file} remembers releases of {known.get('federation')!r}",
@@ -59,12 +59,13 @@ class Watch:
             )
 
     def take(self, statement: ReleaseStatement) -> None:
-        """Remember a release as the newest, after `check`."""
-        self.check(statement)
+        """Remember a release as the newest, after `check`; others may be taking one, too."""
         told = {
             "federation": statement.federation,
             "round": statement.round,
             "vector_digest": statement.vector_digest,
             "expires": statement.expires,
         }
-        write_json(self._file, told)
+        with change(self._file):
+            self.check(statement)
+            write_json(self._file, told)
