@@ -242,7 +242,7 @@ def _remove_unless_held(path: Path) -> None:
         if not _try_lock(fd):
             return
         if path.is_dir():
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # another may sweep within
         else:
             path.unlink(missing_ok=True)
     finally:
