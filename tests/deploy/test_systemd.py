@@ -93,6 +93,59 @@ def test_a_service_manager_hears_readiness_and_life_once_a_second(
     ]
 
 
+def test_the_newest_status_is_told_however_soon_it_comes_after_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, heard = 1000.0, []
+    monkeypatch.setattr(notify.time, "monotonic", lambda: now)
+    monkeypatch.setattr(notify, "_last", 0.0)
+    monkeypatch.setattr(notify, "notify", lambda *lines: heard.append(lines))
+    notify.alive("connection refused")
+    now += 0.2
+    notify.alive("connected")
+    notify.alive("waiting for a round")
+    now += 1.0
+    notify.alive()
+    now += 1.0
+    notify.alive()
+    assert heard == [
+        ("WATCHDOG=1", "STATUS=connection refused"),
+        ("WATCHDOG=1", "STATUS=waiting for a round"),
+        ("WATCHDOG=1",),
+    ]
+
+
+def test_a_status_from_afar_tells_a_service_manager_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(notify, "_last", -1e9)
+    monkeypatch.setattr(notify, "notify", lambda *lines: heard.extend(lines))
+    notify.alive("paused: disks\nMAINPID=1")
+    notify.ready("here\nSTOPPING=1")
+    assert heard[1:] == ["STATUS=paused: disks MAINPID=1", "READY=1", "STATUS=here STOPPING=1"]
+    assert not any("\n" in line for line in heard)
+
+
+def test_a_node_tells_its_service_manager_what_it_does_in_every_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gobelin.client import status_file
+    from gobelin.client.home import NodeStatus
+
+    told: list[str] = []
+    monkeypatch.setattr(status_file, "alive", told.append)
+
+    class Place:
+        status_file = tmp_path / "status.json"
+
+    record = status_file.recording(Place(), lambda status: None)
+    record(NodeStatus("waiting", note="connection refused"))
+    record(NodeStatus("training", round=3, rounds=9, step=1, steps=6))
+    assert told[0] == "waiting: connection refused"
+    assert told[1].startswith("round 3/9, step 1/6")
+
+
 def test_an_abstract_socket_and_one_that_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
