@@ -22,6 +22,10 @@ MOST_EXPOSED = 25  # of 100
 BOTH = pytest.mark.parametrize("role", ["aggregator", "node"])
 
 
+def line_of(role: str) -> str:
+    return {"aggregator": "aggregator up", "node": "node run"}[role]
+
+
 def unit(role: str) -> str:
     return (UNITS / f"gobelin-{role}@.service").read_text()
 
@@ -54,6 +58,20 @@ def test_the_unit_runs_a_command_there_is(role: str) -> None:
     done = CliRunner().invoke(app, [words[0], "--help"])
     assert done.exit_code == 0
     assert all(word in done.output for word in words if word.startswith("--"))
+
+
+@BOTH
+def test_of_all_homes_a_service_sees_its_own(role: str) -> None:
+    lines = unit(role).splitlines()
+    homes = [line for line in lines if "/var/lib/gobelin" in line and not line.startswith("#")]
+    assert {line.split("=")[0]: line.split("=")[1].split(":")[0] for line in homes} == {
+        "ExecStart": f"/opt/gobelin/bin/gobelin {line_of(role)} --home /var/lib/gobelin/%i",
+        "TemporaryFileSystem": "/var/lib/gobelin",
+        "BindPaths": "-/var/lib/gobelin/%i",
+        "WorkingDirectory": "/var/lib/gobelin",
+    }
+    opens = ("StateDirectory", "ReadWritePaths", "CacheDirectory", "LogsDirectory")
+    assert not [line for line in lines if line.startswith(opens)]
 
 
 @BOTH
