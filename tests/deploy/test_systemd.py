@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from gobelin.client import cli as node
@@ -58,6 +60,17 @@ def test_the_unit_runs_a_command_there_is(role: str) -> None:
     done = CliRunner().invoke(app, [words[0], "--help"])
     assert done.exit_code == 0
     assert all(word in done.output for word in words if word.startswith("--"))
+
+
+@BOTH
+def test_an_environment_file_may_ask_for_json(role: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOBELIN_LOG_FORMAT", "json")
+    group, name = line_of(role).split()
+    room = typer.main.get_command({"aggregator": aggregator.app, "node": node.app}[group])
+    assert isinstance(room, click.Group)
+    with room.commands[name].make_context(name, []) as context:
+        assert context.params["log_format"] == "json"
+    assert "EnvironmentFile=-/etc/gobelin/%i.env" in unit(role)
 
 
 @BOTH
