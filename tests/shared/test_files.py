@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from gobelin.shared.files import (
     remove_folder,
     sole_owner,
     sweep,
-    sweep_beside,
     write_atomic,
     write_json,
 )
@@ -319,17 +318,26 @@ def test_no_change_of_a_file_is_lost_to_another_process(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if not is_lock(path)] == ["pins.json"]
 
 
-def test_beside_one_file_only_its_own_killed_writers_are_swept(tmp_path: Path) -> None:
-    """An aggregator's home holds files of several processes; each sweeps for itself."""
-    write_json(tmp_path / "issued.json", {"issued": 1})
-    left, others = tmp_path / ".issued.json.hmxng02l", tmp_path / ".issued.jsonl.abcdefgh"
-    for file in (left, others, tmp_path / ".issued.json.note"):
-        file.write_text("half a lin")
-    sweep_beside(tmp_path / "issued.json")
-    assert not left.exists()
-    assert read_json(tmp_path / "issued.json") == {"issued": 1}
-    assert others.exists()
-    assert (tmp_path / ".issued.json.note").exists()
+def test_what_is_swept_before_its_writer_holds_it_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, begun = files._begin, []
+
+    def too_early(path: Path, make: Callable[[None, str, Path], str]) -> tuple[int, Path]:
+        def made(suffix: None, prefix: str, folder: Path) -> str:
+            begun.append(make(suffix, prefix, folder))
+            if len(begun) % 2:
+                sweep(folder)
+            return begun[-1]
+
+        return begin(path, made)
+
+    monkeypatch.setattr(files, "_begin", too_early)
+    write_json(tmp_path / "pins.json", {"a": 1})
+    with folder_atomic(tmp_path / "round-1") as tmp:
+        (tmp / "model").touch()
+    assert len(begun) == 4
+    assert names(tmp_path) == {"pins.json", "round-1", "round-1/model"}
 
 
 def test_numbers_are_those_in_names_and_of_nothing_else(tmp_path: Path) -> None:

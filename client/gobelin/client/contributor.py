@@ -90,6 +90,8 @@ class Contributor:
         written, self._written = self._written, None
         if written is not None:
             written.result()
+        if self._shadow is not None:
+            self._shadow.settle()
 
     def prepare(
         self,
@@ -186,6 +188,8 @@ class Contributor:
         self._written = self._writer.submit(write)
         if self._shadow is not None:
             self._shadow.answered(plan, base, report.samples, seconds)
+            assert self._parts is not None
+            self._shadow.begin(trainer, self._parts)
         if spend is not None:
             self.flush()  # what it spends is read from there before any of it leaves
         return Spooled(contribution, made.payload, sent, signed, spend)

@@ -44,7 +44,7 @@ from gobelin.server.records import Records, enclosed, message_record, reply_of
 from gobelin.server.rounds import RoundEngine
 from gobelin.server.uploads import Uploads
 from gobelin.shared.errors import GobelinError, RoundError
-from gobelin.shared.files import sole_owner, sweep, sweep_beside
+from gobelin.shared.files import sole_owner, sweep
 from gobelin.shared.garbage import collected
 from gobelin.shared.keys import fingerprint
 from gobelin.shared.logs import FLOWER, adopt, child_stream, logged
@@ -63,9 +63,7 @@ def main(grid: Grid, context: Context) -> None:
     adopt(FLOWER)
     # The ServerApp of a killed supervisor may linger.
     with logs, collected(), sole_owner(home.rounds, wait_s=60):
-        for folder in (home.rounds, home.releases, home.journal, home.ledger, home.archive):
-            sweep(folder)
-        sweep_beside(home.issued_file)  # alone of the home's own files it is the ServerApp's
+        sweep(home.folder)
         try:
             rounds = home.settings().rounds
             lifetime_s = max(DEFAULT_TTL, rounds.deadline_s * (1 + rounds.max_staleness))

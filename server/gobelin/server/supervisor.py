@@ -155,7 +155,7 @@ class Supervisor:
             stop_on_signals(),
             collected(),
         ):
-            sweep(home.flower)
+            sweep(home.folder)
             secret = home.flower / "superexec.secret"
             write_atomic(secret, secrets.token_hex(32).encode(), PRIVATE)
             try:

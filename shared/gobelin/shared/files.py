@@ -11,7 +11,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,28 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def _begin(path: Path, make: Callable[[None, str, Path], str]) -> tuple[int, Path]:
+    """Something unfinished beside `path`, held open and locked: `sweep` sees that its writer lives.
+
+    Swept before it was locked, it has no name any more, and another is made.
+    """
+    while True:
+        tmp = make(None, f".{path.name}.", path.parent)
+        with suppress(FileNotFoundError):
+            fd = os.open(tmp, os.O_RDONLY)
+            with suppress(OSError):  # a disk that knows no locks
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                return fd, Path(tmp)
+            os.close(fd)
+
+
+def _new_file(suffix: None, prefix: str, folder: Path) -> str:
+    fd, name = tempfile.mkstemp(suffix, prefix, folder)
+    os.close(fd)
+    return name
+
+
 @contextmanager
 def file_atomic(path: Path, mode: int = PUBLIC, flush: bool = True) -> Iterator[Path]:
     """Write the yielded file; on a clean exit only it becomes `path`, flushed, folder and all.
@@ -42,10 +64,8 @@ def file_atomic(path: Path, mode: int = PUBLIC, flush: bool = True) -> Iterator[
     for what is known by its digest and can be had again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    tmp = Path(name)
+    fd, tmp = _begin(path, _new_file)
     try:
-        _try_lock(fd)  # so that `sweep` sees that its writer lives
         os.fchmod(fd, mode)
         yield tmp
         if flush:
@@ -118,10 +138,8 @@ def folder_atomic(path: Path) -> Iterator[Path]:
     """Fill the yielded folder; it becomes `path` (replacing an older one) on a clean exit only."""
     path = path.absolute()  # "." has no name of its own
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    fd = os.open(tmp, os.O_RDONLY)
+    fd, tmp = _begin(path, tempfile.mkdtemp)
     try:
-        _try_lock(fd)
         tmp.chmod(0o755)
         yield tmp
         settle_folder(tmp, path)
@@ -146,10 +164,16 @@ def settle_folder(filled: Path, path: Path) -> None:
 
 def remove_folder(path: Path) -> None:
     """Remove a folder, which is there whole or not at all for whoever looks for its name."""
-    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    path.replace(tmp)
-    sync_folder(path.parent)
-    shutil.rmtree(tmp)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX)  # of what has another name in a moment
+        tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        path.replace(tmp)
+        sync_folder(path.parent)
+        shutil.rmtree(tmp)
+    finally:
+        os.close(fd)
 
 
 def is_unfinished(path: Path) -> bool:
@@ -160,7 +184,7 @@ def is_unfinished(path: Path) -> bool:
 def sweep(folder: Path) -> None:
     """Remove what writers that were killed have left unfinished, and nothing of those that live.
 
-    For the folder's sole owner, beside whom commands that end by themselves may be writing.
+    Whoever starts on a folder may call it: beside them other processes may be writing there.
     """
     for path in list(folder.rglob(".*")):
         if is_unfinished(path):
@@ -207,13 +231,6 @@ def bytes_in(folder: Path) -> int:
         with suppress(FileNotFoundError):
             total += file.stat().st_size if file.is_file() else 0
     return total
-
-
-def sweep_beside(path: Path) -> None:
-    """Remove what killed writers of one file have left; for the sole owner of that file."""
-    for left in path.parent.glob(f".{path.name}.*"):
-        if is_unfinished(left):
-            _remove_unless_held(left)
 
 
 @contextmanager

@@ -138,8 +138,8 @@ def test_it_takes_no_more_than_its_share_of_the_training_time(tmp_path: Path) ->
     assert shadow is not None
     shadow._clock = lambda: float(next(ticks))  # every piece takes a second or more
     node.round(1, BASE)
-    assert shadow._answered is not None
-    shadow._answered = dataclasses.replace(shadow._answered, seconds=30.0)
+    record = shadow._of_record()
+    shadow._record = dataclasses.replace(record, trained={1: (record.contributed, 30.0)})
     node.rest()
     record = node.record()
     assert record.spent_s > 0
@@ -158,6 +158,15 @@ def test_a_round_told_again_counts_once(tmp_path: Path) -> None:
     node.rest()
     assert node.record().contributed == before.contributed == STEPS * RECIPE.inner.batch_size
     assert len(node.record().consensus) == 1
+
+
+def test_a_round_is_on_record_before_it_leaves_though_the_node_never_rests(tmp_path: Path) -> None:
+    node, base = Node(home_at(tmp_path, SHADOW)), BASE
+    for number in (1, 2, 3):
+        base = base + node.round(number, base).delta
+        node.contributor.flush()
+        assert sorted(node.record().trained) == list(range(1, number + 1))
+        node.start()  # killed as soon as the round has left
 
 
 def test_a_late_joiner_starts_from_the_first_base_it_met(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ writing, which is done again to the same bytes.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -56,6 +57,10 @@ class Judged:
     keep: Callable[[Quality], Record]
 
 
+def _goes_on(record: Record, plan: RoundPlan) -> bool:
+    return plan.recipe == record.plan.recipe and plan.round >= record.from_round
+
+
 class Shadow:
     """Of one node; its record and its solo model are what is on disk, and what was done since."""
 
@@ -93,8 +98,24 @@ class Shadow:
     def answered(
         self, plan: RoundPlan, base: ParameterVector, samples: int, seconds: float
     ) -> None:
-        """Hear of a contribution; nothing is done or written before there is time."""
+        """Hear of a contribution, which is on record before it leaves (`settle`); more takes time.
+
+        A round that were missing there would have the consensus of fewer samples than it has.
+        """
         self._answered = Answered(plan, base, samples, seconds)
+        record = self._record
+        if record is None or self._over or not _goes_on(record, plan):
+            return
+        told = record.trained.get(plan.round, (samples, seconds))
+        self._record = record.answered(plan, *told)
+        with self._guarded():
+            self._submit(partial(self._record.write, self._home.shadow))
+
+    def begin(self, trainer: LocalTrainer, parts: Parts) -> None:
+        """Begin with the answer just given, where nothing has begun yet."""
+        if self._record is None and not self._over:
+            with self._guarded():
+                self._catch_up(trainer, parts)
 
     def claims(self) -> dict[str, float]:
         """The premium as it may be declared; nothing unless the operator shares it."""
@@ -108,11 +129,16 @@ class Shadow:
         `trainer` is left with whatever it did last. What fails ends the shadow and never the node:
         the operator is told, and the record says why.
         """
-        try:
+        with self._guarded():
             return self._work(trainer, parts, called)
+        return True  # it has ended
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
         except (GobelinError, OSError, torch.OutOfMemoryError) as error:
             self.end(str(error))
-            return True
 
     def _work(self, trainer: LocalTrainer, parts: Parts, called: Called) -> bool:
         if self._over:
@@ -248,8 +274,6 @@ class Shadow:
 
     def _write(self, trainer: LocalTrainer) -> None:
         """Bring what has been done to disk, while others go on; the model before what is of it."""
-        if self._writing is not None:
-            self._writing.result()
         record, solo = self._of_record(), self._of_solo() if self._dirty else None
         self._dirty = False
 
@@ -258,12 +282,19 @@ class Shadow:
                 solo.write(self._home.shadow / SOLO, trainer.recipe)
             record.write(self._home.shadow)
 
+        self._submit(write)
+
+    def _submit(self, write: Callable[[], None]) -> None:
+        if self._writing is not None:
+            self._writing.result()
         self._writing = self._writer.submit(write)
 
     def settle(self) -> None:
-        """Wait until what was written is on disk."""
-        if self._writing is not None:
-            self._writing.result()
+        """Wait until what was written is on disk; where it cannot be, the shadow ends."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            with self._guarded():
+                writing.result()
 
     def _of_record(self) -> Record:
         assert self._record is not None
@@ -289,7 +320,7 @@ class Shadow:
         self._over, self._judged, self._base = why, None, None
         if self._record is not None:
             self._record = replace(self._record, ended=why)
-            with contextlib.suppress(GobelinError, OSError):
+            with suppress(GobelinError, OSError):
                 self._record.write(self._home.shadow)
         self._say(NodeStatus("warning", note=f"the shadow has ended: {why}"))
 
