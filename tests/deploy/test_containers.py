@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -23,6 +24,7 @@ yaml = pytest.importorskip("yaml")
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "containers"
+DOCKERFILE = (FOLDER / "Dockerfile").read_text()
 APPS = {"aggregator": aggregator.app, "node": node.app}
 KEYS = {
     *("image", "build", "read_only", "tmpfs", "cap_drop", "security_opt", "restart", "entrypoint"),
@@ -66,6 +68,7 @@ def test_a_service_runs_commands_and_options_there_are(name: str) -> None:
 def test_a_service_is_confined_and_names_what_there_is(name: str) -> None:
     service, whole = SERVICES[name], compose()
     assert service.keys() <= KEYS
+    assert service["restart"] in {"no", "on-failure"}  # who has ended well is not started again
     assert service["read_only"]
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in service["security_opt"]
@@ -89,7 +92,7 @@ def test_no_node_sees_another_ones_invite_or_home() -> None:
 
 
 def test_the_image_is_built_of_pinned_parts_and_runs_as_nobody_special() -> None:
-    lines = (FOLDER / "Dockerfile").read_text().splitlines()
+    lines = DOCKERFILE.splitlines()
     steps = [line for line in lines if re.match(r"[A-Z]+ ", line)]
     assert [step for step in steps if step.startswith("FROM")] == [
         "FROM python:${PYTHON} AS build",
@@ -109,6 +112,22 @@ def test_the_image_is_built_of_pinned_parts_and_runs_as_nobody_special() -> None
     allowed = (ROOT / ".dockerignore").read_text().split()
     assert {f"!{name}" for name in ("pyproject.toml", "server", "client")} <= set(allowed)
     assert "*" in allowed
+
+
+@pytest.mark.parametrize("role", ["aggregator", "node"])
+def test_health_is_asked_of_whoever_lives_in_the_home(tmp_path: Path, role: str) -> None:
+    check = re.search(r"^HEALTHCHECK .*\\\n +CMD ((?:.*\\\n)*.*)$", DOCKERFILE, re.MULTILINE)
+    assert check is not None
+    shim = tmp_path / "gobelin"
+    shim.write_text(f'#!/bin/sh\n[ "$1 $2" = "{role} status" ] && cat "$4/told"\n')
+    shim.chmod(0o755)
+    if role == "node":
+        (tmp_path / "node.toml").touch()
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "GOBELIN_HOME": str(tmp_path)}
+    for running in (True, False):
+        (tmp_path / "told").write_text(json.dumps({"running": running}))
+        done = subprocess.run(["sh", "-c", check[1].replace("\\\n", "")], env=env, check=False)
+        assert (done.returncode == 0) == running
 
 
 @pytest.mark.slow

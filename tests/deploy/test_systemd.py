@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from gobelin.client import cli as node
@@ -20,6 +22,10 @@ UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 ANALYZE = shutil.which("systemd-analyze")
 MOST_EXPOSED = 25  # of 100
 BOTH = pytest.mark.parametrize("role", ["aggregator", "node"])
+
+
+def line_of(role: str) -> str:
+    return {"aggregator": "aggregator up", "node": "node run"}[role]
 
 
 def unit(role: str) -> str:
@@ -57,6 +63,31 @@ def test_the_unit_runs_a_command_there_is(role: str) -> None:
 
 
 @BOTH
+def test_an_environment_file_may_ask_for_json(role: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOBELIN_LOG_FORMAT", "json")
+    group, name = line_of(role).split()
+    room = typer.main.get_command({"aggregator": aggregator.app, "node": node.app}[group])
+    assert isinstance(room, click.Group)
+    with room.commands[name].make_context(name, []) as context:
+        assert context.params["log_format"] == "json"
+    assert "EnvironmentFile=-/etc/gobelin/%i.env" in unit(role)
+
+
+@BOTH
+def test_of_all_homes_a_service_sees_its_own(role: str) -> None:
+    lines = unit(role).splitlines()
+    homes = [line for line in lines if "/var/lib/gobelin" in line and not line.startswith("#")]
+    assert {line.split("=")[0]: line.split("=")[1].split(":")[0] for line in homes} == {
+        "ExecStart": f"/opt/gobelin/bin/gobelin {line_of(role)} --home /var/lib/gobelin/%i",
+        "TemporaryFileSystem": "/var/lib/gobelin",
+        "BindPaths": "-/var/lib/gobelin/%i",
+        "WorkingDirectory": "/var/lib/gobelin",
+    }
+    opens = ("StateDirectory", "ReadWritePaths", "CacheDirectory", "LogsDirectory")
+    assert not [line for line in lines if line.startswith(opens)]
+
+
+@BOTH
 def test_the_exit_codes_that_end_a_service_are_those_of_errors(role: str) -> None:
     line = re.search(r"^RestartPreventExitStatus=(.*)$", unit(role), re.MULTILINE)
     assert line is not None
@@ -91,6 +122,59 @@ def test_a_service_manager_hears_readiness_and_life_once_a_second(
         "WATCHDOG=1\nSTATUS=busy",
         "STOPPING=1",
     ]
+
+
+def test_the_newest_status_is_told_however_soon_it_comes_after_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, heard = 1000.0, []
+    monkeypatch.setattr(notify.time, "monotonic", lambda: now)
+    monkeypatch.setattr(notify, "_last", 0.0)
+    monkeypatch.setattr(notify, "notify", lambda *lines: heard.append(lines))
+    notify.alive("connection refused")
+    now += 0.2
+    notify.alive("connected")
+    notify.alive("waiting for a round")
+    now += 1.0
+    notify.alive()
+    now += 1.0
+    notify.alive()
+    assert heard == [
+        ("WATCHDOG=1", "STATUS=connection refused"),
+        ("WATCHDOG=1", "STATUS=waiting for a round"),
+        ("WATCHDOG=1",),
+    ]
+
+
+def test_a_status_from_afar_tells_a_service_manager_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(notify, "_last", -1e9)
+    monkeypatch.setattr(notify, "notify", lambda *lines: heard.extend(lines))
+    notify.alive("paused: disks\nMAINPID=1")
+    notify.ready("here\nSTOPPING=1")
+    assert heard[1:] == ["STATUS=paused: disks MAINPID=1", "READY=1", "STATUS=here STOPPING=1"]
+    assert not any("\n" in line for line in heard)
+
+
+def test_a_node_tells_its_service_manager_what_it_does_in_every_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gobelin.client import status_file
+    from gobelin.client.home import NodeStatus
+
+    told: list[str] = []
+    monkeypatch.setattr(status_file, "alive", told.append)
+
+    class Place:
+        status_file = tmp_path / "status.json"
+
+    record = status_file.recording(Place(), lambda status: None)
+    record(NodeStatus("waiting", note="connection refused"))
+    record(NodeStatus("training", round=3, rounds=9, step=1, steps=6))
+    assert told[0] == "waiting: connection refused"
+    assert told[1].startswith("round 3/9, step 1/6")
 
 
 def test_an_abstract_socket_and_one_that_is_gone(

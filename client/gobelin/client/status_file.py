@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 from gobelin.client.home import BUSY, NodeHome, NodeStatus, Say
+from gobelin.client.progress import describe
 from gobelin.shared.files import write_json
 from gobelin.shared.notify import alive
 from gobelin.shared.resident import peak_mb
@@ -18,7 +19,7 @@ def recording(home: NodeHome, say: Say) -> Say:
     def record(status: NodeStatus) -> None:
         nonlocal written
         now = time.monotonic()
-        alive(status.note)
+        alive(describe(status))
         if status.state not in BUSY or now - written >= 1.0:
             facts = replace(status, peak_mb=peak_mb()).facts()
             write_json(home.status_file, facts, flush=False)  # it is only looked at

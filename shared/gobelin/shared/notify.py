@@ -12,6 +12,7 @@ import time
 
 EVERY_S = 1.0  # between two signs of life
 _last = -EVERY_S
+_untold = ""  # the newest status that has not been told yet
 
 
 def notify(*lines: str) -> bool:
@@ -29,18 +30,24 @@ def notify(*lines: str) -> bool:
 
 def ready(status: str) -> None:
     """The process has started, and does what it is for."""
-    notify("READY=1", f"STATUS={status}")
+    notify("READY=1", f"STATUS={_one_line(status)}")
 
 
 def alive(status: str = "") -> None:
-    """Something was done just now; told once a second at most."""
-    global _last
+    """Something was done just now; told once a second at most, with the newest status there is."""
+    global _last, _untold
+    _untold = _one_line(status) or _untold
     now = time.monotonic()
     if now - _last >= EVERY_S:
-        _last = now
-        notify("WATCHDOG=1", *([f"STATUS={status}"] if status else []))
+        told, _last, _untold = _untold, now, ""
+        notify("WATCHDOG=1", *([f"STATUS={told}"] if told else []))
 
 
 def stopping() -> None:
     """The process ends by itself."""
     notify("STOPPING=1")
+
+
+def _one_line(status: str) -> str:
+    """A line break would begin another assignment, and what a status quotes may come from afar."""
+    return " ".join(status.split())

@@ -11,7 +11,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AsJsonLines = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
 LogFormat = Annotated[
     str | None,
-    typer.Option(help="Print the log, as json or console, in place of the live view."),
+    typer.Option(
+        envvar="GOBELIN_LOG_FORMAT",  # for who starts the command by a unit or a compose file
+        help="Print the log, as json or console, in place of the live view.",
+    ),
 ]
 Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint or release folder.")]
 NoKeys = Annotated[bool, typer.Option("--no-keys", help="Leave private keys out.")]
