@@ -137,7 +137,7 @@ def offer_bytes(recipe: Recipe, number: int, told: Broadcast) -> int:
     else:
         header = Step(number - 1, digest, told.payload.codec)
         enclosure = Enclosure(None, (CodedStep(header, told.payload.segments),))
-    record = message_record(plan, enclosed(enclosure), receipts, None)
+    record = message_record(plan, enclosed(enclosure), receipts)
     return sum(len(each.deflate()) for each in get_all_nested_objects(record).values())
 
 

@@ -23,7 +23,7 @@ from gobelin.shared.data.export import write_idx
 from gobelin.shared.errors import GobelinError
 from gobelin.shared.keys import load_private_key
 from gobelin.shared.signing import SigningKey
-from tests.faults.gauntlet import INJECT
+from tests.faults.gauntlet import INJECT, unfinished
 from tests.faults.points import Point
 
 MEMBER = "join"  # and of its node, so that paths are told alike
@@ -172,9 +172,7 @@ class Enrolment:
                 wrong.append("the node sees another roster than there is")
         except (GobelinError, OSError, ValueError) as error:
             wrong.append(f"no whole home: {error}")
-        return wrong + [
-            f"left behind: {p.name}" for p in self._folder.rglob("nodes/**/.*.????????")
-        ]
+        return wrong + [f"left behind: {path.name}" for path in unfinished(self._folder / "nodes")]
 
     def _seen_by(self, home: NodeHome) -> bool:
         """Whether the node can use what it was given; the service may have just been killed."""

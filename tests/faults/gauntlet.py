@@ -34,6 +34,7 @@ from gobelin.shared.checkpoint import read_checkpoint
 from gobelin.shared.data import MemorySource
 from gobelin.shared.data.export import write_idx
 from gobelin.shared.errors import GobelinError
+from gobelin.shared.files import below, is_unfinished
 from gobelin.shared.recipe import load_recipe
 from gobelin.shared.seeds import derive_seed
 from tests.faults.points import OUTSIDE, Life, Plan, Point
@@ -150,7 +151,7 @@ def inheriting(variable: str, value: str) -> list[psutil.Process]:
 
 def unfinished(folder: Path) -> list[Path]:
     """What killed writers have left below a folder."""
-    return list(folder.rglob(".*.????????"))
+    return [path for path in below(folder) if is_unfinished(path)]
 
 
 @dataclass

@@ -131,7 +131,7 @@ def test_a_member_that_errs_is_left_out_and_the_log_says_why(tmp_path: Path) -> 
     assert sealed == [1, 2]
     refused = [(e["node"], e["found"]) for e in events if e["event"] == "refused"]
     assert refused == [(erring, "gobelin:data")] * 2
-    assert f"{erring}: " in (home.aggregator.flower / "simulation.log").read_text()
+    assert f"{erring}: " in home.aggregator.log_file.read_text()
     assert consensus(home) == computed_here(home, 2, but=erring)
 
 
