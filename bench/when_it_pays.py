@@ -141,6 +141,8 @@ def chart(values: Mapping[str, Any]) -> str:
             panel.errorbar(places, means, sds, color=colour, marker="o", ms=3, label=LEGEND[name])
         panel.axhline(0, color=GREY, lw=0.8)
         panel.set_xscale("log")
+        panel.set_xticks(places, [f"{place:g}" for place in places])
+        panel.minorticks_off()
         panel.set_xlabel(AXIS_TITLES[axis], color=GREY)
         panel.tick_params(colors=GREY, which="both", labelsize=8)
         for spine in panel.spines.values():
