@@ -160,6 +160,14 @@ REMARKS: dict[str, str] = {
         "nothing."
     ),
     "split_world": THIN_WALL,
+    "remedies": (
+        "Cross-node SIGReg is worth four times in error, and on plain averaging nothing else comes "
+        "near: a larger outer step is the most, a fifth. On top of it outer momentum and a larger "
+        "step may gain a little, within what two seeds differ by; FedProx, the state of the inner "
+        "optimizer averaged, and DiLoCo's outer setting are no better than nothing or worse. An "
+        "anchor does not help whoever joins late. Unlike the table above this one is of TwoRoom "
+        "with its wall as thick as it is drawn."
+    ),
     "when_it_pays": (
         "On these images it hardly ever does. By the token probe the mean member gains between "
         "−0.2 and +0.6 points, and at every place but one some member loses, by up to 0.8; by "
