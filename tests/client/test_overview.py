@@ -23,7 +23,8 @@ from gobelin.client.status import lines_of, print_status
 from gobelin.client.watch import watch_node
 from gobelin.protocols.messages import METRIC_DISTORTION, METRIC_SENT_BYTES, Contribution
 from gobelin.shared.errors import StateError
-from gobelin.shared.files import sole_owner, write_atomic
+from gobelin.shared.files import write_atomic
+from gobelin.shared.locks import sole_owner
 from tests.client.lived_in import DELTA, PACE_S, START, lived_in
 from tests.vanishing import vanishing
 

@@ -14,7 +14,7 @@ import pytest
 
 from gobelin.client.egress_ledger import Departure, EgressLedger
 from gobelin.client.home import NodeHome
-from gobelin.shared.files import sole_owner
+from gobelin.shared.locks import sole_owner
 from tests.client.lived_in import DELTA, lived_in
 
 playwright = pytest.importorskip("playwright.sync_api")

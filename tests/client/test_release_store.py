@@ -27,7 +27,7 @@ from gobelin.shared.errors import (
     TwoHistoriesError,
     UnreachableError,
 )
-from gobelin.shared.files import is_lock
+from gobelin.shared.locks import is_lock
 from gobelin.shared.shelf import Announced, AnnouncedFile, Shelf
 from gobelin.shared.signing import public_signing_pem
 from tests.keys import signing_key

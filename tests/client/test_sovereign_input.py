@@ -34,7 +34,7 @@ from gobelin.shared.errors import (
     StateError,
     UnverifiedError,
 )
-from gobelin.shared.files import sole_owner
+from gobelin.shared.locks import sole_owner
 from gobelin.shared.signing import SigningKey, public_signing_pem
 from tests.client.sovereign_world import NAMES, bytes_of, consensus, halves, labelled, settings
 

@@ -21,8 +21,8 @@ from gobelin.server.home import AggregatorHome
 from gobelin.server.page import inspection
 from gobelin.server.page.inspector import Inspector
 from gobelin.server.page.server import make_page
-from gobelin.shared.files import sole_owner
 from gobelin.shared.http_server import trusted_hosts
+from gobelin.shared.locks import sole_owner
 from tests.pages.homes import beat, run_home
 
 CHROMIUM = Path("/usr/bin/chromium")

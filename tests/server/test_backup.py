@@ -33,7 +33,8 @@ from gobelin.shared.errors import (
     StateError,
     TwoHistoriesError,
 )
-from gobelin.shared.files import remove_folder, sole_owner
+from gobelin.shared.files import remove_folder
+from gobelin.shared.locks import sole_owner
 from gobelin.shared.settings import write_settings
 from tests.beside import Beside
 from tests.server.ledger.witness import NESTEROV, Listening, Witness, ca, listening, verify

@@ -21,8 +21,9 @@ from gobelin.server.sealed_rounds import SealedRounds
 from gobelin.server.verify import verify_home
 from gobelin.shared import shelf
 from gobelin.shared.errors import ConfigError, StateError
-from gobelin.shared.files import remove_folder, sole_owner
+from gobelin.shared.files import remove_folder
 from gobelin.shared.ledger import LedgerFolder
+from gobelin.shared.locks import sole_owner
 from tests.server.test_rollback import run_until
 from tests.server.world import Federation, Node, federation
 

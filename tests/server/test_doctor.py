@@ -15,7 +15,7 @@ from gobelin.server.home import AggregatorHome
 from gobelin.server.roster import NodeEntry, Roster
 from gobelin.shared.checkup import run_checks
 from gobelin.shared.doctor_cli import app
-from gobelin.shared.files import sole_owner
+from gobelin.shared.locks import sole_owner
 from gobelin.shared.settings import write_settings
 from tests.office import found_places
 

@@ -22,8 +22,8 @@ from gobelin.server.home import AggregatorHome
 from gobelin.server.observer import Observer
 from gobelin.server.overview import DiskView, NodeView, OpenView, Overview, ProcessView
 from gobelin.shared.errors import ConfigError
-from gobelin.shared.files import sole_owner
 from gobelin.shared.ledger import LedgerFolder, influence_of
+from gobelin.shared.locks import sole_owner
 from tests.pages.homes import beat, grow, run_home
 
 NODES = ("library", "museum", "school")

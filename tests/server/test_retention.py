@@ -14,7 +14,8 @@ from gobelin.server.leaving import receipts_of
 from gobelin.server.retention import RetentionSettings, plan_pruning, prune
 from gobelin.server.rollback import roll_back
 from gobelin.shared.errors import LedgerError, StateError
-from gobelin.shared.files import remove_folder, sole_owner
+from gobelin.shared.files import remove_folder
+from gobelin.shared.locks import sole_owner
 from tests.server.ledger.witness import NESTEROV, silent, verify
 from tests.server.world import Federation, Killed, Node, federation
 

@@ -24,7 +24,7 @@ from gobelin.shared.errors import (
     LedgerError,
     StateError,
 )
-from gobelin.shared.files import remove_folder, sole_owner
+from gobelin.shared.files import remove_folder
 from gobelin.shared.ledger import (
     PURPOSE,
     LedgerFolder,
@@ -32,6 +32,7 @@ from gobelin.shared.ledger import (
     influence_of,
     verify_history,
 )
+from gobelin.shared.locks import sole_owner
 from gobelin.shared.release import verify_release
 from tests.server.ledger.witness import NESTEROV, Witness, ca, listening, silent, verify
 from tests.server.world import Federation, Killed, Node, federation, kill_at

@@ -16,7 +16,7 @@ from gobelin.server.journal import Journal
 from gobelin.server.round_events import Convened, Counted, Seat
 from gobelin.server.status import print_status
 from gobelin.shared.errors import StateError
-from gobelin.shared.files import sole_owner
+from gobelin.shared.locks import sole_owner
 from tests.keys import entry
 
 ROW: dict[str, Any] = {

@@ -26,7 +26,7 @@ from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
 from gobelin.server.supervisor import RESTARTS, Child, Supervisor, free_port, require_free
 from gobelin.shared.errors import EngineError, PortInUseError
-from gobelin.shared.files import sole_owner
+from gobelin.shared.locks import sole_owner
 from gobelin.shared.logs import kept
 from tests.faults.inject.process_names import process_name
 

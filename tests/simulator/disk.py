@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from gobelin.shared import files
+
 JOURNAL = "journal.jsonl"
 
 
@@ -43,6 +45,7 @@ class Disk:
     def mounted(self) -> Iterator[None]:
         """Files go through this disk in here."""
         replace, unlink, rmtree = Path.replace, Path.unlink, shutil.rmtree
+        exchange = files._exchange
 
         def guarded(call: Callable[..., Any]) -> Callable[..., Any]:
             def remove(*arguments: Any, **named: Any) -> None:
@@ -58,9 +61,15 @@ class Disk:
                 self._renamed.append((path, target))
             return replace(path, target)
 
+        def exchanging(path: Path, target: Path) -> bool:
+            self._point()
+            self._renamed.append((path, target))
+            return exchange(path, target)
+
         with (
             mock.patch.object(os, "fsync", self._fsync),
             mock.patch.object(Path, "replace", renaming),
+            mock.patch.object(files, "_exchange", exchanging),
             mock.patch.object(Path, "unlink", guarded(unlink)),
             mock.patch.object(shutil, "rmtree", guarded(rmtree)),
         ):
@@ -102,7 +111,8 @@ class Disk:
         self._faults["power cut"] += 1
         for source, target in reversed(self._renamed):
             if target.exists() and self._chance.random() < 0.5:
-                target.rename(source)
+                if not (source.exists() and files._exchange(source, target)):
+                    target.rename(source)
                 self._faults["rename undone"] += 1
         for path in self.root.rglob("*"):
             if path.is_file() and not path.is_symlink():

@@ -110,9 +110,10 @@ def run(
     from gobelin.client.home import NodeHome, require_member
     from gobelin.client.membership import kept_up
     from gobelin.client.progress import Progress
-    from gobelin.shared.files import sole_owner, sweep
+    from gobelin.shared.files import sweep
     from gobelin.shared.formats import NODE, upgrade
     from gobelin.shared.garbage import collected
+    from gobelin.shared.locks import sole_owner
     from gobelin.shared.logs import kept, logged, pick_stream
     from gobelin.shared.signals import Stopped, stop_on_signals
 

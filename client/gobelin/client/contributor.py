@@ -83,9 +83,9 @@ class Contributor:
             self._on_status(NodeStatus("idle", round=made.round, note=entry.fate))
 
     def flush(self) -> None:
-        """Wait until the spool has what was prepared last: before, nobody may be told of it.
+        """Wait until spool and shadow have what was prepared last; then others may be told of it.
 
-        Raises OSError where it cannot be written.
+        Raises OSError where the spool cannot be written.
         """
         written, self._written = self._written, None
         if written is not None:

@@ -13,7 +13,6 @@ from pydantic import Field, model_validator
 from gobelin.shared.errors import ConfigError, EnrolmentError, StateError
 from gobelin.shared.files import (
     PRIVATE,
-    change,
     find_json,
     folder_atomic,
     write_atomic,
@@ -29,6 +28,7 @@ from gobelin.shared.keys import (
     private_pem,
     public_pem,
 )
+from gobelin.shared.locks import change
 from gobelin.shared.logs import LogSettings
 from gobelin.shared.settings import Settings, read_settings, write_settings
 from gobelin.shared.signing import SigningKey, find_signing_key, public_signing_pem

@@ -38,7 +38,6 @@ from gobelin.shared.federation import federation_digest, parse_certificate, spki
 from gobelin.shared.files import (
     PRIVATE,
     find_json,
-    is_lock,
     is_unfinished,
     read_json,
     write_atomic,
@@ -53,6 +52,7 @@ from gobelin.shared.keys import (
     private_pem,
     public_pem,
 )
+from gobelin.shared.locks import is_lock
 from gobelin.shared.roster_log import REMEDY, Signed, id_of
 from gobelin.shared.settings import write_settings
 from gobelin.shared.signing import SigningKey, find_signing_key, public_signing_pem, verify

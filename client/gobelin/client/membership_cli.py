@@ -60,7 +60,8 @@ def join(
     """
     from gobelin.client.home import NodeHome
     from gobelin.client.join import Joining, read_invite
-    from gobelin.shared.files import sole_owner, sweep
+    from gobelin.shared.files import sweep
+    from gobelin.shared.locks import sole_owner
     from gobelin.shared.signals import Stopped, stop_on_signals
 
     shown = read_invite(invite, invite_file)
@@ -119,7 +120,8 @@ def leave(home: Home = DEFAULT_HOME, give_up: GiveUp = 60.0, as_json: AsJsonLine
     """Leave the federation for good, with receipts for what this node gave; stop `run` first."""
     from gobelin.client.home import NodeHome, require_member
     from gobelin.client.membership import Membership
-    from gobelin.shared.files import sole_owner, sweep
+    from gobelin.shared.files import sweep
+    from gobelin.shared.locks import sole_owner
 
     place = NodeHome(home)
     place.settings()

@@ -43,7 +43,8 @@ from gobelin.protocols.messages import (
     RoundPlan,
 )
 from gobelin.shared.errors import EgressError, GobelinError, ShadowError, StateError
-from gobelin.shared.files import find_json, is_owned, read_json
+from gobelin.shared.files import find_json, read_json
+from gobelin.shared.locks import is_owned
 from gobelin.shared.pausing import read_pause
 
 SLOWLY_S = 20.0  # between two looks at what takes long to look at

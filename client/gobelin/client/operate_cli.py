@@ -101,7 +101,7 @@ def prune(
     """
     from gobelin.client.home import NodeHome
     from gobelin.client.retention import prune as remove
-    from gobelin.shared.files import sole_owner
+    from gobelin.shared.locks import sole_owner
 
     place = NodeHome(home)
     place.settings()

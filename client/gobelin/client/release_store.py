@@ -30,7 +30,8 @@ from gobelin.shared.errors import (
     TwoHistoriesError,
     UnreachableError,
 )
-from gobelin.shared.files import file_digest, settle_folder, sole_owner
+from gobelin.shared.files import file_digest, settle_folder
+from gobelin.shared.locks import sole_owner
 from gobelin.shared.release import Release, Watch, verify_release
 from gobelin.shared.release.bundle import signed_digests
 from gobelin.shared.release.release import KEY_FILE, read_statement

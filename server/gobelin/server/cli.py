@@ -193,8 +193,8 @@ def up(
     from gobelin.server.home import AggregatorHome
     from gobelin.server.progress import Progress
     from gobelin.server.supervisor import Supervisor
-    from gobelin.shared.files import sole_owner
     from gobelin.shared.formats import AGGREGATOR, upgrade
+    from gobelin.shared.locks import sole_owner
     from gobelin.shared.logs import logged, pick_stream
     from gobelin.shared.signals import Stopped
 

@@ -44,9 +44,10 @@ from gobelin.server.records import Records, enclosed, message_record, reply_of
 from gobelin.server.rounds import RoundEngine
 from gobelin.server.uploads import Uploads
 from gobelin.shared.errors import GobelinError, RoundError
-from gobelin.shared.files import sole_owner, sweep
+from gobelin.shared.files import sweep
 from gobelin.shared.garbage import collected
 from gobelin.shared.keys import fingerprint
+from gobelin.shared.locks import sole_owner
 from gobelin.shared.logs import FLOWER, adopt, child_stream, logged
 
 Asked = tuple[str, str]  # a node's fingerprint, the digest of what it was sent

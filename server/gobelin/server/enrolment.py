@@ -27,10 +27,11 @@ from gobelin.shared.address import format_address
 from gobelin.shared.certificates import anchor, key_of_csr
 from gobelin.shared.errors import ConfigError, SignatureError, StateError
 from gobelin.shared.federation import spki_pin
-from gobelin.shared.files import PRIVATE, read_json, sole_owner, sweep, write_json
+from gobelin.shared.files import PRIVATE, read_json, sweep, write_json
 from gobelin.shared.formats import refusal_of_node
 from gobelin.shared.invite import ID_DIGITS, Invite, describe_seconds, new_secret
 from gobelin.shared.keys import fingerprint, public_pem
+from gobelin.shared.locks import sole_owner
 from gobelin.shared.roster_log import Signed
 from gobelin.shared.signing import verify
 from gobelin.shared.words import fingerprint_words

@@ -42,8 +42,9 @@ from gobelin.server.terms import terms_of
 from gobelin.shared.address import format_address
 from gobelin.shared.errors import GobelinError, LedgerError, StateError
 from gobelin.shared.federation import parse_certificate
-from gobelin.shared.files import is_owned, read_json
+from gobelin.shared.files import read_json
 from gobelin.shared.ledger import LedgerFolder, SignedHead
+from gobelin.shared.locks import is_owned
 from gobelin.shared.pausing import read_pause
 from gobelin.shared.resident import resident_bytes
 from gobelin.shared.shelf import Announced, Shelf

@@ -92,7 +92,7 @@ def prune(
     from gobelin.server.retention import plan_pruning
     from gobelin.server.retention import prune as remove
     from gobelin.server.rollback import LINGER_S
-    from gobelin.shared.files import sole_owner
+    from gobelin.shared.locks import sole_owner
 
     place = AggregatorHome(home)
     settings = place.settings()

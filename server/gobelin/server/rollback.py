@@ -24,7 +24,7 @@ from gobelin.server.round_events import Counted, Lost
 from gobelin.server.seal import Standing
 from gobelin.shared.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from gobelin.shared.errors import ConfigError, StateError
-from gobelin.shared.files import sole_owner
+from gobelin.shared.locks import sole_owner
 from gobelin.shared.pausing import MOST
 
 _NAMED = re.compile(r"(round-|release-)?(\d{1,9})")

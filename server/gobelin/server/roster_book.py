@@ -17,7 +17,8 @@ from pathlib import Path
 from gobelin.protocols.enrolment import ADMIT, PURPOSE_RECORD, REVOKE, ROLE, RosterRecord
 from gobelin.server.roster import NodeEntry, Roster
 from gobelin.shared.errors import ConfigError
-from gobelin.shared.files import sole_owner, sync_folder, write_atomic
+from gobelin.shared.files import sync_folder, write_atomic
+from gobelin.shared.locks import sole_owner
 from gobelin.shared.roster_log import RosterLog, Signed, line_of, lines_of
 from gobelin.shared.signing import SigningKey
 

@@ -29,8 +29,9 @@ from gobelin.server.control import Control
 from gobelin.server.home import AggregatorHome
 from gobelin.shared.address import format_address
 from gobelin.shared.errors import EngineError, GobelinError, PortInUseError
-from gobelin.shared.files import PRIVATE, is_owned, sole_owner, sweep, write_atomic, write_json
+from gobelin.shared.files import PRIVATE, sweep, write_atomic, write_json
 from gobelin.shared.garbage import collected
+from gobelin.shared.locks import is_owned, sole_owner
 from gobelin.shared.logs import Relay, kept
 from gobelin.shared.notify import alive, ready, stopping
 from gobelin.shared.pages.serving import require_page

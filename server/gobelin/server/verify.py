@@ -18,7 +18,7 @@ from gobelin.shared.errors import (
     TwoHistoriesError,
 )
 from gobelin.shared.federation import federation_digest, parse_certificate, spki_pin
-from gobelin.shared.files import is_owned, read_json
+from gobelin.shared.files import read_json
 from gobelin.shared.ledger import (
     History,
     LedgerFolder,
@@ -29,6 +29,7 @@ from gobelin.shared.ledger import (
     influence_of,
     verify_history,
 )
+from gobelin.shared.locks import is_owned
 from gobelin.shared.release import Watch, verify_release
 from gobelin.shared.roster_log import REMEDY
 from gobelin.shared.shelf import STATEMENT as RELEASE

@@ -34,18 +34,16 @@ from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.files import (
     PRIVATE,
     below,
-    change,
     file_atomic,
     file_digest,
     folder_atomic,
-    is_lock,
-    is_owned,
     is_unfinished,
     read_json,
     write_atomic,
     write_json,
 )
 from gobelin.shared.formats import Format, require_version
+from gobelin.shared.locks import change, is_lock, is_owned
 
 FORMAT = Format("backup", 1, 1, "snapshot: format")
 COST = 1 << 15  # n of Scrypt, with r = 8: 32 MiB

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -12,15 +11,14 @@ import re
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from gobelin.shared.errors import StateError
+from gobelin.shared.locks import change, hold, is_at, try_lock
 
-LOCK = ".lock"
 MANIFEST = "manifest.json"  # of a checkpoint, what says that it is whole
 PRIVATE = 0o600
 PUBLIC = 0o644
@@ -187,7 +185,7 @@ def _begin(path: Path, make: Callable[..., str]) -> tuple[Path, int]:
         with suppress(FileNotFoundError), ExitStack() as closing:
             fd = os.open(tmp, os.O_RDONLY)
             closing.callback(os.close, fd)
-            if _hold(fd) and _is_at(fd, tmp):  # else it was swept before it was locked
+            if hold(fd) and is_at(fd, tmp):  # else it was swept before it was locked
                 closing.pop_all()
                 return tmp, fd
 
@@ -203,7 +201,7 @@ def _held(path: Path) -> Iterator[None]:
     """Keep `sweep` from what is being removed."""
     fd = os.open(path, os.O_RDONLY)
     try:
-        _hold(fd)
+        hold(fd)
         yield
     finally:
         os.close(fd)
@@ -239,7 +237,7 @@ def _remove_unless_held(path: Path) -> None:
     except FileNotFoundError:
         return  # its writer is done, or its folder was swept
     try:
-        if not _try_lock(fd):
+        if not try_lock(fd):
             return
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)  # another may sweep within
@@ -284,53 +282,6 @@ def bytes_in(folder: Path) -> int:
     return total
 
 
-@contextmanager
-def sole_owner(home: Path, wait_s: float = 1.0) -> Iterator[None]:
-    """Hold the lock of a folder; raises StateError when another process still holds it then.
-
-    Waits a moment by itself: for one that is just ending, or only looks (`is_owned`).
-    """
-    give_up = time.monotonic() + wait_s
-    while (lock := _owned(home)) is None:
-        if time.monotonic() >= give_up:
-            raise StateError(
-                f"another process is already running on {home}",
-                "stop it first, or give this one its own --home",
-            )
-        time.sleep(0.1)
-    with lock:
-        yield
-
-
-def _owned(home: Path) -> IO[str] | None:
-    """The locked lock of a folder, or None where another has it, or the folder has just gone."""
-    home.mkdir(parents=True, exist_ok=True)
-    with suppress(FileNotFoundError), ExitStack() as closing:
-        lock = closing.enter_context((home / LOCK).open("a+"))
-        if _try_lock(lock.fileno()) and _is_at(lock.fileno(), home / LOCK):
-            closing.pop_all()
-            return lock
-    return None
-
-
-def is_owned(home: Path) -> bool:
-    """Whether a process holds the lock of a folder right now; who else looks is none."""
-    try:
-        with (home / LOCK).open() as lock:
-            return not _try_lock(lock.fileno(), fcntl.LOCK_SH)
-    except FileNotFoundError:
-        return False
-
-
-@contextmanager
-def change(path: Path) -> Iterator[None]:
-    """Hold the right to read a file and write it anew; waits for the process that has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / f".{path.name}{LOCK}").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def write_once(path: Path, make: Callable[[], bytes]) -> None:
     """Write a private file unless it is there; of several processes all find what the first made.
 
@@ -341,30 +292,3 @@ def write_once(path: Path, make: Callable[[], bytes]) -> None:
     with change(path):
         if not path.exists():
             write_atomic(path, make(), PRIVATE)
-
-
-def is_lock(path: Path) -> bool:
-    """Whether a file is there to be locked, by its name, and holds nothing."""
-    return path.name.startswith(".") and path.name.endswith(LOCK)
-
-
-def _try_lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
-    """Whether nobody else has it; a disk without locks is an OSError."""
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _hold(fd: int) -> bool:
-    """The same of what must be written on a disk without locks, too."""
-    try:
-        return _try_lock(fd)
-    except OSError:
-        return True
-
-
-def _is_at(fd: int, path: Path) -> bool:
-    """Whether what was opened still goes by this name."""
-    return os.path.samestat(os.fstat(fd), path.stat())

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from gobelin.shared.console import tell
-from gobelin.shared.files import sole_owner
 from gobelin.shared.formats import Format, behind, formats_of, upgrade
+from gobelin.shared.locks import sole_owner
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")]
 

@@ -50,7 +50,7 @@ from ray._private.node import Node
 from gobelin.client import link
 from gobelin.client.home import NodeHome
 from gobelin.server import engine as server_engine
-from gobelin.shared.files import sole_owner
+from gobelin.shared.locks import sole_owner
 from gobelin.simulation.study import StudyHome
 
 RUN_ID = 1

@@ -14,7 +14,7 @@ from typing import Any
 
 from gobelin.server.supervisor import Child, reported
 from gobelin.shared.errors import ConfigError, RoundError, StateError
-from gobelin.shared.files import sole_owner
+from gobelin.shared.locks import sole_owner
 from gobelin.shared.logs import kept
 from gobelin.shared.signals import stop_on_signals
 from gobelin.simulation.study import StudyHome

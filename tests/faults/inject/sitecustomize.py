@@ -200,6 +200,22 @@ def wrap_files() -> None:
     Path.write_bytes = tearing(Path.write_bytes, "write", named, tear_file)
 
 
+def wrap_exchange(module) -> None:
+    """Folders that take each other's place, by a system call that `os` does not have."""
+
+    def target(filled, path):
+        return faults.path_site(path)
+
+    def exchanging(filled, path):
+        done = exchange(filled, path)
+        if done:
+            faults.note_renamed(path)
+        return done
+
+    exchange = module._exchange
+    module._exchange = around(exchanging, "rename", target, bool)
+
+
 def wrap_safetensors(module) -> None:
     """Model files, which Rust writes."""
 
@@ -321,6 +337,7 @@ if os.environ.get("GOBELIN_FAULTS") and (name := process_name(sys.orig_argv[1:])
     if name == "superlink":
         wrap_sqlite()
     sys.meta_path[:0] = [
+        After("gobelin.shared.files", wrap_exchange),
         After("grpc._channel", wrap_grpc),
         After("grpc._server", wrap_grpc_server),
         After("httpx._client", wrap_httpx),

@@ -13,8 +13,9 @@ from gobelin.client.plan import schema_of
 from gobelin.client.workbench import pick_device, pick_precision
 from gobelin.shared.checkup import Found, fail, ok, warn
 from gobelin.shared.errors import GobelinError
-from gobelin.shared.files import PRIVATE, bytes_in, is_owned, open_to_others
+from gobelin.shared.files import PRIVATE, bytes_in, open_to_others
 from gobelin.shared.installed import check_versions
+from gobelin.shared.locks import is_owned
 
 SECRETS = ("node.key", "signing.key", "node.secret", "invite.key")
 

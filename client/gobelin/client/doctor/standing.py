@@ -13,9 +13,9 @@ from gobelin.protocols import federation_pb2 as pb
 from gobelin.shared.certificates import renewal_time
 from gobelin.shared.checkup import Found, fail, ok, skip, warn
 from gobelin.shared.errors import EnrolmentError
-from gobelin.shared.files import is_owned
 from gobelin.shared.invite import describe_seconds
 from gobelin.shared.keys import fingerprint
+from gobelin.shared.locks import is_owned
 
 EVERYTHING = 1 << 40  # as the first record of a roster log asked for: none come
 ADMITTED_BY_KEY = "this node was admitted by its node.pub: it has none"

@@ -3,7 +3,8 @@
 It is done in pieces, and gives way after the one under way as soon as mail has come: so what a node
 contributes is late by a local step at most, and by what it takes to look at the trained model. What
 has been done lies in `shadow/`, written while the node waits; a kill costs what came after the last
-writing, which is done again to the same bytes.
+writing, which is done again to the same bytes. What the node contributes is on record there before
+it leaves, so a contribution waits for what is being written just then, the solo model at most.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from gobelin.shared.checkpoint import MANIFEST, Checkpoint, read_checkpoint, write_checkpoint
 from gobelin.shared.errors import GobelinError
-from gobelin.shared.files import json_bytes, read_json, remove_folder, sole_owner, sweep, write_json
+from gobelin.shared.files import json_bytes, read_json, remove_folder, sweep, write_json
+from gobelin.shared.locks import sole_owner
 from gobelin.shared.recipe import Recipe
 
 if TYPE_CHECKING:

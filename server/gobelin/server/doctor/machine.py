@@ -11,8 +11,9 @@ from gobelin.server.home import AggregatorHome
 from gobelin.server.limits import limit_of
 from gobelin.server.sealed_policy import require_places, require_sealable
 from gobelin.shared.checkup import Found, fail, ok, warn
-from gobelin.shared.files import PRIVATE, bytes_in, is_owned, open_to_others
+from gobelin.shared.files import PRIVATE, bytes_in, open_to_others
 from gobelin.shared.installed import check_versions
+from gobelin.shared.locks import is_owned
 from gobelin.shared.model import Jepa
 from gobelin.shared.vector import ParameterSchema
 

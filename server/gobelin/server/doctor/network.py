@@ -17,7 +17,7 @@ from gobelin.shared.certificates import issued_by
 from gobelin.shared.checkup import Found, fail, ok, skip, warn
 from gobelin.shared.errors import WrongCAError
 from gobelin.shared.federation import parse_certificate
-from gobelin.shared.files import is_owned
+from gobelin.shared.locks import is_owned
 
 CONNECT_S = 5.0
 SOON_DAYS = 30.0

@@ -11,9 +11,9 @@ from gobelin.server.journal import Journal
 from gobelin.server.round_events import Convened, Seat
 from gobelin.server.terms import terms_of
 from gobelin.shared.checkup import Found, fail, ok, skip, warn
-from gobelin.shared.files import is_owned
 from gobelin.shared.invite import describe_seconds
 from gobelin.shared.ledger import LedgerFolder
+from gobelin.shared.locks import is_owned
 from gobelin.shared.shelf import Shelf
 
 HISTORY = "restore the whole home from one backup; members hold the signed heads"

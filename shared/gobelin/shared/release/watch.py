@@ -12,7 +12,8 @@ from pathlib import Path
 
 from gobelin.protocols.ledger import ReleaseStatement
 from gobelin.shared.errors import StaleError, StateError, TwoHistoriesError
-from gobelin.shared.files import change, find_json, write_json
+from gobelin.shared.files import find_json, write_json
+from gobelin.shared.locks import change
 
 SKEW_S = 300  # by which clocks may differ
 
