@@ -36,10 +36,10 @@ class Box:
 
 
 WORLD = Box()
-REGIONS = {
+REGIONS = {  # a room each, and what lies around the door: little of either, and both at once
     "left": Box(x=(0.0, 0.5)),
     "right": Box(x=(0.5, 1.0)),
-    "door": Box(x=(0.2, 0.8)),
+    "door": Box(x=(0.3, 0.7), y=(0.25, 0.75)),
 }
 
 
