@@ -22,9 +22,10 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the aggregator's proces
 import torch
 
 from bench.measure import write_result
+from gobelin.protocols.bundle import WireArray
 from gobelin.protocols.envelope import CONTRIBUTION
 from gobelin.protocols.messages import Contribution, RoundPlan, encoding_of
-from gobelin.server.admission import Admitted, WireArray, admit
+from gobelin.server.admission import Admitted, admit
 from gobelin.server.provenance import trace
 from gobelin.server.round_events import Seat
 from gobelin.shared.codec import Payload, codec_named

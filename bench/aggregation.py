@@ -19,8 +19,9 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 from torch import Tensor
 
 from bench.measure import spread, write_result
-from gobelin.server.aggregation import InMemory, aggregate, weighted_mean
+from gobelin.server.aggregation import Aggregate, InMemory, aggregate, weighted_mean
 from gobelin.server.deltas import RoundDeltas
 from gobelin.server.rules import RULES, make_rule
 from gobelin.shared.vector import ParameterSchema, ParameterVector
@@ -71,7 +72,7 @@ def main() -> None:
         "flower": lambda: flower_aggregate(layers),
         "flower_arrayrecords": lambda: aggregate_arrayrecords(records, WEIGHT),
         **{
-            f"whole_merge.{rule}": lambda rule=rule: aggregate(held, weights, make_rule(rule))
+            f"whole_merge.{rule}": partial(whole_merge, held, weights, rule)
             for rule in options.rules
         },
     }
@@ -106,6 +107,11 @@ def as_reply(tensors: list[np.ndarray]) -> RecordDict:
     """A node's reply as Flower's strategies get it."""
     arrays = ArrayRecord({f"{i:04d}": Array(tensor) for i, tensor in enumerate(tensors)})
     return RecordDict({"arrays": arrays, "metrics": MetricRecord({WEIGHT: 1})})
+
+
+def whole_merge(deltas: InMemory, weights: Sequence[Fraction], rule: str) -> Aggregate:
+    """What a rule named so makes of the deltas."""
+    return aggregate(deltas, weights, make_rule(rule))
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:

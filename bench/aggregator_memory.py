@@ -77,7 +77,8 @@ def main() -> None:
 
         TaskIdentity.run_id = TaskIdentity.task_id = TaskIdentity.node_id = 1
         side, *arguments = options.child
-        {"gobelin": gobelin_child, "flower": flower_child}[side](*arguments)
+        sides: dict[str, Callable[..., None]] = {"gobelin": gobelin_child, "flower": flower_child}
+        sides[side](*arguments)
         return
     values: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -50,8 +50,10 @@ def main() -> None:
                 context.close()
     serious = found["serious"] + found["critical"]
     values = {"serious": serious, "violations": dict(found), "pages": len(PATHS), "looks": pages}
-    path = write_result("axe", {**values, "rules_passed": passes, "axe_core": rules, "goal": GOAL})
-    print(path.read_text())
+    written = write_result(
+        "axe", {**values, "rules_passed": passes, "axe_core": rules, "goal": GOAL}
+    )
+    print(written.read_text())
 
 
 if __name__ == "__main__":

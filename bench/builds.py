@@ -71,7 +71,9 @@ def run_job(job: Job) -> dict[str, float]:
     settings = BuildSettings.model_validate(wanted)
     model = make_model(begun, given, settings)
     found = model.lineage.evaluation
-    told = {key: float(found[key]) for key in ("accuracy", "balanced") if key in found}
+    told: dict[str, float] = {
+        key: float(found[key]) for key in ("accuracy", "balanced") if key in found
+    }
     told["frozen"] = found.get("frozen", found).get("accuracy", 0.0)
     told["steps"] = model.lineage.steps
     if job.general:

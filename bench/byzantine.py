@@ -248,7 +248,7 @@ def summarise(
         "hostile": HOSTILE,
         "goal": "worst_loss <= 2 points; every NaN and collapse refused; plain mean fails",
     }
-    worst = {}
+    worst: dict[str, list[float]] = {}
     for (rule, attack), runs in cells.items():
         key = f"{rule}.{attack}"
         values[f"{key}.tokens"] = spread([run["tokens"] for run in runs])

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.planning_worlds import Film
-from gobelin.client.trainer import learning_rate
+from gobelin.client.inner_optimizer import learning_rate
 from gobelin.shared.evaluation.planning import Floats, Policy, Task, World
+from gobelin.shared.modality.trajectory import Trajectory
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import Recipe
 
@@ -26,6 +27,8 @@ class Cloner(nn.Module):
     def __init__(self, recipe: Recipe, actions: int, bound: float, seed: int) -> None:
         super().__init__()
         self.encoder = build_jepa(recipe, seed).encoder().without_predictor()
+        assert isinstance(self.encoder.modality, Trajectory)
+        self.observation = self.encoder.modality.observation
         self.bound = bound
         width = recipe.projector.out
         with torch.random.fork_rng(devices=[]):
@@ -38,7 +41,7 @@ class Cloner(nn.Module):
 
     def forward(self, seen: Tensor, goals: Tensor) -> Tensor:
         """Actions (B, A)."""
-        pictures = self.encoder.modality.observation.prepare(torch.cat([seen, goals]))
+        pictures = self.observation.prepare(torch.cat([seen, goals]))
         now, then = self.encoder(pictures).chunk(2)
         action: Tensor = self.bound * self.head(torch.cat([now, then], dim=1))
         return action
@@ -57,7 +60,7 @@ def clone(recipe: Recipe, film: Film, world: World, seed: int, steps: int) -> Cl
         seen, goals, done = film.hindsight(seed, step, batch)
         loss = F.mse_loss(cloner(seen, goals) / world.max_step, done / world.max_step)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(cloner.parameters(), recipe.inner.clip_norm)
         optimizer.step()
     return cloner.eval()

@@ -103,7 +103,7 @@ def contribution_bytes(codec: str, number: int, sent: ParameterVector) -> int:
     """
     from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
-    from gobelin.client.link import contribution_record
+    from gobelin.client.records import contribution_record
     from gobelin.client.spool import Spooled
     from gobelin.protocols.messages import METRIC_DISTORTION, METRIC_SENT_BYTES, Contribution
 
@@ -148,7 +148,7 @@ def speed(codec: str) -> dict[str, float]:
     values = torch.randn(SPEED_VALUES, generator=torch.Generator().manual_seed(0)) * 1e-3
     encode = decode = 0.0
     parts = []
-    for piece in values.split(SEGMENT):
+    for piece in torch.split(values, SEGMENT):
         started = time.perf_counter()
         data = by.encode(piece)
         between = time.perf_counter()
@@ -180,7 +180,9 @@ def main() -> None:
     images = fetch_fashion_mnist(Path(".cache"), options.data)
     down = bool(options.broadcast)
     codecs = ("fp32", *(options.broadcast or options.codecs))
-    ways = {codec: (options.uplink, codec) if down else (codec, "fp32") for codec in codecs}
+    ways: dict[str, tuple[str, str]] = {
+        codec: (options.uplink, codec) if down else (codec, "fp32") for codec in codecs
+    }
     jobs = {
         codec: [
             Job(images, *ways[codec], options.rounds, options.local_steps, seed)

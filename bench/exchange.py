@@ -226,7 +226,7 @@ def run_node(folder: Path) -> None:
         self._trainer = self._trainer or Mover(parse_recipe(plan.recipe))
         return self._trainer
 
-    contributor.Contributor._warm_trainer = stand_in
+    contributor.Contributor._warm_trainer = stand_in  # type: ignore[method-assign]
     home = NodeHome(folder)
     with Progress(home.settings().node, True, home.folder) as progress:
         link.serve(home, progress.on_status)
@@ -246,7 +246,7 @@ class Mover:
 
         if self._noise is None:
             self._noise = torch.empty(base.schema.size).normal_(0, NOISE)
-        health = Health(**dict.fromkeys(Health.__dataclass_fields__, 0.0))
+        health = Health(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, dim=0, samples=0)
         report = TrainingReport(local.steps, 0.0, 0.0, 0.0, 0.0, 0.0, health, 1, 0.0)
         return ParameterVector(base.schema, base.values + self._noise), report
 

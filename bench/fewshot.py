@@ -18,11 +18,11 @@ from bench.builds import RELEASE, Job, over_seeds, run_job
 from bench.measure import run_all, write_result
 
 SHOTS = (10, 100)
-ROWS = {  # name → how it is built
-    "consensus.linear": {"method": "linear"},
-    "solo.linear": {"method": "linear", "start": "solo"},
-    "scratch.linear": {"method": "linear", "start": "scratch"},
-    "scratch.full": {"method": "full", "start": "scratch"},
+ROWS = {  # name → from where, and by which method
+    "consensus.linear": ("consensus", "linear"),
+    "solo.linear": ("solo", "linear"),
+    "scratch.linear": ("scratch", "linear"),
+    "scratch.full": ("scratch", "full"),
 }
 
 
@@ -34,10 +34,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     jobs = {
-        (seed, shots, name): Job(seed=seed, shots=shots, **how)
+        (seed, shots, name): Job(seed, method, shots, start)
         for shots in options.shots
         for seed in options.seeds
-        for name, how in ROWS.items()
+        for name, (start, method) in ROWS.items()
     }
     found = run_all(run_job, list(jobs.values()), options.workers)
     right = {place: found[job]["accuracy"] for place, job in jobs.items()}

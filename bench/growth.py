@@ -85,7 +85,8 @@ def _growth(process: str, life: Sequence[Look]) -> Growth:
     rss = [look.rss for look in life]
 
     def both(of: str) -> tuple[int, int]:
-        return tuple(int(np.median([getattr(one, of) for one in end])) for end in (first, last))
+        before, after = (int(np.median([getattr(one, of) for one in end])) for end in (first, last))
+        return before, after
 
     before, after = both("rss")
     return Growth(

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from bench.measure import run_all, spread, write_result
@@ -74,9 +75,9 @@ def run_job(job: Job) -> dict[str, Found]:
     releases = federation(job.seed, job.folder, names)
     old, new = (releases[name] for name in names)
     everyones = public(job.seed)
-    shown = [_embed(release, everyones)[0] for release in (old, new)]
-    frames = [_frame(*shown, count) for count in (SAMPLES, 100)]
-    turned = frame_rotation(shown[1].pooled, shown[0].pooled)
+    before, after = (_embed(release, everyones)[0] for release in (old, new))
+    frames = [_frame(before, after, count) for count in (SAMPLES, 100)]
+    turned = frame_rotation(after.pooled, before.pooled)
     return {name: _of_region(old, new, region(name, job.seed), frames, turned) for name in REGIONS}
 
 
@@ -99,7 +100,7 @@ def _of_region(
 
 def _frame(old: Embedding, new: Embedding, count: int) -> Frame:
     dim = old.pooled.shape[1]
-    return Frame.between(*(e.tokens[:count].unflatten(1, (-1, dim)) for e in (new, old)))
+    return Frame.between(*(torch.unflatten(e.tokens[:count], 1, (-1, dim)) for e in (new, old)))
 
 
 def _embed(release: Checkpoint, data: Labelled) -> tuple[Embedding, Embedding]:

@@ -184,7 +184,7 @@ class Stage:
         key = key or self.keys[name]
         return seal(key, purpose, made, issued=1, expires=expires, **told)
 
-    def upload(self, spooled: Spooled, spoil: Callable[[Any], None] | None = None) -> Upload:
+    def upload(self, spooled: Spooled, spoil: Callable[[Any], object] | None = None) -> Upload:
         """A contribution as an upload, its record spoilt on the way."""
         record = contribution_record(spooled)
         if spoil is not None:

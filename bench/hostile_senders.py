@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.proto.message_pb2 import ObjectTree
@@ -23,7 +23,7 @@ from gobelin.protocols.messages import (
 from gobelin.shared.signing import SigningKey
 from gobelin.shared.vector import DTYPE
 
-Spoil = Callable[[RecordDict], None]
+Spoil = Callable[[RecordDict], object]
 
 
 # ---------------------------------------------------------------- envelopes and replays
@@ -40,7 +40,7 @@ def signed(name: str, code: str, by: Callable[[Stage, Contribution], SignedEnvel
     return Case(name, code, make)
 
 
-def altered(stage: Stage, made: Contribution, **changes: Any) -> SignedEnvelope:
+def altered(stage: Stage, made: Contribution, changes: Mapping[str, object]) -> SignedEnvelope:
     """An envelope that says something else, signed by south all the same."""
     good = json.loads(stage.sign(made).data)
     data = json.dumps({**good, **changes}, sort_keys=True, separators=(",", ":")).encode()
@@ -53,8 +53,10 @@ def envelopes() -> Iterator[Case]:
     yield signed(
         "noise for an envelope", "envelope", lambda s, m: SignedEnvelope(b"\x00{" * 9, "0" * 128)
     )
-    yield signed("a field more in the envelope", "envelope", lambda s, m: altered(s, m, weight=9))
-    yield signed("a time before all time", "envelope", lambda s, m: altered(s, m, issued=-1))
+    yield signed(
+        "a field more in the envelope", "envelope", lambda s, m: altered(s, m, {"weight": 9})
+    )
+    yield signed("a time before all time", "envelope", lambda s, m: altered(s, m, {"issued": -1}))
     yield signed(
         "forged: a key of its own",
         "envelope.signature",
@@ -103,7 +105,7 @@ def envelopes() -> Iterator[Case]:
         yield signed(
             f"an envelope of another {key}",
             "envelope.payload",
-            lambda s, m, k=key, v=value: altered(s, m, **{k: v}),
+            partial(altered, changes={key: value}),
         )
 
     def of_old(stage: Stage) -> Upload:

@@ -160,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
 class Wire(HttpGrid):
     """Flower's grid, connected to a SuperLink of ours; what is sent is only numbered."""
 
-    run = SimpleNamespace(run_id=3)  # type: ignore[assignment]
+    run = SimpleNamespace(run_id=3)
 
     def __init__(self, link: SuperLink, keys: Mapping[int, bytes]) -> None:
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1

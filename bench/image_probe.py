@@ -21,7 +21,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from bench.measure import run_all, spread, write_result
-from gobelin.client.trainer import LocalSteps, LocalTrainer, learning_rate
+from gobelin.client.inner_optimizer import learning_rate
+from gobelin.client.trainer import LocalSteps, LocalTrainer
 from gobelin.shared.data import BatchStream, Source
 from gobelin.shared.data.fashion_mnist import TEST, TRAIN, fetch_fashion_mnist
 from gobelin.shared.evaluation import evaluate_model
@@ -128,7 +129,7 @@ def supervised(recipe: Recipe, encoder: Encoder, train: Source, job: Job) -> Enc
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, job.steps, inner)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, inner.clip_norm)
         optimizer.step()
     return encoder

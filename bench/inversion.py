@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def main() -> None:
             tuple(settings), samples=options.samples, iterations=options.iterations, seed=seed
         )
         found = audit_leakage(
-            recipe, None, source, asked, on_setting=lambda at, s=seed: print(f"seed {s}: {at}")
+            recipe, None, source, asked, on_setting=partial(print, f"seed {seed}:")
         )
         audits.append(found.facts())
     common = {

@@ -62,8 +62,8 @@ def mutations(folder: Path) -> Iterator[Mutation]:
     for path in sorted(folder.rglob("*.note")):
         lines = path.read_text().split("\n")
         for number, line in enumerate(lines):
-            for how, other in changed_line(line):
-                data = "\n".join([*lines[:number], *other, *lines[number + 1 :]]).encode()
+            for how, instead in changed_line(line):
+                data = "\n".join([*lines[:number], *instead, *lines[number + 1 :]]).encode()
                 if data != path.read_bytes():
                     yield Mutation(path, f"line {number}", how, data)
 

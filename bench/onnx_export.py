@@ -16,6 +16,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,9 @@ def measure(model: SovereignModel, seed: int, threads: Sequence[int], most: int)
                 inputs = graph.made_up(batch, seed)
                 eager, onnx, bare = fastest(
                     time.process_time if count == 1 else time.perf_counter,
-                    lambda x=inputs: graph.run(x),
-                    lambda x=inputs, own=ours: run_session(own, x),
-                    lambda x=inputs, own=plain: run_session(own, x),
+                    partial(graph.run, inputs),
+                    partial(run_session, ours, inputs),
+                    partial(run_session, plain, inputs),
                 )
                 cells[f"{count}.{batch}"] = {
                     "eager_ms": 1e3 * eager,

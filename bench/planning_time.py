@@ -39,7 +39,7 @@ from bench.planning_baseline import BASELINE, BOUND, Baseline, Model, Search, gi
 from bench.two_rooms import DIM, WorldModel
 from gobelin.shared.errors import ConfigError
 from gobelin.shared.model.linear import linear
-from gobelin.shared.model.predictor import Predictor
+from gobelin.shared.model.predictor import ConditionedBlock, Predictor
 from gobelin.shared.objective.next_latent import NextLatentRecipe
 from gobelin.shared.planning import ActionSpace, Cast, Cem, FlatDynamics, Problem, ToGoal
 from gobelin.shared.recipe import PredictorRecipe, load_recipe
@@ -61,6 +61,7 @@ class PlainPredictor:
         model = self.predictor
         tokens = model.read(latents) + model.position[: latents.shape[1]]
         for block in model.blocks:
+            assert isinstance(block, ConditionedBlock)
             shift, scale, gate, *of_mlp = block.modulation(conditions).chunk(6, dim=-1)
             seen = block.norm_attention(tokens) * (1 + scale) + shift
             tokens = tokens + gate * self.attend(block.attention, seen)
@@ -89,6 +90,9 @@ class LayersOf:
     def predict(self, z: Tensor, actions: Tensor) -> Tensor:
         """Next latents of z (..., D) after actions (..., 2)."""
         first, _, second, _, third = self.model.change
+        assert isinstance(first, nn.Linear)
+        assert isinstance(second, nn.Linear)
+        assert isinstance(third, nn.Linear)
         hidden = linear(torch.cat([z, 10 * actions], dim=-1), first, gelu=True)
         return z + linear(linear(hidden, second, gelu=True), third)
 

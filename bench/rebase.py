@@ -34,9 +34,8 @@ from gobelin.client.sovereign.build import Given, make_model
 from gobelin.client.sovereign.consensus import Consensus
 from gobelin.client.sovereign.lineage import Origin
 from gobelin.client.sovereign.package import SovereignModel
-from gobelin.client.sovereign.rebase import Rebaser, RebaseSettings
-from gobelin.client.sovereign.rebasing import MASKS
-from gobelin.client.sovereign.settings import BuildSettings
+from gobelin.client.sovereign.rebase import Mask, Rebaser, RebaseSettings
+from gobelin.client.sovereign.settings import BuildSettings, LabelSettings
 from gobelin.client.sovereign.tune import score
 from gobelin.shared.checkpoint import Checkpoint
 from gobelin.shared.data import Source, Subset
@@ -52,6 +51,7 @@ BUILDS: dict[str, dict[str, Any]] = {
     "linear": {"method": "linear"},
 }
 LABELS, TESTS = 2_000, 2_000
+MASKS: tuple[Mask, ...] = ("none", "movement", "gradient")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def run_job(job: Job) -> dict[str, Found]:
         region="turned",
         seed=job.seed,
         unverified=True,
-        labels={"budget": LABELS},
+        labels=LabelSettings(budget=LABELS),
         **BUILDS[job.build],
     )
     given = Given(mine.labelled)  # nobody looks at the test images while the time is taken

@@ -23,7 +23,7 @@ from torch import Tensor
 from bench.measure import run_all, spread, write_result
 from bench.rocket import KERNELS, random_kernels, ridge_accuracy, transform
 from examples.in_process import federate_in_process
-from gobelin.shared.data import MemorySource
+from gobelin.shared.data import MemorySource, Source
 from gobelin.shared.evaluation import embed, evaluate_model, evaluate_raw
 from gobelin.shared.model import encoder_of
 from gobelin.shared.recipe import Recipe, load_recipe
@@ -128,7 +128,7 @@ def anomaly_auroc(known: Tensor, asked: Tensor, odd: Tensor) -> float:
     near = torch.cat(
         [
             torch.cdist(part, known).topk(NEIGHBOURS, largest=False).values
-            for part in asked.split(256)
+            for part in torch.split(asked, 256)
         ]
     )
     return auroc(near.mean(dim=1), odd)
@@ -153,12 +153,12 @@ def without(source: MemorySource, label: int) -> MemorySource:
     return MemorySource(whole(source)[labels != label], labels[labels != label])
 
 
-def whole(source: MemorySource) -> Tensor:
+def whole(source: Source[Tensor]) -> Tensor:
     """All windows (N, T, C)."""
     return source.read(np.arange(len(source)))
 
 
-def labels_of(source: MemorySource) -> Tensor:
+def labels_of(source: Source[Tensor]) -> Tensor:
     """Labels (N,)."""
     assert source.labels is not None
     return source.labels

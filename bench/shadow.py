@@ -127,8 +127,9 @@ def _federate(job: Job, recipe: Recipe, homes: dict[str, NodeHome]) -> Parameter
     nodes = {name: Contributor(home, lambda _: None) for name, home in homes.items()}
     for number in range(1, job.rounds + 1):
         plan, deltas = _plan(job, recipe, number, base), []
+        sent = {name: bytes(segment) for name, segment in base.segments().items()}
         for node in nodes.values():
-            deltas.append(node.prepare(plan, base.segments()).delta.values)
+            deltas.append(node.prepare(plan, sent).delta.values)
             while node.rest(lambda: False):
                 pass
         base = ParameterVector(base.schema, base.values + torch.stack(deltas).mean(dim=0))

@@ -153,7 +153,8 @@ def gaussian(dim: int, slices: int, device: torch.device) -> Tensor:
     """The slices (D, M) that both baselines draw in their first step."""
     random = torch.Generator(device=device).manual_seed(GAUSSIAN_SEED)
     drawn = torch.randn(dim, slices, device=device, generator=random)
-    return drawn / drawn.norm(p=2, dim=0)
+    norms: Tensor = drawn.norm(p=2, dim=0)
+    return drawn / norms
 
 
 def lejepa(folder: Path, slices: int, device: torch.device) -> Statistic:
@@ -185,8 +186,11 @@ def from_first_step(test: nn.Module) -> Statistic:
     """The module as a function that always draws its first step's slices."""
 
     def statistic(z: Tensor) -> Tensor:
-        test.global_step.zero_()
-        return test(z)
+        step = test.global_step
+        assert isinstance(step, Tensor)
+        step.zero_()
+        value: Tensor = test(z)
+        return value
 
     return statistic
 
@@ -195,7 +199,7 @@ def definitions(
     path: Path, known: Mapping[str, Any], names: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Functions and classes (all, or those named) of a source file, without its imports."""
-    found = [
+    found: list[ast.stmt] = [
         node
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and (not names or node.name in names)

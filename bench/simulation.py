@@ -63,10 +63,12 @@ def measure(options: argparse.Namespace, seed: int) -> dict[str, float]:
         open_study(home, {**given, "federation": {"rounds": rounds}})
         founded = time.perf_counter()
         marks: dict[str, float] = {}
+
+        def note(event: dict[str, Any]) -> None:
+            marks.setdefault(event["event"], time.perf_counter())
+
         with Memory() as memory:
-            Supervisor(
-                home, lambda event: marks.setdefault(event["event"], time.perf_counter())
-            ).run()
+            Supervisor(home, note).run()
         theirs, seconds = one_after_the_other(home, options, seed)
         if theirs != read_checkpoint(home.last_release()).vector.digest:
             raise SystemExit("the simulation's consensus is not the one of the same rounds here")

@@ -122,12 +122,12 @@ def draws(members: Sequence[Member], number: int, seed: int, form: CrossNode) ->
         return [
             lambda step: (directions(derive_seed(seed, "slices", step), DIM, SLICES), None)
         ] * len(members)
-    return [
-        lambda step, offset=offset: offset.draw(
-            derive_seed(seed, "slices", step), DIM, SLICES, KNOTS, T_MAX
-        )
-        for offset in offsets
-    ]
+    return [by_offset(offset, seed) for offset in offsets]
+
+
+def by_offset(offset: Offset, seed: int) -> Slices:
+    """A step's slices, with what the other members add there."""
+    return lambda step: offset.draw(derive_seed(seed, "slices", step), DIM, SLICES, KNOTS, T_MAX)
 
 
 def renew_inner(members: Sequence[Member], how: str) -> None:
@@ -232,7 +232,7 @@ class Anchor:
 
     def __call__(self, model: WorldModel) -> None:
         off = (model.encode(self.pictures) - self.latents).square().mean()
-        (self.weight * off).backward()
+        (self.weight * off).backward()  # type: ignore[no-untyped-call]
 
 
 @cache

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from bench.sigreg import definitions
-from gobelin.client.trainer import learning_rate
+from gobelin.client.inner_optimizer import learning_rate
 from gobelin.shared.modality.image import ImageRecipe
-from gobelin.shared.modality.image_tokenizer import positions
+from gobelin.shared.modality.image_tokenizer import ImageTokenizer, positions
 from gobelin.shared.modality.image_views import BLUR_SIGMA, ViewsRecipe
 from gobelin.shared.model import Jepa
 from gobelin.shared.objective.sigreg import directions
@@ -177,8 +177,11 @@ def projector_like(model: Jepa) -> nn.Sequential:
 def copy_weights(ours: Jepa, theirs: Any) -> None:
     """Ours into theirs; its positions are set to our fixed ones and not trained."""
     (tokenizer,) = ours.tokenizers.values()
+    assert isinstance(tokenizer, ImageTokenizer)
     backbone, grid = theirs.backbone, tokenizer.grid
-    state = {f"patch_embed.proj.{n}": p for n, p in tokenizer.embed.named_parameters()}
+    state: dict[str, Tensor] = {
+        f"patch_embed.proj.{n}": p for n, p in tokenizer.embed.named_parameters()
+    }
     state["pos_embed"] = positions(grid, grid, ours.recipe.trunk.dim, grid)[None]
     for name, parameter in ours.trunk.named_parameters():
         for own, other in NAMES.items():

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from bench.measure import run_all, spread, write_result
 from examples.in_process import federate_in_process
-from gobelin.shared.data import MemorySource
+from gobelin.shared.data import MemorySource, Source
+from gobelin.shared.data.formats import TextFormat
 from gobelin.shared.evaluation import embed
 from gobelin.shared.evaluation.probes import knn, linear_probe
 from gobelin.shared.model import encoder_of
@@ -111,12 +112,15 @@ def baseline(tasks: dict[str, Task]) -> dict[str, float]:
     """Logistic regression on hashed n-grams of the same bytes."""
     found = {}
     for name, task in tasks.items():
-        sides = []
-        for source in (task.train, task.test):
-            assert source.labels is not None
-            sides += [n_grams(source.read(np.arange(len(source)))), source.labels]
-        found[name] = linear_probe(*sides, int(sides[1].max()) + 1)[0]
+        known, unseen = counted(task.train), counted(task.test)
+        found[name] = linear_probe(*known, *unseen, int(known[1].max()) + 1)[0]
     return found
+
+
+def counted(source: Source[Tensor]) -> tuple[Tensor, Tensor]:
+    """n-grams (N, BUCKETS) of labelled texts, and the labels (N,)."""
+    assert source.labels is not None
+    return n_grams(source.read(np.arange(len(source)))), source.labels
 
 
 def n_grams(texts: Tensor) -> Tensor:
@@ -198,7 +202,9 @@ def make_tasks(
 
 def as_windows(recipe: Recipe, sections: list[Section], whole: bool = False) -> Tensor:
     """Windows uint8 (N, L) of texts, cut between characters: all of each, or the first."""
-    length = recipe.modality().form.length
+    form = recipe.modality().form
+    assert isinstance(form, TextFormat)
+    length = form.length
     cut = [w for s in sections for w in (windows_of(s.text, length))] if whole else [
         next(windows_of(s.text, length)) for s in sections
     ]  # fmt: skip

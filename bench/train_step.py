@@ -42,7 +42,7 @@ from gobelin.shared.modality.modality import Views
 from gobelin.shared.model import build_jepa
 from gobelin.shared.objective.anti_collapse import AntiCollapse
 from gobelin.shared.objective.lejepa import LeJepa
-from gobelin.shared.objective.objective import Draw, LossParts
+from gobelin.shared.objective.objective import Draw, LeJepaRecipe, LossParts
 from gobelin.shared.recipe import Recipe, load_recipe
 from gobelin.shared.seeds import generator_of
 from gobelin.shared.vector import ParameterVector
@@ -105,7 +105,7 @@ class Setting:
     def ready(self) -> list[list[Tensor]]:
         """BATCHES × stacks of views (V_i, B, C, S_i, S_i), on the device."""
         modality, batch = self.recipe.modality(), self.recipe.inner.batch_size
-        parts = self.images().split(batch)
+        parts = torch.split(self.images(), batch)
         return [
             list(modality.views(p.to(self.device), generator_of(0, "train step views", i)).stacks)
             for i, p in enumerate(islice(cycle(parts), BATCHES))
@@ -113,7 +113,7 @@ class Setting:
 
     def ours(self) -> LocalTrainer:
         """Our trainer on the images, minimising their formula."""
-        parts = self.images().split(self.recipe.inner.batch_size)
+        parts = torch.split(self.images(), self.recipe.inner.batch_size)
         trainer = LocalTrainer(
             self.recipe,
             lambda step: parts[step % len(parts)],
@@ -121,7 +121,8 @@ class Setting:
             "bf16" if self.precision == "bf16" else "fp32",
             self.compile,
         )
-        trainer.objective = TheirFormula(self.recipe.objective)  # type: ignore[arg-type]
+        assert isinstance(self.recipe.objective, LeJepaRecipe)
+        trainer.objective = TheirFormula(self.recipe.objective)  # type: ignore[assignment]
         return trainer
 
     def theirs(self) -> StableStep:
@@ -264,7 +265,7 @@ def sides(setting: Setting, steps: int, view_steps: int) -> Iterator[tuple[str, 
 def on_ready_views(setting: Setting, trainer: LocalTrainer) -> Iterator[Iterator[list[Tensor]]]:
     """Our trainer sees ready views for a while, and the same are there for theirs."""
     ready, modality = setting.ready(), trainer.encoder.modality
-    modality.views = ReadyViews(ready, setting.leading)
+    modality.views = ReadyViews(ready, setting.leading)  # type: ignore[method-assign]
     try:
         yield cycle([[view for stack in stacks for view in stack] for stacks in ready])
     finally:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,8 @@ HORIZON, TEST_EPISODES = 10, 400
 TWO_ROOM = TwoRoom()
 
 Slices = Callable[[int], tuple[Tensor, tuple[Tensor, Tensor] | None]]  # step → (D, M), offset
-Correction = Callable[[nn.Module], None]  # changes the gradients of a step, before clipping
+# changes the gradients of a step, before clipping
+Correction: TypeAlias = "Callable[[WorldModel], None]"
 
 
 class WorldModel(nn.Module):
@@ -53,7 +55,8 @@ class WorldModel(nn.Module):
 
     def predict(self, z: Tensor, actions: Tensor) -> Tensor:
         """Next latents of z (..., D) after actions (..., 2)."""
-        return z + self.change(torch.cat([z, 10 * actions], dim=-1))
+        change: Tensor = self.change(torch.cat([z, 10 * actions], dim=-1))
+        return z + change
 
     def imagine(self, z: Tensor, actions: Tensor) -> Tensor:
         """Latents (N, T, D) imagined from z (N, D) through actions (N, T, 2)."""
@@ -120,7 +123,7 @@ class Member:
             pictures, actions = self.film.windows(generator_of(self.seed, "windows", step))
             loss = self.loss(self.model.encode(pictures), actions, *slices(step))
             self.optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             for correct in self.corrections:
                 correct(self.model)
             nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)

@@ -57,7 +57,7 @@ MODELS = (BEST, "pooled", *(f"{k:03d}" for k in range(MEMBERS)))
 def points() -> dict[tuple[str, float], Point]:
     """Every point by its axis and its value there; the centre is on all axes."""
     return {
-        (axis, value): replace(CENTRE, **{axis: value})
+        (axis, value): replace(CENTRE, **{axis: value})  # type: ignore[arg-type]
         for axis, values in AXES.items()
         for value in values
     }

@@ -7,6 +7,7 @@ import inspect
 import io
 import textwrap
 import tokenize
+from collections.abc import Sequence
 from functools import cache
 
 
@@ -55,7 +56,7 @@ def one_line(text: str | None) -> str:
     return words.replace("|", "\\|").replace("<", "&lt;")
 
 
-def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """A Markdown table; columns in which nothing stands are left out."""
     kept = [n for n in range(len(heads)) if n == 0 or any(row[n] for row in rows)]
     lines = [[heads[n] for n in kept], ["---"] * len(kept)]

@@ -78,8 +78,9 @@ def all_made() -> Iterator[tuple[Path, ast.Call]]:
     """Every error that the code makes, with the file it is made in."""
     for file, tree in _trees():
         for node in ast.walk(tree):
-            named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-            if named and node.func.id.endswith("Error") and node.args:
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+                continue
+            if node.func.id.endswith("Error") and node.args:
                 yield file, node
 
 

@@ -47,7 +47,7 @@ def _dataclass(kind: type) -> str:
     comments = field_comments(kind)
     rows = [
         (f"`{f.name}`", one_line(f"`{f.type}`".replace("|", "or")), one_line(comments.get(f.name)))
-        for f in dataclasses.fields(kind)  # type: ignore[arg-type]
+        for f in dataclasses.fields(kind)
     ]
     return f"### {kind.__name__}\n\n{_prose(kind.__doc__)}\n\n" + table(
         ("field", "type", "meaning"), rows

@@ -110,7 +110,7 @@ def _tables(kind: type[BaseModel], where: str = "", level: int = 3) -> str:
     return "".join(parts)
 
 
-def _rows(kind: type[BaseModel]) -> list[tuple[str, ...]]:
+def _rows(kind: type[BaseModel]) -> list[tuple[str, str, str, str]]:
     comments = field_comments(kind)
     schema = kind.model_json_schema()
     shared = schema.get("$defs", {})

@@ -19,8 +19,6 @@ from gobelin.shared.frame import Frame
 from gobelin.shared.model import Encoder
 from gobelin.shared.vector import ParameterVector
 
-MASKS = ("none", "movement", "gradient")
-
 
 @dataclass(frozen=True)
 class Carried:
