@@ -47,7 +47,7 @@ class Job:
     method: str
     shots: int
     start: str = "consensus"
-    head: str = "auto"
+    head: str = "linear"
     steps: int = STEPS  # of fine-tuning, at most
     pretrain: int = 0  # steps on the region's unlabelled images before
     rehearse: bool = False  # the public images, in pre-training

@@ -186,9 +186,7 @@ def _head(
 ) -> Head:
     """The head on the model as it is made so far, which it moves where the method says so."""
     settings, device = mover.settings, mover.device
-    kind = settings.head.kind
-    if kind == "auto":
-        kind = "attentive" if method == "attentive" else "linear"
+    kind = "attentive" if method == "attentive" else settings.head.kind
     encoder = encoder_of(mover.recipe, made.vector, mover.modality).to(device)
     head = fit_frozen(encoder, task, kind, settings.labels.balance, settings.seed, device)
     told: dict[str, Any] = {"on": "test" if task.tested else "held out"}

@@ -36,7 +36,8 @@ class LabelSettings(Settings):
 class HeadSettings(Settings):
     """What reads the classes off tokens."""
 
-    # on all tokens, on their mean, or by attention; auto: linear
+    # On all tokens, on their mean, or by attention. auto: of few labels whichever of the first two
+    # does better in cross-validation, else all tokens.
     kind: Literal["auto", "linear", "pooled", "attentive"] = "auto"
 
 
