@@ -17,6 +17,7 @@ from gobelin.server.aggregation import InMemory, weighted_mean
 from gobelin.server.cli import app
 from gobelin.server.founding import Charter, admit_node, found
 from gobelin.server.home import AggregatorHome
+from gobelin.server.roster_book import RosterBook
 from gobelin.server.sealed_policy import require_places, require_sealable
 from gobelin.shared.errors import ConfigError, GarbledSumError
 from gobelin.shared.files import write_atomic
@@ -72,6 +73,25 @@ def test_a_second_node_of_a_member_and_one_too_many_are_not_admitted(tmp_path: P
     with pytest.raises(ConfigError, match="place for 2 nodes, the roster has 3"):
         admit_node(place.folder, tmp_path / "2.pub", "west", "three")
     assert place.roster().members == ["north", "south"]
+
+
+def test_of_two_admitted_side_by_side_one_gets_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = home(tmp_path)
+    for number in range(2):
+        write_atomic(tmp_path / f"{number}.pub", node_pub(number + 1))
+    turn = RosterBook.change
+
+    def overtaken(book: RosterBook, key_file: Path) -> Any:
+        monkeypatch.setattr(RosterBook, "change", turn)
+        admit_node(place.folder, tmp_path / "1.pub", "north", "two")
+        return turn(book, key_file)
+
+    monkeypatch.setattr(RosterBook, "change", overtaken)
+    with pytest.raises(ConfigError, match="one node a member, north has several"):
+        admit_node(place.folder, tmp_path / "0.pub", "north", "one")
+    assert [node.name for node in place.roster().nodes] == ["two"]
 
 
 def test_an_edited_file_is_refused_by_what_up_looks_at(tmp_path: Path) -> None:

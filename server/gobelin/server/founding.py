@@ -105,8 +105,9 @@ def admit_node(
     for name in (member, node):
         require_name(name)
     entry = NodeEntry.of(member, node, pem, str(key), role)
-    require_places(AggregatorHome(folder).settings(), home.roster().admit(entry))
+    settings = AggregatorHome(folder).settings()
     with home.book.change(home.signing_key_file) as change:
+        require_places(settings, change.roster.admit(entry))
         change.admit(entry)
     return entry
 

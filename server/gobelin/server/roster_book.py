@@ -61,8 +61,7 @@ class RosterBook:
 
     def roster(self) -> Roster:
         """Who is on the roster now."""
-        records = self.log().current.values()
-        return Roster(tuple(map(entry_of, records)))
+        return roster_of(self.log())
 
     def _read(self) -> tuple[RosterLog, int]:
         """The log, and where its last whole line ends."""
@@ -104,6 +103,11 @@ class Change:
         self._key = key
         self.log = log
 
+    @property
+    def roster(self) -> Roster:
+        """Who is on the roster now: nobody else changes it."""
+        return roster_of(self.log)
+
     def make(self, change: str, entry: NodeEntry, reason: str = "") -> Signed:
         """Sign one more record and write it; raises RosterError when it changes nothing."""
         record = RosterRecord(
@@ -138,7 +142,7 @@ class Change:
 
     def admit(self, entry: NodeEntry, reason: str = "") -> Signed:
         """Admit a node, or find that it is; raises ConfigError when name or key is taken."""
-        roster = Roster(tuple(map(entry_of, self.log.current.values())))
+        roster = self.roster
         if roster.admit(entry) is roster:
             found = self.log.last_of(entry.id)
             if found is not None:
@@ -153,6 +157,11 @@ class Change:
         raise ConfigError(
             f"no node on the roster is called {name!r}", "see `gobelin aggregator nodes`"
         )
+
+
+def roster_of(log: RosterLog) -> Roster:
+    """Who is on the roster by a log."""
+    return Roster(tuple(map(entry_of, log.current.values())))
 
 
 def entry_of(record: RosterRecord) -> NodeEntry:

@@ -17,8 +17,7 @@ from gobelin.protocols.enrolment import PURPOSE_RECORD
 from gobelin.server.export import FILES
 from gobelin.server.founding import choose_address, second_port
 from gobelin.server.home import AggregatorHome
-from gobelin.server.roster import Roster
-from gobelin.server.roster_book import entry_of
+from gobelin.server.roster_book import roster_of
 from gobelin.server.verify import verify_home
 from gobelin.shared.address import format_address
 from gobelin.shared.errors import StateError
@@ -85,7 +84,7 @@ def _sign_anew(history: History, to: LedgerFolder, place: AggregatorHome) -> Non
     if before and before[-1]:
         log = RosterLog(before[-1][0].record.previous, key.public)
         log.extend(before[-1])
-        place.write_roster(Roster(tuple(map(entry_of, log.current.values()))))
+        place.write_roster(roster_of(log))
 
 
 def _anew(key: SigningKey, records: Sequence[Signed]) -> list[Signed]:
