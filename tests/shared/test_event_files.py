@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from tensorboardX import SummaryWriter
 
+from gobelin.shared import event_files
 from gobelin.shared.event_files import Point, points_of, read_points, write_points
 from gobelin.shared.pages.charts import Chart, Line
+from tests.beside import Beside
 
 POINTS = [Point("loss/mean", step, 1.0 / step, 1_800_000_000.0 + step) for step in range(1, 6)]
 
@@ -32,6 +34,21 @@ def test_only_what_is_new_is_added(tmp_path: Path) -> None:
     files = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     assert write_points(tmp_path, POINTS) == 0
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == files
+    assert found(tmp_path) == WHOLE
+
+
+def test_of_two_that_write_at_once_the_second_finds_what_the_first_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second, read = Beside(lambda: write_points(tmp_path, POINTS)), event_files.read_points
+
+    def overtaken(folder: Path) -> list[Point]:
+        there = list(read(folder))
+        second.step()
+        return there
+
+    monkeypatch.setattr(event_files, "read_points", overtaken)
+    assert write_points(tmp_path, POINTS) + second.end() == 5
     assert found(tmp_path) == WHOLE
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gobelin.shared.errors import ConfigError
+from gobelin.shared.locks import change
 
 if TYPE_CHECKING:
     from gobelin.shared.pages.charts import Chart
@@ -34,23 +35,26 @@ class Point:
 
 
 def write_points(folder: Path, points: Iterable[Point]) -> int:
-    """Add the points that `folder` does not have; returns how many. Raises ConfigError."""
+    """Add the points that `folder` does not have; returns how many. Raises ConfigError.
+
+    Waits for whoever is writing there.
+    """
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
         what = "event files need tensorboardX, which is not installed"
         raise ConfigError(what, "pip install 'gobelin[tensorboard]'") from None
-    there = {(point.tag, point.step) for point in read_points(folder)}
-    missing = {(point.tag, point.step): point for point in points}
-    for known in there & missing.keys():
-        del missing[known]
-    if not missing:
-        return 0
-    suffix = f".{len(list(folder.glob(FILES))):05d}.gobelin"  # else one second has one name
-    with SummaryWriter(str(folder), filename_suffix=suffix) as writer:
-        for (tag, step), point in sorted(missing.items()):
-            writer.add_scalar(tag, point.value, step, walltime=point.at)
-    return len(missing)
+    with change(folder):  # else two at once would write the same
+        missing = {(point.tag, point.step): point for point in points}
+        for known in read_points(folder):
+            missing.pop((known.tag, known.step), None)
+        if not missing:
+            return 0
+        suffix = f".{len(list(folder.glob(FILES))):05d}.gobelin"  # else one second has one name
+        with SummaryWriter(str(folder), filename_suffix=suffix) as writer:
+            for (tag, step), point in sorted(missing.items()):
+                writer.add_scalar(tag, point.value, step, walltime=point.at)
+        return len(missing)
 
 
 def read_points(folder: Path) -> Iterator[Point]:

@@ -55,7 +55,7 @@ def is_owned(home: Path) -> bool:
 
 @contextmanager
 def change(path: Path) -> Iterator[None]:
-    """Hold the right to read a file and write it anew; waits for the process that has it."""
+    """Hold the right to read a file, or a folder's, and write it anew; waits for who has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (path.parent / f".{path.name}{LOCK}").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
