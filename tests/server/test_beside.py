@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from gobelin.server import replay as replaying
 from gobelin.server import verify as verifying
+from gobelin.server.archive import Archive
 from gobelin.server.details import round_detail
 from gobelin.server.doctor.standing import ledger as check_ledger
 from gobelin.server.export import export
@@ -67,6 +69,40 @@ def test_what_is_sealed_and_removed_while_it_is_verified_is_no_other_history(
     assert (told["rounds"], told["sealed"], told["releases"]) == (4, 0, [])
     assert fed.home.sealed_rounds() == [8, 9, 10]
     assert verify_home(fed.home, fed.home.aggregator_key())["rounds"] == 10
+
+
+@pytest.mark.parametrize(("until", "replayed"), [(6, [4]), (10, [])])
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (verifying, "verify_history"),
+        (Archive, "rounds"),
+        (replaying, "read_checkpoint"),
+        (replaying, "row_of"),
+        (replaying, "entry_of"),
+    ],
+)
+def test_a_replay_is_of_what_is_still_there(
+    tmp_path: Path,
+    north: Node,
+    south: Node,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    name: str,
+    until: int,
+    replayed: list[int],
+) -> None:
+    retention = {**SETTINGS["retention"], "archives": 2}
+    fed = federation(tmp_path, north, south, **{**SETTINGS, "retention": retention}, archive=True)
+    run_until(fed, 4)
+    key = fed.home.aggregator_key()
+    with sole_owner(fed.home.rounds):
+        assert verify_home(fed.home, key, replayed=True)["replayed"] == [2, 3, 4]
+        then(monkeypatch, owner, name, lambda: run_until(fed, until))
+        told = verify_home(fed.home, key, replayed=True)
+    assert (told["rounds"], told["replayed"]) == (4, replayed)
+    assert told["not_here"] == 4 - len(replayed)
+    assert f"rounds 1 to {told['not_here']} are not here any more" in told["said"]
 
 
 def test_a_round_that_is_about_to_be_in_the_ledger_is_passed_over_while_the_aggregator_is_up(

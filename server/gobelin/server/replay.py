@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from gobelin.server.quality import Examiner
 from gobelin.server.round_events import Asked, Seat
 from gobelin.server.seal import Merging, Outcome, Standing
 from gobelin.shared.checkpoint import Checkpoint, read_checkpoint
-from gobelin.shared.errors import LedgerError
+from gobelin.shared.errors import GobelinError, LedgerError
 from gobelin.shared.fragments import fragment_of_round
 from gobelin.shared.ledger import Entry, entry_of
 from gobelin.shared.objective import Moments
@@ -49,14 +50,30 @@ class Replayed:
     rollback: bool = False  # it trained nothing: it leaves what an earlier round has left
 
 
-def replay(home: AggregatorHome, entries: Mapping[int, Entry]) -> Iterator[Replayed]:
+class _RemovedError(Exception):
+    """Retention has removed what a round is computed from; its argument is the round's number."""
+
+
+def replay(home: AggregatorHome, entries: Mapping[int, Entry]) -> list[Replayed]:
     """Compute every sealed round again; `entries` are those of the verified ledger.
 
     From the first one on that has its replies in the archive, as all behind it have: what was
-    pruned cannot be repeated. Raises LedgerError naming the first round that differs, and why.
+    pruned, before or meanwhile, cannot be repeated. Raises LedgerError naming the first round that
+    differs, and why.
     """
-    sealed = _with_replies(home)
-    first = read_checkpoint(home.round_folder(sealed[0]))
+    start = 0
+    while True:
+        try:
+            return list(_replay(home, entries, start))
+        except _RemovedError as removed:
+            (start,) = removed.args  # where its own checkpoint is left, it may be started from
+
+
+def _replay(home: AggregatorHome, entries: Mapping[int, Entry], start: int) -> Iterator[Replayed]:
+    sealed = [n for n in _with_replies(home) if n >= start and n in entries]
+    if not sealed:
+        return
+    first = _checkpoint(home, sealed[0])
     _differ(sealed[0], "the first model", first.vector.digest, entries[sealed[0]].record)
     standing = Standing.of(first)
     restored = {entry.record.restores for entry in entries.values() if entry.record.why}
@@ -70,8 +87,8 @@ def replay(home: AggregatorHome, entries: Mapping[int, Entry]) -> Iterator[Repla
                 left |= {number: standing} if number in restored else {}
                 yield Replayed(number, 0, standing.base.digest, rollback=True)
                 continue
-            if _plan_of(number, home.facts(number)).sealed:
-                checkpoint = read_checkpoint(home.round_folder(number))
+            if _plan_of(number, _manifest(home, number)["facts"]).sealed:
+                checkpoint = _checkpoint(home, number)
                 standing = _believed(home, number, standing, checkpoint, entries[number])
                 left |= {number: standing} if number in restored else {}
                 count = len(checkpoint.facts["contributions"])
@@ -97,6 +114,27 @@ def _with_replies(home: AggregatorHome) -> list[int]:
     return [number for number in sealed if number >= archived[0] - 1] or sealed[-1:]
 
 
+@contextmanager
+def _reading(folder: Path, number: int) -> Iterator[None]:
+    """Raise _RemovedError of round `number` where a folder goes while it is read."""
+    try:
+        yield
+    except GobelinError:
+        if folder.exists():
+            raise
+        raise _RemovedError(number) from None
+
+
+def _checkpoint(home: AggregatorHome, number: int) -> Checkpoint:
+    with _reading(home.round_folder(number), number):
+        return read_checkpoint(home.round_folder(number))
+
+
+def _manifest(home: AggregatorHome, number: int) -> dict[str, Any]:
+    with _reading(home.round_folder(number), number):
+        return home.manifest(number)
+
+
 class _Round:
     """One sealed round, as far as it is recorded, and its archived replies."""
 
@@ -104,7 +142,7 @@ class _Round:
         self, home: AggregatorHome, number: int, standing: Standing, scratch: Path
     ) -> None:
         self._home, self._number, self._standing = home, number, standing
-        self._facts = home.facts(number)
+        self._facts = _manifest(home, number)["facts"]
         self._plan = _plan_of(number, self._facts)
         self._fragment = fragment_of_round(
             standing.base.schema, self._plan.fragments, self._plan.round
@@ -142,13 +180,17 @@ class _Round:
             self._deltas.remove()
 
     def _admit(self, asked: Asked) -> Admitted:
-        reply = Archive(self._home.archive).reply(self._number, asked)
+        archive = Archive(self._home.archive)
+        reply = archive.reply(self._number, asked)
         where = f"round {self._number}: the contribution of {asked.node[:12]}"
         if reply is None:
+            if (kept := archive.rounds()) and kept[0] > self._number:
+                raise _RemovedError(self._number)
             raise LedgerError(f"{where} is not in the archive", "set rounds.archive = true")
         plan = self._plan
         if asked.round != self._number:
-            plan = _plan_of(asked.round, self._home.facts(asked.round))
+            with _reading(self._home.round_folder(asked.round), self._number):
+                plan = _plan_of(asked.round, self._home.facts(asked.round))
         found = admit(plan, self._schemas, self._dim, reply.header, reply.arrays, reply.moments)
         if isinstance(found, Refusal):
             raise LedgerError(f"{where} would be refused: {found.reason} ({found.found})", REMEDY)
@@ -174,7 +216,7 @@ def _believed(
     """
     if checkpoint.facts["base_digest"] != before.base.digest:
         raise LedgerError(f"round {number} starts from another base", REMEDY)
-    if entry_of(home.manifest(number)) != entry:
+    if entry_of(_manifest(home, number)) != entry:
         raise LedgerError(f"round {number} is recorded otherwise than in the ledger", REMEDY)
     _differ(number, "its consensus", checkpoint.vector.digest, entry.record)
     return Standing.of(checkpoint)
@@ -188,7 +230,7 @@ def _rolled_back(
     Raises LedgerError where it is not. Where that round lies before what is here, or its release
     was all there was, the rollback's own checkpoint is believed as far as the ledger has it.
     """
-    checkpoint = read_checkpoint(home.round_folder(number))
+    checkpoint = _checkpoint(home, number)
     standing = _believed(home, number, before, checkpoint, entry)
     source = left.get(entry.record.restores)
     if source is None or checkpoint.facts["rollback"]["state"] != "kept":
@@ -219,7 +261,7 @@ def _asked(number: int, row: Mapping[str, Any]) -> Asked:
 
 def _compare(home: AggregatorHome, number: int, outcome: Outcome, entry: Entry) -> None:
     """Raise LedgerError unless a replayed round is the one that was sealed and is in the ledger."""
-    manifest = home.manifest(number)
+    manifest = _manifest(home, number)
     if entry_of(manifest) != entry:
         raise LedgerError(f"round {number} is recorded otherwise than in the ledger", REMEDY)
     made = {_asked(number, row): row for row in outcome.rows}

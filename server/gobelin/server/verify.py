@@ -120,7 +120,7 @@ def verify_home(
         said += f"; round {at} went back to round {to}: {why}"
     if replayed:
         entries = {number: one.entry for number, one in enumerate(history.entries)}
-        rounds = list(replay(home, entries))
+        rounds = replay(home, entries)
         told["replayed"] = [one.round for one in rounds if not (one.sealed or one.rollback)]
         told["not_replayed"] = [one.round for one in rounds if one.sealed]
         said += f"; {len(told['replayed'])} rounds replayed to the same bits"

@@ -22,7 +22,7 @@ from gobelin.shared.errors import (
     StateError,
     TwoHistoriesError,
 )
-from gobelin.shared.files import json_bytes, write_json
+from gobelin.shared.files import json_bytes, remove_folder, write_json
 from gobelin.shared.ledger import entry_of
 from tests.server.ledger.witness import (
     NESTEROV,
@@ -265,3 +265,21 @@ def test_a_round_with_a_late_contribution_is_replayed_and_told(tmp_path: Path) -
     row = ledger.entry(2).find(south.id, 1)
     assert row is not None
     assert ledger.entry(2).rows[row].reduced == "late"
+
+
+def test_a_round_that_counts_a_late_answer_to_a_plan_that_is_gone_is_not_replayed(
+    tmp_path: Path,
+) -> None:
+    north, south = Node("north"), Node("south")
+    south.answer = lambda plan, base: [
+        (2 * DEADLINE + 5, south.reply(plan, base)) for _ in range(plan.round == 1)
+    ]
+    fed = federation(tmp_path, north, south, rounds=4, min_members=1, archive=True)
+    fed.run()
+    assert [row["staleness"] for row in fed.home.facts(3)["contributions"]] == [0, 2]
+    for number in (0, 1):
+        remove_folder(fed.home.round_folder(number))
+    for number in (1, 2):
+        remove_folder(fed.home.archive / f"round-{number:05d}")
+    told = verify(fed.home.folder, "--replay")
+    assert (told["replayed"], told["not_here"]) == ([4], 3)
