@@ -18,6 +18,7 @@ from gobelin.client.home import NodeHome
 from gobelin.client.release_cli import app
 from gobelin.client.release_source import FolderSource
 from gobelin.client.release_store import ReleaseStore
+from gobelin.client.retention import prune
 from gobelin.shared.errors import (
     FetchError,
     ReleaseError,
@@ -28,6 +29,7 @@ from gobelin.shared.errors import (
     UnreachableError,
 )
 from gobelin.shared.locks import is_lock
+from gobelin.shared.release import release as releases
 from gobelin.shared.shelf import Announced, AnnouncedFile, Shelf
 from gobelin.shared.signing import public_signing_pem
 from tests.keys import signing_key
@@ -126,6 +128,41 @@ def test_what_another_command_has_fetched_meanwhile_does_not_come_again(
     monkeypatch.setattr(module, "sole_owner", waited_for)
     assert ReleaseStore(home).get(source, None).fetched == 0
     assert source.bytes == []
+
+
+@pytest.mark.parametrize(
+    ("number", "owner", "reads"),
+    [
+        (None, module, "read_statement"),
+        (None, module, "verify_release"),
+        (4, module, "verify_release"),
+        (4, releases, "verify_folder"),
+        (4, releases, "read_checkpoint"),
+    ],
+)
+def test_a_release_that_is_pruned_while_it_is_looked_at_is_fetched_again(
+    home: NodeHome,
+    shelf: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int | None,
+    owner: Any,
+    reads: str,
+) -> None:
+    store = ReleaseStore(home)
+    store.get(FolderSource(shelf), None)
+    shutil.rmtree(shelf / "release-00006")  # the newest is now one that a `prune` may remove
+    store.get(FolderSource(shelf), 4, older=True)
+    read = getattr(owner, reads)
+
+    def pruned(*given: Any) -> Any:
+        monkeypatch.setattr(owner, reads, read)
+        assert prune(home, releases=1, heads=1) == ["releases/release-00004"]
+        return read(*given)
+
+    monkeypatch.setattr(owner, reads, pruned)
+    got = store.get(FolderSource(shelf), number, older=True)
+    assert got.fetched > 0
+    assert store.verify(got.folder, older=True).statement.round == 4
 
 
 def test_list_says_what_there_is_and_what_is_here(home: NodeHome, shelf: Path) -> None:

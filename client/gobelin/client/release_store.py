@@ -24,6 +24,7 @@ from gobelin.protocols.ledger import ReleaseStatement
 from gobelin.shared.errors import (
     CheckpointError,
     FetchError,
+    GobelinError,
     LedgerError,
     SignatureError,
     StateError,
@@ -114,20 +115,21 @@ class ReleaseStore:
         """The release of a round, or the newest, fetched where it is not here, and remembered.
 
         Raises FetchError when what comes is not what was announced or has no room, and as
-        `verify` does. Whatever is raised, no release is there that does not hold.
+        `verify` does. Whatever is raised, no release is there that does not hold. One that a
+        `prune` removes meanwhile is not here.
         """
-        if number is not None and self.folder_of(number).exists():
-            return self._cached(number, older)
+        if number is not None and (got := self._cached(number, older)):
+            return got
         announced = _chosen(source.releases(), number)
         folder = self.folder_of(announced.round)
-        if self._is_here(announced):
-            return self._cached(announced.round, older)
+        if self._is_here(announced) and (got := self._cached(announced.round, older)):
+            return got
         if announced.size > max_gb * 1e9:
             what = f"{announced.name} has {announced.size / 1e9:.1f} GB, allowed are {max_gb:g}"
             raise FetchError(what, "allow more by --max-gb")
         with sole_owner(self._home.fetching):
-            if self._is_here(announced):  # by another command, which we have waited for
-                return self._cached(announced.round, older)
+            if self._is_here(announced) and (got := self._cached(announced.round, older)):
+                return got  # by another command, which we have waited for
             stage = self._stage(announced)
             fetching = Fetching(announced, source, stage, give_up_s, say, progress)
             missing = announced.size - fetching.there
@@ -142,17 +144,31 @@ class ReleaseStore:
         return self._taken(Got(release, folder, missing), older)
 
     def _is_here(self, announced: Announced) -> bool:
-        folder = self.folder_of(announced.round)
-        same = announced.vector_digest
-        return folder.exists() and same == self._statement(folder).vector_digest
+        known = self._known(announced.round)
+        return known is not None and known.vector_digest == announced.vector_digest
 
-    def _cached(self, number: int, older: bool) -> Got:
-        """A release that was fetched before, if it still holds."""
+    def _known(self, number: int) -> ReleaseStatement | None:
+        """What is said of the release of a round; None where it is not here, or has just gone."""
         folder = self.folder_of(number)
         try:
+            return self._statement(folder)
+        except LedgerError:
+            if folder.exists():
+                raise
+            return None
+
+    def _cached(self, number: int, older: bool) -> Got | None:
+        """A release that was fetched before, if it still holds; None as `_known`."""
+        folder = self.folder_of(number)
+        if not folder.exists():
+            return None
+        try:
             release = self.verify(folder, older=older)
-        except (LedgerError, SignatureError, CheckpointError) as error:
-            error.remedy = f"remove {folder}, then get it again"
+        except (LedgerError, SignatureError, CheckpointError, FileNotFoundError) as error:
+            if not folder.exists():
+                return None
+            if isinstance(error, GobelinError):
+                error.remedy = f"remove {folder}, then get it again"
             raise
         return self._taken(Got(release, folder, 0), older)
 
@@ -180,10 +196,11 @@ class ReleaseStore:
         statement = self._statement(stage)
         if not older:
             self._watch.check(statement)
-        known = self.folder_of(statement.round)
-        if known.exists() and self._statement(known).vector_digest != statement.vector_digest:
+        known = self._known(statement.round)
+        if known is not None and known.vector_digest != statement.vector_digest:
+            here = self.folder_of(statement.round)
             raise TwoHistoriesError(
-                f"two histories: {announced.name} is another model than the one in {known}",
+                f"two histories: {announced.name} is another model than the one in {here}",
                 "stop, and show both to the other members",
             )
         if (statement.round, statement.federation) != (announced.round, announced.federation):
