@@ -28,10 +28,10 @@ from gobelin.shared.errors import (
     CheckpointError,
     ConfigError,
     GobelinError,
+    InUseError,
     LabelsError,
     MachineError,
     ReleaseError,
-    StateError,
     UnverifiedError,
 )
 from gobelin.shared.locks import sole_owner
@@ -189,7 +189,7 @@ def test_what_is_left_of_another_build_is_not_believed(
 
 def test_two_builds_to_one_place_are_one_too_many(world: Path) -> None:
     with sole_owner(world / "out.unfinished"):
-        refused(world, at(world), StateError, "another process")
+        refused(world, at(world), InUseError, "another process")
 
 
 def test_a_full_disk_leaves_the_old_build_and_what_was_trained(world: Path) -> None:

@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from gobelin.client import cli as node
 from gobelin.server import cli as aggregator
 from gobelin.shared import errors, notify
+from gobelin.shared.locks import sole_owner
+from manual.errors import kinds
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 ANALYZE = shutil.which("systemd-analyze")
@@ -82,6 +84,7 @@ def test_of_all_homes_a_service_sees_its_own(role: str) -> None:
         "TemporaryFileSystem": "/var/lib/gobelin",
         "BindPaths": "-/var/lib/gobelin/%i",
         "WorkingDirectory": "/var/lib/gobelin",
+        "RequiresMountsFor": "/var/lib/gobelin/%i",
     }
     opens = ("StateDirectory", "ReadWritePaths", "CacheDirectory", "LogsDirectory")
     assert not [line for line in lines if line.startswith(opens)]
@@ -91,12 +94,27 @@ def test_of_all_homes_a_service_sees_its_own(role: str) -> None:
 def test_the_exit_codes_that_end_a_service_are_those_of_errors(role: str) -> None:
     line = re.search(r"^RestartPreventExitStatus=(.*)$", unit(role), re.MULTILINE)
     assert line is not None
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
-    known = {kind.exit_code for kind in kinds if issubclass(kind, errors.GobelinError)}
-    wanted = set(map(int, line[1].split()))
-    assert wanted <= known
-    passing = {errors.UnreachableError, errors.EngineError, errors.PortInUseError}
-    assert not wanted & {kind.exit_code for kind in passing}
+    lasting = {kind.exit_code for kind in kinds() if kind.lasting}
+    assert list(map(int, line[1].split())) == sorted({click.UsageError.exit_code} | lasting)
+
+
+def test_what_waiting_mends_ends_no_service() -> None:
+    passing = (errors.EngineError, errors.InUseError, errors.MachineError, errors.PortInUseError)
+    passing += (errors.RoundError, errors.SealingError, errors.UnknownNodeError)
+    passing += (errors.ProxyError, errors.UnreachableError)
+    assert not [kind for kind in passing if kind.lasting]
+
+
+def test_a_service_without_its_home_ends_and_one_whose_home_is_in_use_comes_again(
+    tmp_path: Path,
+) -> None:
+    for app, command in ((aggregator.app, "up"), (node.app, "run")):
+        lost = CliRunner().invoke(app, [command, "--home", str(tmp_path / "gone")]).exception
+        assert isinstance(lost, errors.GobelinError)
+        assert lost.lasting
+    with sole_owner(tmp_path), pytest.raises(errors.GobelinError) as busy, sole_owner(tmp_path):
+        pytest.fail("two owners")
+    assert not busy.value.lasting
 
 
 def test_a_service_manager_hears_readiness_and_life_once_a_second(

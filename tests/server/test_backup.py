@@ -27,6 +27,7 @@ from gobelin.shared.backup import latest, snapshots
 from gobelin.shared.errors import (
     ConfigError,
     FormatError,
+    InUseError,
     LaterHistoryError,
     PrivacyError,
     RoundError,
@@ -284,7 +285,7 @@ def test_what_does_not_hold_is_refused_and_nothing_is_written(tmp_path: Path) ->
     with pytest.raises(StateError, match="not empty"):
         restore_home(store, fed.home.folder, PASS)
     new.mkdir()
-    with sole_owner(new), pytest.raises(StateError, match="is running on"):
+    with sole_owner(new), pytest.raises(InUseError, match="is running on"):
         restore_home(store, new, PASS)
     shutil.rmtree(new)
     with pytest.raises(StateError, match="holds no backup 7"):

@@ -13,7 +13,7 @@ from gobelin.server import retention as module
 from gobelin.server.leaving import receipts_of
 from gobelin.server.retention import RetentionSettings, plan_pruning, prune
 from gobelin.server.rollback import roll_back
-from gobelin.shared.errors import LedgerError, StateError
+from gobelin.shared.errors import InUseError, LedgerError, StateError
 from gobelin.shared.files import remove_folder
 from gobelin.shared.locks import sole_owner
 from tests.server.ledger.witness import NESTEROV, silent, verify
@@ -171,7 +171,7 @@ def test_the_command_says_what_would_go_and_what_can_still_be_replayed(
     assert len(fed.home.sealed_rounds()) == 7
     with sole_owner(fed.home.folder):
         busy = CliRunner().invoke(cli.app, words)
-    assert isinstance(busy.exception, StateError)
+    assert isinstance(busy.exception, InUseError)
     done = CliRunner().invoke(cli.app, words, catch_exceptions=False)
     assert "removed 8 folders" in done.output
     assert "replays start at round 5" in done.output

@@ -21,6 +21,7 @@ from gobelin.shared.checkpoint import read_checkpoint, write_checkpoint
 from gobelin.shared.errors import (
     ConfigError,
     GobelinError,
+    InUseError,
     LedgerError,
     StateError,
 )
@@ -276,7 +277,7 @@ def test_what_is_refused_changes_nothing(tmp_path: Path, north: Node, south: Nod
     assert fed.home.sealed_rounds() == [0, 1, 2]
     settings = fed.home.settings_file.read_text()
     fed.home.settings_file.write_text(settings.replace("rounds = 2", "rounds = 4"))
-    with sole_owner(fed.home.folder), pytest.raises(StateError, match="already running"):
+    with sole_owner(fed.home.folder), pytest.raises(InUseError, match="already running"):
         back(fed, "round-1")
     remove_folder(fed.home.round_folder(1))
     with pytest.raises(StateError, match="neither a checkpoint nor a release of round 1"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gobelin.shared import locks
-from gobelin.shared.errors import StateError
+from gobelin.shared.errors import InUseError
 from gobelin.shared.files import read_json, remove_folder, write_json
 from gobelin.shared.locks import is_lock, is_owned, sole_owner
 
@@ -48,7 +48,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> 
     assert not is_owned(home)
     with holder(home) as process:
         assert is_owned(home)
-        with pytest.raises(StateError, match="already running"), sole_owner(home):
+        with pytest.raises(InUseError, match="already running"), sole_owner(home):
             pytest.fail("two owners")
         process.kill()  # the lock of a killed process is free
         process.wait()
@@ -72,7 +72,7 @@ def test_a_holder_is_waited_for_as_long_as_was_asked(
 
     monkeypatch.setattr(locks.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(locks.time, "sleep", sleep)
-    with pytest.raises(StateError), sole_owner(tmp_path, wait_s=2):
+    with pytest.raises(InUseError), sole_owner(tmp_path, wait_s=2):
         pytest.fail("two owners")
     with sole_owner(tmp_path, wait_s=2):
         assert now[0] == 3

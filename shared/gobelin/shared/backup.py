@@ -30,7 +30,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from gobelin.shared.errors import ConfigError, StateError
+from gobelin.shared.errors import ConfigError, InUseError, StateError
 from gobelin.shared.files import (
     PRIVATE,
     below,
@@ -302,11 +302,11 @@ def restored(
 ) -> Iterator[tuple[Path, Snapshot]]:
     """A snapshot's files in a folder that becomes `home` on a clean exit only.
 
-    Raises StateError where a home is in the way or in use, and where the backup is damaged or of
-    another `kind`; ConfigError on another passphrase than the keys' own.
+    Raises StateError where a home is in the way, and where the backup is damaged or of another
+    `kind`; InUseError on a home in use; ConfigError on another passphrase than the keys' own.
     """
     if is_owned(home):
-        raise StateError(f"the {kind} is running on {home}", "stop it; restore elsewhere")
+        raise InUseError(f"the {kind} is running on {home}", "stop it; restore elsewhere")
     if home.exists() and any(home.iterdir()):
         raise StateError(
             f"{home} is not empty", "restore into a new --home; nothing is overwritten"

@@ -14,6 +14,7 @@ class GobelinError(Exception):
     code = "gobelin"
     exit_code = 1
     usual = ""  # what mends it where nothing nearer is said
+    lasting = False  # a service that ends so waits for a person: no time and no restart mends it
 
     def __init__(self, what: str, remedy: str = "") -> None:
         super().__init__(what)
@@ -37,12 +38,20 @@ class ConfigError(GobelinError):
     """A configuration file, recipe or setting is not valid."""
 
     code, exit_code = "config", 10
+    lasting = True
 
 
 class StateError(GobelinError):
-    """A home folder is missing, already in use, or not what the command expects."""
+    """A home folder is missing, or not what the command expects."""
 
     code, exit_code = "state", 11
+    lasting = True
+
+
+class InUseError(GobelinError):
+    """Another process has what one alone may have at a time."""
+
+    code, exit_code = "in_use", 15
 
 
 class MachineError(GobelinError):
@@ -55,6 +64,7 @@ class DataError(GobelinError):
     """A data source is missing, empty, unreadable or not what the recipe expects."""
 
     code, exit_code = "data", 12
+    lasting = True
     usual = "see that samples are as the recipe has them"
 
 
@@ -105,6 +115,7 @@ class CheckpointError(GobelinError):
     """A checkpoint or release is missing, damaged, or does not match its manifest."""
 
     code, exit_code = "checkpoint", 21
+    lasting = True
 
 
 class ContributionError(GobelinError):
@@ -167,6 +178,7 @@ class EgressError(GobelinError):
     """Something may not leave this node, or its egress ledger is damaged."""
 
     code, exit_code = "egress", 49
+    lasting = True
     usual = "nothing has left; tell Gobelin's makers what it says"
 
 
@@ -194,6 +206,7 @@ class BudgetError(GobelinError):
     """A contribution cannot be made as small as the node's operator wants it."""
 
     code, exit_code = "budget", 28
+    lasting = True
 
 
 class PlanError(GobelinError):
@@ -207,6 +220,7 @@ class SignatureError(GobelinError):
     """Something is not signed by whom it should be."""
 
     code, exit_code = "signature", 40
+    lasting = True
 
 
 class InviteError(GobelinError):
@@ -219,6 +233,7 @@ class EnrolmentError(GobelinError):
     """A node is not admitted, or no longer."""
 
     code, exit_code = "enrolment", 44
+    lasting = True
     usual = "ask the aggregator's operator"
 
 
@@ -226,12 +241,14 @@ class ClockError(GobelinError):
     """Two clocks differ by more than signatures and certificates allow."""
 
     code, exit_code = "clock", 45
+    lasting = True
 
 
 class RosterError(GobelinError):
     """A roster log or an exit bundle is not what the aggregator signed."""
 
     code, exit_code = "roster", 46
+    lasting = True
 
 
 class SealingError(GobelinError):
@@ -257,6 +274,7 @@ class PrivacyError(GobelinError):
     """Training cannot be differentially private as it is set, or its budget is spent."""
 
     code, exit_code = "privacy", 52
+    lasting = True
 
 
 class ShadowError(GobelinError):
@@ -269,6 +287,7 @@ class LedgerError(GobelinError):
     """A ledger, a receipt or a release does not hold what it says."""
 
     code, exit_code = "ledger", 41
+    lasting = True
     usual = "ask the aggregator's operator, and compare with other members"
 
 
@@ -282,6 +301,7 @@ class TwoHistoriesError(GobelinError):
     """A ledger is not the continuation of the one known: a fork, or a step back."""
 
     code, exit_code = "two_histories", 42
+    lasting = True
 
 
 class StaleError(TwoHistoriesError):
@@ -336,6 +356,7 @@ class PageError(GobelinError):
     """A page cannot be served: what it is made with is not installed."""
 
     code, exit_code = "page", 70
+    lasting = True
 
 
 class ReadingError(PageError):
@@ -360,12 +381,14 @@ class FormatError(GobelinError):
     """Something on disk is of a version that this gobelin does not read."""
 
     code, exit_code = "format", 76
+    lasting = True
 
 
 class ProtocolError(GobelinError):
     """Node and aggregator speak versions of the messages that do not go together."""
 
     code, exit_code = "protocol", 77
+    lasting = True
 
 
 class NodeTooOldError(ProtocolError):
@@ -396,6 +419,7 @@ class WrongCAError(GobelinError):
     """The aggregator's certificate is not signed by the federation's CA."""
 
     code, exit_code = "wrong_ca", 32
+    lasting = True
 
 
 class UnknownNodeError(GobelinError):

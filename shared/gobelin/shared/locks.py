@@ -10,21 +10,21 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from gobelin.shared.errors import StateError
+from gobelin.shared.errors import InUseError
 
 LOCK = ".lock"
 
 
 @contextmanager
 def sole_owner(home: Path, wait_s: float = 1.0) -> Iterator[None]:
-    """Hold the lock of a folder; raises StateError when another process still holds it then.
+    """Hold the lock of a folder; raises InUseError when another process still holds it then.
 
     Waits a moment by itself: for one that is just ending, or only looks (`is_owned`).
     """
     give_up = time.monotonic() + wait_s
     while (lock := _owned(home)) is None:
         if time.monotonic() >= give_up:
-            raise StateError(
+            raise InUseError(
                 f"another process is already running on {home}",
                 "stop it first, or give this one its own --home",
             )
