@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from gobelin.client import observer as observing
 from gobelin.client.egress_ledger import EgressLedger, total
 from gobelin.client.home import NodeHome, NodeStatus
 from gobelin.client.machine import folder_bytes, parse_gpus
@@ -143,6 +146,25 @@ def test_a_fresh_home_and_one_without_a_shadow_are_told_too(tmp_path: Path) -> N
     of = Observer(home).look()
     assert (of.left.wire_bytes, of.rounds_planned, of.status.state) == (0, 0, "idle")
     assert lines_of(of)
+
+
+def test_a_record_of_the_shadow_that_is_removed_while_it_is_looked_at_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, read = lived_in(tmp_path, 3), observing.read_record
+    with vanishing(home.shadow):
+        assert Observer(home).look().premium is not None  # to come: the node has a shadow
+
+    def removed(folder: Path) -> Any:
+        found = read(folder)
+        shutil.rmtree(folder)
+        return found
+
+    home = lived_in(tmp_path / "later", 3)
+    monkeypatch.setattr(observing, "read_record", removed)
+    premium = Observer(home).look().premium
+    assert premium is not None
+    assert premium.ended == ""
 
 
 def test_a_contribution_that_the_running_node_drops_meanwhile_is_no_damage(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from gobelin.shared.files import remove_folder
 from gobelin.shared.locks import sole_owner
 from tests.server.ledger.witness import NESTEROV, silent, verify
 from tests.server.world import Federation, Killed, Node, federation
+from tests.vanishing import vanishing
 
 KEPT = {"checkpoints": 4, "archives": 3, "releases": 2, "every": 6}
 
@@ -102,6 +103,16 @@ def test_what_is_not_set_stays_and_what_may_be_answered_late_too(
     }
     assert found.bytes > 0
     assert found.replayable is None
+
+
+def test_the_first_models_digest_is_the_ledgers_where_its_round_goes_as_it_is_read(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    fed = federation(tmp_path, north, south, rounds=1)
+    fed.run()
+    known = fed.home.genesis()
+    with vanishing(fed.home.round_folder(0)):
+        assert fed.home.genesis() == known
 
 
 def test_a_gap_that_retention_would_not_leave_is_damage(

@@ -16,6 +16,7 @@ from gobelin.shared.files import (
     PRIVATE,
     PUBLIC,
     bytes_in,
+    find_json,
     folder_atomic,
     link_or_copy,
     numbered,
@@ -109,6 +110,17 @@ def test_a_damaged_json_file_is_a_state_error(data: bytes, tmp_path: Path) -> No
 def test_a_missing_json_file_is_a_state_error(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="does not exist"):
         read_json(tmp_path / "facts.json")
+
+
+def test_a_json_file_that_need_not_be_there_is_none_also_where_it_goes_as_it_is_read(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "facts.json"
+    assert find_json(file) is None
+    write_json(file, {"a": 1})
+    assert find_json(file) == {"a": 1}
+    with vanishing(file):
+        assert find_json(file) is None
 
 
 def test_a_folder_appears_whole_with_its_sub_folders(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from tests.server.ledger.witness import (
     ca,
     verify,
 )
+from tests.vanishing import vanishing
 
 
 def test_a_release_says_who_made_it_and_holds(home: AggregatorHome) -> None:
@@ -138,18 +139,24 @@ def audited(home: AggregatorHome, **changes: Any) -> dict[str, Any]:
     }
 
 
+def published_again(home: AggregatorHome) -> Path:
+    """The last release: a kill may have left it unpublished, and the next start publishes it."""
+    folder = home.releases / "release-00004"
+    shutil.rmtree(folder)
+    ledger = RoundLedger(home, lambda *_: None)
+    ledger.mend()
+    last = read_checkpoint(sorted(home.rounds.glob("round-*"))[-1])
+    Publisher(home, ledger, lambda *_: None).release(4, last.vector, last.facts)
+    return folder
+
+
 def test_what_updates_leak_is_published_with_the_next_release(
     home: AggregatorHome, tmp_path: Path
 ) -> None:
     write_json(tmp_path / "audit.json", audited(home))
     told = ["evidence", str(tmp_path / "audit.json"), "--home", str(home.folder)]
     assert CliRunner().invoke(app, told).exit_code == 0
-    folder = home.releases / "release-00004"
-    shutil.rmtree(folder)  # a kill may have left it unpublished: the next start publishes it
-    ledger = RoundLedger(home, lambda *_: None)
-    ledger.mend()
-    last = read_checkpoint(sorted(home.rounds.glob("round-*"))[-1])
-    Publisher(home, ledger, lambda *_: None).release(4, last.vector, last.facts)
+    folder = published_again(home)
     assert "leakage.json" in verify(folder, "--key", ca(home))["files"]
     assert read_json(folder / "leakage.json") == audited(home)
     card = (folder / "model_card.md").read_text()
@@ -162,6 +169,16 @@ def test_what_updates_leak_is_published_with_the_next_release(
     (folder / "leakage.json").write_bytes(data.replace(b"-0.66", b"-9.66"))
     with pytest.raises(ReleaseError, match=r"leakage\.json is not as it was signed"):
         verify_release(folder, home.signing_key().public)
+
+
+def test_evidence_that_is_removed_while_a_release_is_made_is_not_in_it(
+    home: AggregatorHome,
+) -> None:
+    home.evidence.mkdir()
+    write_json(home.evidence / "leakage.json", audited(home))
+    with vanishing(home.evidence / "leakage.json"):
+        folder = published_again(home)
+    assert "leakage.json" not in verify(folder, "--key", ca(home))["files"]
 
 
 @pytest.mark.parametrize(
