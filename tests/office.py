@@ -13,10 +13,12 @@ from gobelin.client.home import NodeHome, NodeSettings
 from gobelin.client.join import Joined, Joining
 from gobelin.server.enrolment import Desk
 from gobelin.server.founding import Charter, found
-from gobelin.server.places import Places
+from gobelin.server.home import AggregatorHome
+from gobelin.server.places import NetworkSettings, Places
 from gobelin.server.service import serve
 from gobelin.shared.errors import UnreachableError
 from gobelin.shared.invite import Invite
+from gobelin.shared.settings import check_settings, write_settings
 
 SECONDS = 30.0  # before a test gives up on a service
 
@@ -25,6 +27,14 @@ def found_places(folder: Path) -> Places:
     """A federation with nobody on its roster."""
     found(folder, Charter("fed", "toy", "127.0.0.1:0", 1))
     return Places(folder)
+
+
+def listen_on(places: Places, address: str, **ports: int) -> None:
+    """Say in federation.toml where a federation listens that nodes call elsewhere."""
+    settings = AggregatorHome(places.folder).settings()
+    told = settings.network.model_dump() | {"listen": address, **ports}
+    network = check_settings(NetworkSettings, told, "a test")
+    write_settings(places.settings_file, settings.model_copy(update={"network": network}))
 
 
 @contextmanager

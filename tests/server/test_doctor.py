@@ -17,7 +17,7 @@ from gobelin.shared.checkup import run_checks
 from gobelin.shared.doctor_cli import app
 from gobelin.shared.locks import sole_owner
 from gobelin.shared.settings import write_settings
-from tests.office import found_places
+from tests.office import found_places, listen_on, serving, until
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,24 @@ def test_a_port_that_somebody_else_has_fails(home: AggregatorHome) -> None:
     network = home.settings().network
     with socket.create_server((network.host, network.port)):
         assert verdict(home, "port of rounds") == ("fail", "port_in_use")
+
+
+def test_the_port_that_is_looked_at_is_the_one_that_is_listened_on(home: AggregatorHome) -> None:
+    network = home.settings().network.model_copy(update={"host": "fed.invalid"})
+    write_settings(home.settings_file, home.settings().model_copy(update={"network": network}))
+    assert verdict(home, "port of rounds") == ("fail", "port_in_use")
+    listen_on(home, "127.0.0.1")
+    assert verdict(home, "port of rounds") == ("ok", "")
+    listen_on(home, "0.0.0.0")
+    with serving(home):
+        until(lambda: answers(network.service_port))
+        with sole_owner(home.folder):
+            assert verdict(home, "port of the service") == ("ok", "")
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_an_aggregator_that_is_up_and_silent_fails(home: AggregatorHome) -> None:

@@ -200,6 +200,15 @@ def test_an_address_that_cannot_be_used_is_a_config_error(address: str, tmp_path
     assert host == "::1"  # an IPv6 address may do as well, without its brackets
 
 
+@pytest.mark.parametrize("listen", ["host.example", "0.0.0.0:9092", ""])
+def test_where_an_aggregator_listens_is_an_address(listen: str, tmp_path: Path) -> None:
+    found(tmp_path / "home", charter())
+    file = tmp_path / "home" / "federation.toml"
+    file.write_text(file.read_text().replace("[network]\n", f'[network]\nlisten = "{listen}"\n'))
+    with pytest.raises(ConfigError, match=r"network\.listen: .*address"):
+        AggregatorHome(tmp_path / "home").settings()
+
+
 def test_a_recipe_file_with_an_unknown_key_leaves_nothing_behind(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
     recipe.write_text(

@@ -23,9 +23,11 @@ from gobelin.client.service import PROBE_BYTES, PROBES, Connection, fetch_author
 from gobelin.client.terms import Terms
 from gobelin.protocols import federation_pb2 as pb
 from gobelin.protocols.enrolment import REVOKE
+from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
 from gobelin.server.places import Places
 from gobelin.server.service import FAILURES, MAX_REQUEST_BYTES, Throttle, serve
+from gobelin.server.supervisor import free_port
 from gobelin.shared.certificates import certify_node
 from gobelin.shared.certificates import invited as shown
 from gobelin.shared.errors import (
@@ -37,7 +39,7 @@ from gobelin.shared.errors import (
 )
 from gobelin.shared.invite import Invite
 from gobelin.shared.keys import certificate_builder, load_private_key, make_key, private_pem
-from tests.office import found_places, invited, join, serving, until
+from tests.office import found_places, invited, join, listen_on, serving, until
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,20 @@ def reachable(places: Places) -> bool:
 def address(places: Places) -> str:
     network = places.front().network
     return f"{network.host}:{network.service_port}"
+
+
+def test_the_service_listens_where_it_is_told_and_names_what_nodes_call(tmp_path: Path) -> None:
+    found(tmp_path / "home", Charter("fed", "toy", "fed.invalid:9092"))  # a name of no machine
+    made, heard, stop = Places(tmp_path / "home"), list[str](), threading.Event()
+    listen_on(made, "127.0.0.1", service_port=(port := free_port()))
+    serve_in = threading.Thread(target=serve, args=(made, stop, heard.append), daemon=True)
+    serve_in.start()
+    until(lambda: heard)
+    with socket.create_connection(("127.0.0.1", port), timeout=10):
+        assert heard == [f"fed.invalid:{port}"]
+    stop.set()
+    serve_in.join(30)
+    assert invited(made).service == f"fed.invalid:{port}"
 
 
 def test_the_holder_of_an_invite_may_enrol_and_nothing_else(places: Places) -> None:

@@ -29,6 +29,7 @@ from gobelin.shared.errors import EngineError, PortInUseError
 from gobelin.shared.locks import sole_owner
 from gobelin.shared.logs import kept
 from tests.faults.inject.process_names import process_name
+from tests.office import listen_on
 
 
 @pytest.fixture
@@ -81,6 +82,29 @@ def test_an_aggregator_on_a_taken_port_starts_nothing(tmp_path: Path, taken: int
     with pytest.raises(PortInUseError):
         Supervisor(AggregatorHome(tmp_path / "home"), lambda event: None)
     assert not (tmp_path / "home" / "flower").exists()
+
+
+def test_the_superlink_listens_where_it_is_told_and_not_where_nodes_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
+    home, told = AggregatorHome(tmp_path / "home"), list[Ports]()
+    found(home.folder, Charter("fed", "toy", "fed.invalid:9092"))  # a name of no machine
+    with pytest.raises(PortInUseError, match=r"fed\.invalid") as nowhere:
+        Supervisor(home, lambda event: None)
+    assert "network.listen" in nowhere.value.remedy
+    listen_on(home, "127.0.0.1", port=(port := free_port()))
+    command = superlink_command
+
+    def watched(home: AggregatorHome, ports: Ports) -> list[str]:
+        told.append(ports)
+        return command(home, ports)
+
+    monkeypatch.setattr(supervisor, "superlink_command", watched)
+    Supervisor(home, lambda event: None)
+    assert [ports.fleet for ports in told] == [f"127.0.0.1:{port}"]
+    listen_on(home, "127.0.0.1", service_port=taken)
+    with pytest.raises(PortInUseError, match=f"127.0.0.1:{taken}"):
+        Supervisor(home, lambda event: None)
 
 
 def test_a_child_that_exits_at_once_is_started_five_times_and_no_more(

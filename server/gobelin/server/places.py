@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cryptography import x509
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, IPvAnyAddress
 
 from gobelin.server.roster import Roster
 from gobelin.server.roster_book import RosterBook
@@ -43,10 +43,17 @@ TERMS = (
 class NetworkSettings(Settings):
     """Where nodes reach the aggregator: a port for rounds and one for our own service."""
 
-    # the address both ports listen on; members of other machines need one they reach
+    # what nodes call it by: of other machines, a name or address that they reach
     host: str = "127.0.0.1"
+    # the address of this machine that both ports listen on, 0.0.0.0 for all; unset: that of `host`
+    listen: IPvAnyAddress | None = None
     port: Port = 9092  # of rounds, Flower's Fleet API
     service_port: Port = 9093  # of our own service: joining, roster, releases, ledger
+
+    @property
+    def local(self) -> str:
+        """Where it listens: behind NAT or in a container that is not where nodes call."""
+        return self.host if self.listen is None else str(self.listen)
 
 
 class Front(Settings):

@@ -225,7 +225,7 @@ def serve(
 ) -> None:
     """Serve until `stop` is set, `ready` told where as soon as it does; raises PortInUseError."""
     network = places.front().network
-    address = format_address(network.host, network.service_port)
+    address = format_address(network.local, network.service_port)
     server = grpc.server(
         futures.ThreadPoolExecutor(WORKERS, thread_name_prefix="service"),
         options=OPTIONS,
@@ -237,10 +237,10 @@ def serve(
     except RuntimeError:
         raise PortInUseError(
             f"cannot listen on {address}",
-            "stop what uses it, or change network.service_port in federation.toml",
+            "stop what uses it, or change network.listen / network.service_port in federation.toml",
         ) from None
     server.start()
-    ready(address)
+    ready(format_address(network.host, network.service_port))
     try:
         stop.wait()
     finally:

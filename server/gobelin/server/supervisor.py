@@ -126,9 +126,10 @@ class Supervisor:
         network = home.settings().network
         self._home = home
         self._on_event = on_event
-        require_free(network.host, network.port)
-        require_free(network.host, network.service_port, "network.service_port")
-        self._ports = Ports(format_address(network.host, network.port), free_port())
+        require_free(network.local, network.port)
+        require_free(network.local, network.service_port, "network.listen / network.service_port")
+        self._ports = Ports(format_address(network.local, network.port), free_port())
+        self._address = format_address(network.host, network.port)
         self._service_address = format_address(network.host, network.service_port)
         self._superlink = Child("superlink", superlink_command(home, self._ports), home)
         self._superexec = Child("superexec", superexec_command(home, self._ports), home)
@@ -137,7 +138,7 @@ class Supervisor:
         self._page: dict[str, str] = {}
         if (page := home.settings().page).port is not None:
             require_page()
-            require_free(page.host, page.port, "page.port")
+            require_free(page.host, page.port, "page.host / page.port")
             self._children += (Child("page", page_command(home), home, needed=False),)
             self._page = {"page": f"http://{format_address(page.host, page.port)}"}
         self._link_is_made = home.flower / "link.made"
@@ -191,10 +192,9 @@ class Supervisor:
         self._insist(lambda: self._sync_roster(control))
         run_id = self._insist(control.start_run)
         pids = {child.name: child.pid for child in self._children}
-        fleet, service = self._ports.fleet, self._service_address
-        addresses = {"address": fleet, "service_address": service, **self._page}
-        self._on_event({"event": "up", **addresses, **pids})
-        ready(f"nodes reach the aggregator at {self._ports.fleet}")
+        addresses = {"address": self._address, "service_address": self._service_address}
+        self._on_event({"event": "up", **addresses, **self._page, **pids})
+        ready(f"nodes reach the aggregator at {self._address}")
         while True:
             self._pass_on_events()
             self._revive()
@@ -299,8 +299,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def require_free(host: str, port: int, setting: str = "network.port") -> None:
-    """Raise PortInUseError unless `host:port` can be bound."""
+def require_free(host: str, port: int, settings: str = "network.listen / network.port") -> None:
+    """Raise PortInUseError unless `host:port` can be bound; `settings` say which it is."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -309,7 +309,7 @@ def require_free(host: str, port: int, setting: str = "network.port") -> None:
         except OSError as error:
             raise PortInUseError(
                 f"cannot listen on {host}:{port}: {error.strerror}",
-                f"stop what uses it, or change network.host / {setting} in federation.toml",
+                f"stop what uses it, or change {settings} in federation.toml",
             ) from None
 
 

@@ -51,7 +51,7 @@ def take_over(folder: Path, exported: Path, public: str, address: str) -> dict[s
     settings = source.settings()
     service = second_port(address, host, port)
     ports = {"port": port, "service_port": service}
-    network = settings.network.model_copy(update={"host": host, **ports})
+    network = settings.network.model_copy(update={"host": host, "listen": None, **ports})
     with folder_atomic(folder, new=True) as tmp:
         place = AggregatorHome(tmp)
         for name in FILES:

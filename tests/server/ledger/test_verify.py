@@ -24,6 +24,7 @@ from gobelin.shared.errors import (
 )
 from gobelin.shared.files import json_bytes, remove_folder, write_json
 from gobelin.shared.ledger import entry_of
+from tests.office import listen_on
 from tests.server.ledger.witness import (
     NESTEROV,
     ROUNDS,
@@ -156,10 +157,12 @@ def with_rounds(home: AggregatorHome, rounds: int) -> None:
 def test_another_aggregator_goes_on_to_the_same_bits_from_public_files_alone(
     made: Federation, home: AggregatorHome, node: Witness, tmp_path: Path
 ) -> None:
+    listen_on(home, "10.0.0.5")  # of the machine before
     export(home, tmp_path / "export")
     public = home.signing_key().public
     take_over(tmp_path / "new", tmp_path / "export", public, "127.0.0.1:0")
     new = AggregatorHome(tmp_path / "new")
+    assert new.settings().network.local == "127.0.0.1"
     assert new.signing_key().public != public
     assert [node.id for node in new.roster().nodes] == [node.id for node in home.roster().nodes]
     before = verify(new.folder, "--key", ca(new))

@@ -41,27 +41,27 @@ def processes(home: AggregatorHome) -> Found:
 def rounds_port(home: AggregatorHome) -> Found:
     """Whether nodes' port is free, or answered by this federation."""
     network = home.settings().network
-    return _port(home, network.port, "network.port")
+    return _port(home, network.port, "network.listen / network.port")
 
 
 def service_port(home: AggregatorHome) -> Found:
     """Whether the service's port is free, or answered by this federation."""
     network = home.settings().network
-    return _port(home, network.service_port, "network.service_port")
+    return _port(home, network.service_port, "network.listen / network.service_port")
 
 
-def _port(home: AggregatorHome, port: int, setting: str) -> Found:
-    host = home.settings().network.host
+def _port(home: AggregatorHome, port: int, settings: str) -> Found:
+    host = home.settings().network.local
     address = format_address(host, port)
     if not is_owned(home.folder):
-        require_free(host, port, setting)
+        require_free(host, port, settings)
         return ok(f"{address} is free")
     try:
         _shake(home, host, port)
     except ssl.SSLCertVerificationError:
         raise WrongCAError(
             f"{address} is answered with a certificate that is not this federation's",
-            f"`ss -ltnp 'sport = :{port}'` says by whom; stop it, or change {setting}",
+            f"`ss -ltnp 'sport = :{port}'` says by whom; stop it, or change {settings}",
         ) from None
     except OSError as error:
         return fail(
