@@ -41,9 +41,13 @@ def run_all(
     parts = [rest[i : i + chunk] for i in range(0, len(rest), chunk)]
     with ProcessPoolExecutor(workers, get_context("spawn"), one_thread) as pool:
         coming = {pool.submit(_each, run, part): part for part in parts}
-        for future in as_completed(coming):
-            for job, outcome in zip(coming[future], future.result(), strict=True):
-                kept[job] = found[job] = outcome
+        try:
+            for future in as_completed(coming):
+                for job, outcome in zip(coming[future], future.result(), strict=True):
+                    kept[job] = found[job] = outcome
+        except BaseException:  # nobody would hear of it before the last job has ended
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return {job: found[job] for job in jobs}
 
 

@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import io
 import math
+import statistics
 import time
 import types
 from collections.abc import Mapping, Sequence
@@ -49,6 +50,33 @@ PARTS = ("model", "cloning")  # of a case: with a world model, and without
 THEIRS = {"num_samples": 128, "n_steps": 6, "topk": 12, "var_scale": 0.5}  # Icem's, undecayed
 
 Job: TypeAlias = tuple[str, int, str, int, int, str]  # case, seed, part, steps, episodes, baseline
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of each episode: whether it ended at its goal, after how many steps."""
+
+    reached: tuple[bool, ...]
+    steps: tuple[int, ...]  # the budget where it never did
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> Ended:
+        """Of an outcome, as plain numbers."""
+        return cls(tuple(outcome.reached.tolist()), tuple(outcome.steps.tolist()))
+
+    @property
+    def success(self) -> float:
+        """Percent."""
+        return 100 * sum(self.reached) / len(self.reached)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one part of a case comes to."""
+
+    outcomes: dict[str, Ended]  # of its rows
+    training_s: float  # of the processor, as the next
+    planning_s: float
 
 
 @dataclass(frozen=True)
@@ -91,7 +119,7 @@ def train(case: Case, seed: int, steps: int) -> WorldModel:
     return WorldModel(encoder_of(recipe, trained))
 
 
-def run_job(job: Job) -> dict[str, Any]:
+def run_job(job: Job) -> Found:
     """Outcomes of the rows of one part: of the model, or of what needs none."""
     name, seed, part, steps, episodes, baseline = job
     case = CASES[name]
@@ -111,9 +139,8 @@ def run_job(job: Job) -> dict[str, Any]:
         if baseline:
             planners["solver"] = Solver(Baseline(Path(baseline)))
         policies = {row: planned(case, model, task, p, seed) for row, p in planners.items()}
-    outcomes = {row: drive(case.world, task, policy) for row, policy in policies.items()}
-    seconds = time.process_time() - started
-    return {"outcomes": outcomes, "training_s": trained, "planning_s": seconds - trained}
+    outcomes = {row: Ended.of(drive(case.world, task, p)) for row, p in policies.items()}
+    return Found(outcomes, trained, time.process_time() - started - trained)
 
 
 def planned(case: Case, model: WorldModel, task: Task, planner: Planner, seed: int) -> Policy:
@@ -144,17 +171,17 @@ def wilson(successes: int, tries: int, z: float = 1.96) -> tuple[float, float]:
     return 100 * (middle - half), 100 * (middle + half)
 
 
-def figures(name: str, by_seed: Sequence[Mapping[str, Outcome]]) -> dict[str, Any]:
+def figures(name: str, by_seed: Sequence[Mapping[str, Ended]]) -> dict[str, Any]:
     """A case's figures, flat: success in percent with spread over seeds, and its interval."""
     values: dict[str, Any] = {}
     for row in by_seed[0]:
         outcomes = [found[row] for found in by_seed]
-        reached = np.concatenate([outcome.reached for outcome in outcomes])
+        reached = [there for outcome in outcomes for there in outcome.reached]
         key = name if row == "planning" else f"{name}.{row}"
         values[key] = spread([outcome.success for outcome in outcomes])
         values[f"{key}.by_seed"] = [outcome.success for outcome in outcomes]
-        values[f"{key}.interval"] = wilson(int(reached.sum()), len(reached))
-        values[f"{key}.steps_taken"] = spread([float(o.steps.mean()) for o in outcomes])
+        values[f"{key}.interval"] = wilson(sum(reached), len(reached))
+        values[f"{key}.steps_taken"] = spread([statistics.fmean(o.steps) for o in outcomes])
     return values
 
 
@@ -190,12 +217,12 @@ def main() -> None:
     for name in options.cases:
         parts = {p: [found[job] for job in jobs if job[0] == name and job[2] == p] for p in PARTS}
         rows = [
-            {**model["outcomes"], **other["outcomes"]}
+            {**model.outcomes, **other.outcomes}
             for model, other in zip(*parts.values(), strict=True)
         ]
         values |= figures(name, rows)
-        for key in ("training_s", "planning_s"):
-            values[f"{name}.{key}"] = spread([part[key] for part in parts["model"]])
+        values[f"{name}.training_s"] = spread([part.training_s for part in parts["model"]])
+        values[f"{name}.planning_s"] = spread([part.planning_s for part in parts["model"]])
         values[f"{name}.steps"] = steps[name]
         values[f"{name}.recipe"] = CASES[name].recipe
         values[f"{name}.horizon"] = CASES[name].horizon

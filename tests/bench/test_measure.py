@@ -51,3 +51,17 @@ def test_nothing_is_kept_unless_asked_for(tmp_path: Path, monkeypatch: pytest.Mo
     job = Job(1, tmp_path / "notes")
     assert run_all(halve, [job], 1) == run_all(halve, [job], 1) == {job: Found(0.5, (1, 1))}
     assert job.notes.read_text().split() == ["1", "1"]
+
+
+def fail_first(job: Job) -> Found:
+    halve(job)
+    if job.number == 0:
+        raise ValueError("the first job")
+    return Found(0.0, (0, 0))
+
+
+def test_a_job_that_fails_ends_the_study_at_once(tmp_path: Path) -> None:
+    jobs = [Job(number, tmp_path / "notes") for number in range(12)]
+    with pytest.raises(ValueError, match="the first job"):
+        run_all(fail_first, jobs, 1)
+    assert len(jobs[0].notes.read_text().split()) < len(jobs)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
+from pydantic_core import to_json
 
 from bench.cloning import Cloner, clone, cloned_policy
-from bench.planning_success import figures, wilson
+from bench.planning_success import Ended, Found, figures, wilson
 from bench.planning_worlds import Film, reacher_task, two_room_task
 from bench.world_tables import planning_success_table
 from gobelin.shared.evaluation.planning import Outcome, drive
@@ -73,9 +75,14 @@ def test_arms_are_asked_from_rest_to_rest_and_a_perfect_policy_is_counted() -> N
     assert done.reached.tolist() == [True, True, False, False]
 
 
+def test_what_a_part_found_is_kept_between_runs() -> None:
+    found = Found({"planning": Ended((True, False), (3, 40))}, 1.5, 2.5)
+    form = TypeAdapter(Found)
+    assert form.validate_json(to_json(found)) == found
+
+
 def test_the_table_has_a_row_for_every_baseline() -> None:
-    places = np.zeros((2, 2), dtype=np.float32)
-    made = Outcome(np.array([True, False]), np.array([3, 40]), places)
+    made = Ended.of(Outcome(np.array([True, False]), np.array([3, 40]), np.zeros((2, 2))))
     rows = dict.fromkeys(("planning", "solver", "cloning", "random"), made)
     values = figures("easy", [rows, rows])
     assert values["easy"]["mean"] == 50
