@@ -7,7 +7,8 @@ its children, this script the supervisor and the nodes, as an init system would.
 what digests must come out, and what grows: only processes that live long have a slope.
 
 Writes bench/results/soak.json. What is known lies in runs/soak, and the same command goes on from
-there after any kill of its own; `--fresh` begins anew.
+there after any kill of its own; `--fresh` begins anew. `--alone` leaves the killed one out: a slope
+wants more rounds than kills do, and half of the machine is saved (`--name soak_alone`).
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from tests.faults.gauntlet import (
 from tests.faults.inject.process_names import process_name
 from tests.faults.points import ENGINE
 
-FOLDER = Path("runs/soak")
+RUNS = Path("runs")
 QUIET, KILLED = "undisturbed", "killed"
 MARK = "GOBELIN_SOAK"  # in what our processes inherit: how the next run finds what this one left
 NODES = ("north", "south", "east")
@@ -71,8 +72,8 @@ LEAST = 0.2  # of the rounds that a life must last, for a slope
 class Soak:
     """One federation, killed once in `every` rounds in the mean, or never."""
 
-    def __init__(self, name: str, rounds: int, every: float, seed: int, stuck_s: float) -> None:
-        self.folder = (FOLDER / name).absolute()
+    def __init__(self, folder: Path, rounds: int, every: float, seed: int, stuck_s: float) -> None:
+        self.folder = folder.absolute()
         self._every = every
         self._stuck_s = stuck_s
         self._net = Loopback(
@@ -260,11 +261,12 @@ class Soak:
         return [row["seconds"] for row in self.lines("pace")[1:]]
 
 
-def result(quiet: Soak, killed: Soak, rounds: int) -> dict[str, Any]:
+def result(quiet: Soak, killed: Soak | None, rounds: int) -> dict[str, Any]:
     """The figures of what there is by now."""
     violations: list[str] = []
     sealed: list[list[Sealed]] = []
-    for soak in (quiet, killed):
+    soaks = [quiet] if killed is None else [quiet, killed]
+    for soak in soaks:
         violations += [f"{soak.folder.name}: {what}" for what in soak.wrong()]
         try:
             sealed.append(list(soak.rounds()))
@@ -273,28 +275,37 @@ def result(quiet: Soak, killed: Soak, rounds: int) -> dict[str, Any]:
             violations.append(f"{soak.folder.name}: {error}")
         if soak.finished and len(sealed[-1]) != rounds:
             violations.append(f"{soak.folder.name}: {len(sealed[-1])} of {rounds} rounds sealed")
-    if quiet.finished and sealed[0][-1:] and sealed[0][-1].vector_digest != in_one_process(rounds):
+    last, computed = sealed[0][-1:], quiet.folder.parent / "computed"
+    if quiet.finished and last and last[0].vector_digest != in_one_process(rounds, computed):
         violations.append(f"{QUIET}: another digest than the same rounds in one process")
-    found = differ(sealed[1], sealed[0])
-    violations += found.what
+    values: dict[str, Any] = {}
+    if killed is not None:
+        found = differ(sealed[1], sealed[0])
+        violations += found.what
+        values = {"lost": found.lost, "double": found.double, **of_kills(killed)}
     growth = quiet.growth()
     return {
-        "rounds": len(sealed[1]),
+        "rounds": len(sealed[-1]),
         "planned": rounds,
         "undisturbed_rounds": len(sealed[0]),
         "violations": len(violations),
         "violated": violations,
-        "lost": found.lost,
-        "double": found.double,
         "rss_slope_mb_h": max((one.rss_slope_mb_h for one in growth), default=None),
         "growth": [asdict(one) for one in growth],
-        "killed_growth": [asdict(one) for one in killed.growth()],
         "disk": quiet.disk(),
+        **values,
+        **{f"{soak.folder.name}_seconds_a_round": pace_of(soak) for soak in soaks},
+        "finished": all(soak.finished for soak in soaks),
+    }
+
+
+def of_kills(killed: Soak) -> dict[str, Any]:
+    """Which processes were killed, how they ended, and what grew in between."""
+    return {
+        "killed_growth": [asdict(one) for one in killed.growth()],
         "killed_disk": killed.disk(),
         "kills": dict(Counter(row["process"] for row in killed.lines("kills"))),
         "exits": dict(Counter(f"{r['process']}: {r['code']}" for r in killed.lines("exits"))),
-        **{f"{soak.folder.name}_seconds_a_round": pace_of(soak) for soak in (quiet, killed)},
-        "finished": quiet.finished and killed.finished,
     }
 
 
@@ -304,24 +315,23 @@ def pace_of(soak: Soak) -> Mapping[str, float]:
     return {"median": pace[len(pace) // 2], "max": pace[-1], "sum": sum(pace)}
 
 
-def in_one_process(rounds: int) -> str:
+def in_one_process(rounds: int, file: Path) -> str:
     """The digest of the last consensus as computed here; kept, for it takes minutes."""
-    file = FOLDER / "computed"
     if not file.exists():
         file.write_text(computed_here(rounds, NODES))
     return file.read_text()
 
 
-def begin(chosen: Mapping[str, Any], fresh: bool) -> None:
-    """Found both federations, unless these very ones are there: one after the other.
+def begin(folder: Path, chosen: Mapping[str, Any], fresh: bool) -> None:
+    """Found the federations, unless these very ones are there: one after the other.
 
     A model's first values are drawn from the process's one generator.
     """
-    file = FOLDER / "chosen.json"
+    file = folder / "chosen.json"
     if fresh or not file.exists() or json.loads(file.read_bytes()) != chosen:
-        shutil.rmtree(FOLDER, ignore_errors=True)
-        for name in (QUIET, KILLED):
-            found((FOLDER / name).absolute(), int(chosen["rounds"]), NODES, release_every=10)
+        shutil.rmtree(folder, ignore_errors=True)
+        for name in (QUIET,) if chosen["alone"] else (QUIET, KILLED):
+            found((folder / name).absolute(), int(chosen["rounds"]), NODES, release_every=10)
         write_json(file, chosen)
 
 
@@ -332,18 +342,24 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=8.0, help="rounds between kills, mean")
     parser.add_argument("--stuck", type=float, default=240.0, help="seconds a round may take")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--alone", action="store_true", help="without the federation of kills")
     parser.add_argument("--fresh", action="store_true", help="begin anew")
-    parser.add_argument("--name", default="soak", help="of the result file")
+    parser.add_argument("--name", default="soak", help="of the result file, and of its runs")
     options = parser.parse_args()
-    chosen = {name: getattr(options, name) for name in ("rounds", "every", "stuck", "seed")}
+    keys = ("rounds", "every", "stuck", "seed", "alone")
+    chosen = {name: getattr(options, name) for name in keys}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    begin(chosen, options.fresh)
-    quiet = Soak(QUIET, options.rounds, 0.0, options.seed, options.stuck)
-    killed = Soak(KILLED, options.rounds, options.every, options.seed, options.stuck)
+    folder = RUNS / options.name
+    begin(folder, chosen, options.fresh)
+    common = options.seed, options.stuck
+    quiet = Soak(folder / QUIET, options.rounds, 0.0, *common)
+    killed = (
+        None if options.alone else Soak(folder / KILLED, options.rounds, options.every, *common)
+    )
     stop = threading.Event()
     with ThreadPoolExecutor(2) as pool:
         try:
-            running = {pool.submit(soak.run, stop) for soak in (quiet, killed)}
+            running = {pool.submit(soak.run, stop) for soak in (quiet, killed) if soak is not None}
             while running:
                 done, running = wait(running, timeout=SAVE_S)
                 for future in done:

@@ -42,6 +42,19 @@ def soak_table(values: Mapping[str, Any]) -> str:
     return "\n".join([heading, table(["figure", "value"], rows), *_growth(values), *_disk(values)])
 
 
+def soak_alone_table(values: Mapping[str, Any]) -> str:
+    """The growth of a longer federation that nobody disturbs."""
+    pace = values["undisturbed_seconds_a_round"]
+    heading = (
+        "## A longer federation that nobody disturbs\n\n"
+        f"`python -m bench.soak --alone --rounds {values['planned']} --name soak_alone`: as above, "
+        f"{values['machine']}. {values['rounds']:,} rounds, {values['violations']} violations, "
+        f"{pace['median']:.1f} seconds from seal to seal in the median, {pace['max']:.1f} at most; "
+        f"greatest RSS slope {slope_of(values['rss_slope_mb_h'])} MB/h (goal at most 1).\n"
+    )
+    return "\n".join([heading, *_growth(values), *_disk(values)])
+
+
 def _growth(values: Mapping[str, Any]) -> list[str]:
     rows = [
         [

@@ -27,7 +27,7 @@ from bench.premium_images import SCENARIOS
 from bench.rebase_tables import merging_table, rebase_table, transplant_table
 from bench.remarks import REMARKS
 from bench.ship_tables import island_table, onnx_table
-from bench.soak_tables import soak_table
+from bench.soak_tables import soak_alone_table, soak_table
 from bench.speed_tables import (
     aggregation_table,
     exchange_table,
@@ -134,6 +134,7 @@ def tables() -> dict[str, Callable[[Mapping[str, Any]], str]]:
         "merging": merging_table,
         "kill_points": kill_points_table,
         "soak": soak_table,
+        "soak_alone": soak_alone_table,
         "hostile_corpus": hostile_table,
         "admission": admission_table,
         "enrolment_kills": enrolment_table,

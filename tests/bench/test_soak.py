@@ -9,7 +9,7 @@ import pytest
 
 from bench.growth import MB, Look, disk_use, growth_of, per_round, slope
 from bench.soak import Soak
-from bench.soak_tables import soak_table
+from bench.soak_tables import soak_alone_table, soak_table
 
 
 def life(process: str, rounds: int, rss: list[float], pid: int = 1, first: int = 0) -> list[Look]:
@@ -59,11 +59,8 @@ def test_what_a_round_adds_to_the_disk_is_told_by_entry(tmp_path: Path) -> None:
     assert per_round(seen) == {"rounds": [8192, 1]}
 
 
-def test_notes_of_a_soak_that_was_killed_itself_lack_a_torn_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bench.soak.FOLDER", tmp_path)
-    soak = Soak("killed", 5, 2.0, 0, 60.0)
+def test_notes_of_a_soak_that_was_killed_itself_lack_a_torn_line(tmp_path: Path) -> None:
+    soak = Soak(tmp_path / "killed", 5, 2.0, 0, 60.0)
     soak.folder.mkdir()
     soak._note("pace", round=1, seconds=2.0)
     with (soak.folder / "pace.jsonl").open("a") as file:
@@ -88,3 +85,15 @@ def test_the_table_of_a_soak_says_where_no_process_lived_long_enough() -> None:
     assert "| kills | 3 |" in table
     assert "| greatest RSS slope after warm-up, MB/h | – |" in table
     assert "| aggregator's home | rounds | +8,192 | +1.00 |" in table
+
+
+def test_a_soak_without_kills_has_a_table_of_its_own() -> None:
+    pace = {"median": 1.0, "max": 2.0, "sum": 9.0}
+    values = {
+        **{"rounds": 1200, "planned": 1500, "violations": 1, "rss_slope_mb_h": 0.25},
+        **{"undisturbed_seconds_a_round": pace, "machine": "a machine"},
+        **{"growth": [], "disk": {"aggregator": {}, "node": {}}},
+    }
+    table = soak_alone_table(values)
+    assert "1,200 rounds, 1 violations, 1.0 seconds" in table
+    assert "greatest RSS slope +0.25 MB/h" in table
