@@ -11,14 +11,18 @@ from typing import Any
 
 from gobelin.client.home import NodeHome, NodeSettings
 from gobelin.client.join import Joined, Joining
-from gobelin.server.enrolment import Desk
+from gobelin.protocols.enrolment import PURPOSE_ENROLMENT, Enrolment
+from gobelin.server.enrolment import Desk, Outcome
 from gobelin.server.founding import Charter, found
 from gobelin.server.home import AggregatorHome
 from gobelin.server.places import NetworkSettings, Places
 from gobelin.server.service import serve
+from gobelin.shared.certificates import make_csr
 from gobelin.shared.errors import UnreachableError
 from gobelin.shared.invite import Invite
+from gobelin.shared.keys import fingerprint, make_key, public_pem
 from gobelin.shared.settings import check_settings, write_settings
+from gobelin.shared.signing import SigningKey
 
 SECONDS = 30.0  # before a test gives up on a service
 
@@ -74,3 +78,36 @@ def until(true: Any) -> None:
         if time.monotonic() > give_up:
             raise UnreachableError("it did not happen")
         time.sleep(0.02)
+
+
+class Applicant:
+    """A node's keys, and what it says with them."""
+
+    def __init__(self) -> None:
+        self.key, self.signing = make_key(), SigningKey.generate()
+        self.id = fingerprint(public_pem(self.key.public_key()))
+
+    def says(self, shown: Invite, **other: Any) -> tuple[bytes, str]:
+        """A signed enrolment; `other` changes what it says."""
+        asked = {
+            "federation_digest": shown.federation_digest,
+            "invite": shown.id,
+            "member": shown.member,
+            "node": "north",
+            "csr": make_csr(self.key, "north", self.signing.public).decode(),
+            "signing_key": self.signing.public,
+            "at_ms": int(time.time() * 1000),
+            **other,
+        }
+        data = Enrolment(**asked).to_bytes()
+        return data, self.signing.sign(PURPOSE_ENROLMENT, data)
+
+
+def key_of(invite: Invite) -> str:
+    """What the handshake tells our service of who holds an invite."""
+    return fingerprint(public_pem(invite.key.public_key()))
+
+
+def show(places: Places, shown: Invite, who: Applicant, **other: Any) -> Outcome:
+    """Show an invite at the desk, as our service does for whoever calls."""
+    return Desk(places).enrol(key_of(shown), *who.says(shown, **other))

@@ -17,37 +17,15 @@ from gobelin.client.join import require_admitted
 from gobelin.protocols import federation_pb2 as pb
 from gobelin.protocols.enrolment import PURPOSE_ENROLMENT, REVOKE, Enrolment
 from gobelin.protocols.version import PROTOCOL
-from gobelin.server.enrolment import Desk, Outcome
+from gobelin.server.enrolment import Desk
 from gobelin.server.places import Places
+from gobelin.server.roster_book import Change, RosterBook
 from gobelin.shared.certificates import make_csr
 from gobelin.shared.errors import ConfigError, ProtocolError
 from gobelin.shared.invite import Invite
-from gobelin.shared.keys import fingerprint, make_key, public_pem
 from gobelin.shared.signing import SigningKey
 from tests.keys import entry
-from tests.office import found_places, invited
-
-
-class Applicant:
-    """A node's keys, and what it says with them."""
-
-    def __init__(self) -> None:
-        self.key, self.signing = make_key(), SigningKey.generate()
-        self.id = fingerprint(public_pem(self.key.public_key()))
-
-    def says(self, shown: Invite, **other: Any) -> tuple[bytes, str]:
-        asked = {
-            "federation_digest": shown.federation_digest,
-            "invite": shown.id,
-            "member": shown.member,
-            "node": "north",
-            "csr": make_csr(self.key, "north", self.signing.public).decode(),
-            "signing_key": self.signing.public,
-            "at_ms": int(time.time() * 1000),
-            **other,
-        }
-        data = Enrolment(**asked).to_bytes()
-        return data, self.signing.sign(PURPOSE_ENROLMENT, data)
+from tests.office import Applicant, found_places, invited, key_of, show
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +37,6 @@ def founded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def places(founded: Path, tmp_path: Path) -> Places:
     shutil.copytree(founded, tmp_path / "home")
     return Places(tmp_path / "home")
-
-
-def key_of(invite: Invite) -> str:
-    return fingerprint(public_pem(invite.key.public_key()))
-
-
-def show(places: Places, shown: Invite, who: Applicant, **other: Any) -> Outcome:
-    return Desk(places).enrol(key_of(shown), *who.says(shown, **other))
 
 
 def names(places: Places) -> list[str]:
@@ -118,15 +88,18 @@ def test_an_approval_whose_name_is_given_away_meanwhile_is_none(
     invite, who, desk = invited(places, pre_approved=False), Applicant(), Desk(places)
     show(places, invite, who)
     (request,) = desk.waiting()
-    settle = Desk._settle
+    turn = RosterBook.change
 
-    def overtaken(self: Desk, of: Any) -> Outcome:
+    def overtaken(book: RosterBook, key_file: Path) -> Any:
+        monkeypatch.setattr(RosterBook, "change", turn)
         places.write_roster(places.roster().admit(entry("south", request.node, 7)))
-        return settle(self, of)
+        return turn(book, key_file)
 
-    monkeypatch.setattr(Desk, "_settle", overtaken)
-    with pytest.raises(ConfigError, match="exists"):
+    monkeypatch.setattr(RosterBook, "change", overtaken)
+    with pytest.raises(ConfigError, match="exists") as told:
         desk.decide(request.node, approve=True)
+    assert told.value.remedy == "gobelin aggregator refuse north"
+    desk.decide(request.node, approve=False, reason="taken")  # it waits on: it can be refused
 
 
 def test_who_is_refused_stays_refused_and_is_told_why(places: Places) -> None:
@@ -228,7 +201,7 @@ def test_a_kill_between_approval_and_admission_is_made_good(
     invite, who, desk = invited(places, pre_approved=False), Applicant(), Desk(places)
     show(places, invite, who)
     with monkeypatch.context() as patch:
-        patch.setattr(Desk, "_settle", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Change, "make", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             desk.decide("north", approve=True)
     assert names(places) == []

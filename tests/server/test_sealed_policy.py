@@ -18,8 +18,8 @@ from gobelin.server.cli import app
 from gobelin.server.founding import Charter, admit_node, found
 from gobelin.server.home import AggregatorHome
 from gobelin.server.roster_book import RosterBook
-from gobelin.server.sealed_policy import require_places, require_sealable
-from gobelin.shared.errors import ConfigError, GarbledSumError
+from gobelin.server.sealed_policy import require_sealable
+from gobelin.shared.errors import ConfigError, GarbledSumError, NoPlaceError
 from gobelin.shared.files import write_atomic
 from gobelin.shared.sealing import Ring, bits_for
 from tests.keys import node_pub
@@ -67,10 +67,10 @@ def test_a_second_node_of_a_member_and_one_too_many_are_not_admitted(tmp_path: P
     for number in range(3):
         write_atomic(tmp_path / f"{number}.pub", node_pub(number + 1))
     admit_node(place.folder, tmp_path / "0.pub", "north", "one")
-    with pytest.raises(ConfigError, match="one node a member, north has several"):
+    with pytest.raises(NoPlaceError, match="one node a member: one and two are of north"):
         admit_node(place.folder, tmp_path / "1.pub", "north", "two")
     admit_node(place.folder, tmp_path / "1.pub", "south", "two")
-    with pytest.raises(ConfigError, match="place for 2 nodes, the roster has 3"):
+    with pytest.raises(NoPlaceError, match="place for 2 nodes, these are 3"):
         admit_node(place.folder, tmp_path / "2.pub", "west", "three")
     assert place.roster().members == ["north", "south"]
 
@@ -89,7 +89,7 @@ def test_of_two_admitted_side_by_side_one_gets_the_place(
         return turn(book, key_file)
 
     monkeypatch.setattr(RosterBook, "change", overtaken)
-    with pytest.raises(ConfigError, match="one node a member, north has several"):
+    with pytest.raises(NoPlaceError, match="one node a member: two and one are of north"):
         admit_node(place.folder, tmp_path / "0.pub", "north", "one")
     assert [node.name for node in place.roster().nodes] == ["two"]
 
@@ -100,7 +100,7 @@ def test_an_edited_file_is_refused_by_what_up_looks_at(tmp_path: Path) -> None:
     write_atomic(place.settings_file, text.replace("collapse_gate = false", "").encode())
     with pytest.raises(ConfigError, match="collapse gate"):
         require_sealable(place.settings(), place.recipe())
-    require_places(place.settings(), place.roster())
+    place.require_places(place.roster())
 
 
 @settings(max_examples=60, deadline=None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +49,11 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
     made = found_places(tmp_path_factory.mktemp("office") / "home")
     with serving(made):
         yield made
+
+
+def test_it_starts_without_tensors() -> None:
+    look = "import sys, gobelin.server.service; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", look], check=False).returncode == 0
 
 
 def as_invited(places: Places, invite: Invite) -> Connection:

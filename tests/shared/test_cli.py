@@ -113,8 +113,8 @@ def test_every_family_has_an_exit_code_of_its_own() -> None:
 
 def test_a_member_of_a_family_shares_its_exit_code_and_begins_with_its_code() -> None:
     members = [kind for kind in errors() if kind.__base__ is not GobelinError]
-    families = {BuildError, ContributionError, EnvelopeError, LedgerError, ProtocolError}
-    families |= {PageError, SealingError, TwoHistoriesError, VectorError}
+    families = {BuildError, ConfigError, ContributionError, EnvelopeError, LedgerError}
+    families |= {PageError, ProtocolError, SealingError, TwoHistoriesError, VectorError}
     assert {kind.__base__ for kind in members} == families
     for kind in members:
         family = kind.__base__

@@ -59,6 +59,8 @@ from gobelin.shared.signing import SigningKey, find_signing_key, public_signing_
 from gobelin.shared.words import fingerprint_words
 
 POLL_S = (0.5, 10.0)  # first and longest pause while the operator decides
+MAKE_ROOM = "the invite holds: ask the aggregator's operator to make room, then run this again"
+OF_NODE = {"taken": "choose another --node", "no_place": MAKE_ROOM}  # remedies, by reason
 OF_INVITE = {"unknown", "expired", "used", "bound", "federation"}  # reasons that lie with it
 
 
@@ -262,8 +264,7 @@ def require_admitted(reply: Any) -> None:
         raise ClockError(what, "set the clock (NTP), then run the same command again")
     if reply.reason in OF_INVITE:
         raise InviteError(what, AGAIN)
-    remedy = "choose another --node" if reply.reason == "taken" else "ask the aggregator's operator"
-    raise EnrolmentError(what, remedy)
+    raise EnrolmentError(what, OF_NODE.get(reply.reason, "ask the aggregator's operator"))
 
 
 def require_federation(ca_pem: bytes, genesis: str, invite: Invite) -> None:

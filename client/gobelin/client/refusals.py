@@ -18,6 +18,7 @@ REMEDIES: Mapping[str, str] = {  # of reason codes (docs/reasons.md), by their f
     "magnitude": "look at the data for outliers; training moved a parameter too far",
     "duplicate": COMES_AGAIN,
     "dropped_out": "see that this node stays online until a sealed round is over",
+    "no_place": "ask the operator to take this member's other node off the roster, or this one",
     "garbled": COMES_AGAIN,
     "not_on_roster": "join again, or ask the aggregator's operator to admit this node",
     "envelope.expired": "set this machine's clock, or upload faster",

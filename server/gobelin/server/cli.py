@@ -202,10 +202,10 @@ def up(
     place.require()
     settings, stream = place.settings(), pick_stream(log_format, as_json)
     if settings.rounds.sealed:  # else this process, which lives for months, needs no tensors
-        from gobelin.server.sealed_policy import require_places, require_sealable
+        from gobelin.server.sealed_policy import require_sealable
 
         require_sealable(settings, place.recipe())
-        require_places(settings, place.roster())
+        place.require_places(place.roster())
     with sole_owner(home):
         upgrade(home, AGGREGATOR)
     logs = logged(settings.logs, stream, sys.stdout, role="supervisor", federation=settings.name)

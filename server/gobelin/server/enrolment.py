@@ -23,9 +23,10 @@ from gobelin.protocols.messages import MalformedMessageError
 from gobelin.protocols.version import is_message, protocol_of
 from gobelin.server.places import Places
 from gobelin.server.roster import NodeEntry, require_name
+from gobelin.server.roster_book import Change
 from gobelin.shared.address import format_address
 from gobelin.shared.certificates import anchor, key_of_csr
-from gobelin.shared.errors import ConfigError, SignatureError, StateError
+from gobelin.shared.errors import ConfigError, NoPlaceError, SignatureError, StateError
 from gobelin.shared.federation import spki_pin
 from gobelin.shared.files import PRIVATE, read_json, sweep, write_json
 from gobelin.shared.formats import refusal_of_node
@@ -105,6 +106,12 @@ class Desk:
     def _held(self) -> Iterator[None]:
         with sole_owner(self._places.enrolment, LOCK_WAIT_S):
             yield
+
+    @contextmanager
+    def _turn(self) -> Iterator[Change]:
+        """Hold the roster, so that nothing comes between looking who is on it and admitting."""
+        with self._places.book.change(self._places.signing_key_file) as change:
+            yield change
 
     # ------------------------------------------------------------ invites
 
@@ -208,22 +215,23 @@ class Desk:
         others = [other for other in self._read_requests() if other.invite == promise.id]
         if len(others) >= promise.nodes:
             return _refused("used", "this invite has been used by another node")
-        if refusal := self._taken(request):
-            return refusal
-        write_json(file, asdict(request), PRIVATE)
-        return self._settle(request)
+        with self._turn() as change:
+            try:
+                self._require_free(change, request)
+            except ConfigError as error:  # nothing is written: the invite holds as before
+                return _not_free(error)
+            write_json(file, asdict(request), PRIVATE)
+            return _waits(request) if request.decided == WAITING else _admit(change, request)
 
-    def _taken(self, request: Request) -> Outcome | None:
-        """Why a node cannot have this name or these keys; None if it can."""
-        try:
-            self._places.roster().admit(request.entry)
-        except ConfigError as error:
-            return _refused("taken", error.what)
+    def _require_free(self, change: Change, request: Request) -> None:
+        """Raise ConfigError unless a node can have this name, these keys and a place."""
+        change.admitted(request.entry)
         for other in self._read_requests():
             waits = other.decided == WAITING and other.entry.id != request.entry.id
             if waits and other.node == request.node:
-                return _refused("taken", f"a node named {request.node!r} is waiting already")
-        return None
+                raise ConfigError(
+                    f"a node named {request.node!r} is waiting already", "choose another --node"
+                )
 
     def status(self, invite_key: str, node_id: str) -> Outcome:
         """How the enrolment of a node by an invite stands."""
@@ -237,24 +245,20 @@ class Desk:
 
     def _settle(self, request: Request) -> Outcome:
         """Admit who is approved and not yet on the roster, once."""
-        entry, words = request.entry, request.words
         if request.decided == REFUSED:
             return _refused("refused", f"the operator refused: {request.reason or 'no reason'}")
         if request.decided == WAITING:
-            return Outcome(WAITING, words=words, entry=entry)
-        reason, log = _of(request.invite), self._places.book.log()
-        if entry.id not in log.current:
-            if any(signed.record.reason == reason and _is(signed, entry) for signed in log.records):
-                return _refused("revoked", f"node {entry.name!r} is no longer on the roster")
+            return _waits(request)
+        entry, reason, log = request.entry, _of(request.invite), self._places.book.log()
+        if entry.id in log.current:
+            return _admitted(request, next(s for s in reversed(log.records) if _is(s, entry)))
+        if any(signed.record.reason == reason and _is(signed, entry) for signed in log.records):
+            return _refused("revoked", f"node {entry.name!r} is no longer on the roster")
+        with self._turn() as change:
             try:
-                with self._places.book.change(self._places.signing_key_file) as change:
-                    return Outcome(
-                        ADMITTED, words=words, entry=entry, admission=change.admit(entry, reason)
-                    )
+                return _admit(change, request)
             except ConfigError as error:
-                return _refused("taken", error.what)
-        admission = next(s for s in reversed(log.records) if _is(s, entry))
-        return Outcome(ADMITTED, words=words, entry=entry, admission=admission)
+                return _not_free(error)
 
     # ------------------------------------------------------------ the operator's part
 
@@ -269,19 +273,28 @@ class Desk:
     def decide(self, who: str, approve: bool, reason: str = "") -> Request:
         """Approve or refuse the request that waits under this name or these words.
 
-        Raises ConfigError when there is none, or when the name has been taken meanwhile.
+        Raises ConfigError when there is none, or when the name has been taken meanwhile, and
+        NoPlaceError; it waits on then.
         """
-        with self._held():
+        with self._held(), self._turn() as change:
             request = self._find(who)
-            if approve and (refusal := self._taken(request)):
-                raise ConfigError(refusal.what, f"gobelin aggregator refuse {request.node}")
+            if approve:
+                self._require_approvable(change, request)
             decided = replace(request, decided=APPROVED if approve else REFUSED, reason=reason)
             file = self._file(request.invite, request.entry.id)
             write_json(file, asdict(decided), PRIVATE)
-            outcome = self._settle(decided)
-        if approve and outcome.state == REFUSED:  # an `admit` has taken the name meanwhile
-            raise ConfigError(outcome.what, f"gobelin aggregator refuse {request.node}")
+            if approve:
+                _admit(change, decided)
         return decided
+
+    def _require_approvable(self, change: Change, request: Request) -> None:
+        refuse = f"gobelin aggregator refuse {request.node}"
+        try:
+            self._require_free(change, request)
+        except NoPlaceError as error:
+            raise NoPlaceError(error.what, f"{error.remedy}; or {refuse}") from None
+        except ConfigError as error:
+            raise ConfigError(error.what, refuse) from None
 
     def _find(self, who: str) -> Request:
         waiting = self.waiting()
@@ -317,6 +330,23 @@ def _is(signed: Signed, entry: NodeEntry) -> bool:
 def _of(invite: str) -> str:
     """The reason on the roster of an admission by an invite."""
     return f"invite {invite}"
+
+
+def _waits(request: Request) -> Outcome:
+    return Outcome(WAITING, words=request.words, entry=request.entry)
+
+
+def _admit(change: Change, request: Request) -> Outcome:
+    """Put who is approved on the roster; raises ConfigError where it is not free for it."""
+    return _admitted(request, change.admit(request.entry, _of(request.invite)))
+
+
+def _admitted(request: Request, admission: Signed) -> Outcome:
+    return Outcome(ADMITTED, words=request.words, entry=request.entry, admission=admission)
+
+
+def _not_free(error: ConfigError) -> Outcome:
+    return _refused("no_place" if isinstance(error, NoPlaceError) else "taken", error.what)
 
 
 def _refused(reason: str, what: str) -> Outcome:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from gobelin.server.places import FederationName, NetworkSettings, Places, Port
+from gobelin.server.sealed_roster import SEALED_MEMBERS, SealedMembers
 from gobelin.shared.codec_name import CodecName
 from gobelin.shared.errors import ConfigError, StateError
 from gobelin.shared.logs import LogSettings
@@ -105,7 +106,7 @@ class RoundSettings(Settings):
     # more than this share of the nodes must stay for the sum to open
     sealed_threshold: Annotated[float, Field(ge=0.5, lt=1)] = 2 / 3
     # the most nodes that one sum has place for
-    sealed_members: Annotated[int, Field(gt=1, le=1024)] = 64
+    sealed_members: SealedMembers = SEALED_MEMBERS
     # largest |δ| of one parameter, a power of two; what is beyond it is owed
     sealed_bound: Annotated[float, Field(gt=0)] = 1.0
     # nodes shorten their deltas to this length; unset: to none

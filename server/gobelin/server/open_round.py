@@ -59,6 +59,7 @@ from gobelin.server.round_steps import fold, step
 from gobelin.server.seal import Outcome, Standing
 from gobelin.server.sealed_exchange import Exchange, Opened, TooFew, answers_a_call
 from gobelin.server.sealed_merge import SealedMerger
+from gobelin.server.sealed_roster import placed
 from gobelin.shared.errors import GarbledSumError, RoundError
 from gobelin.shared.fragments import fragment_of_round
 from gobelin.shared.logs import bound
@@ -341,9 +342,13 @@ class OpenRound:
         self._rim.sealer.keep(self._plan.round, self._rim.journal, asked)
 
     def _open_sealed(self, asked: Sequence[Asked]) -> None:
-        """Take the nodes of a sealed round to the sum of their deltas, or void the attempt."""
-        rim, roster = self._rim, self._rim.home.roster().by_id()
-        nodes = {one.node: roster[one.node] for one in asked if one.node in roster}
+        """Take the nodes of a sealed round to the sum of their deltas, or void the attempt.
+
+        Who is off the roster meanwhile is not in it, nor is a node that the sum has no place for.
+        """
+        rim, roster = self._rim, self._rim.home.roster()
+        seated = placed(rim.home.front().rounds, roster)
+        nodes = {one.node: seated[one.node] for one in asked if one.node in seated}
         exchange = Exchange.of(rim.home, rim.courier, rim.clock, rim.sleep, rim.tell)
         nobody = Opened((), torch.zeros(0))
         reason = RefusalCode.DROPPED_OUT
@@ -355,8 +360,10 @@ class OpenRound:
             opened, reason = nobody, RefusalCode.GARBLED
             rim.tell("round_lost", {"round": self._plan.round, "reason": error.what})
         gone = {one.node for one in asked} - set(opened.survivors)
-        if gone:
-            self._advance(Dropped(rim.clock(), tuple(sorted(gone)), reason))
+        unplaced = gone & {node.id for node in roster.contributors} - set(seated)
+        for nodes_out, why in ((unplaced, RefusalCode.NO_PLACE), (gone - unplaced, reason)):
+            if nodes_out:
+                self._advance(Dropped(rim.clock(), tuple(sorted(nodes_out)), why))
         rows = [row for _, row in sorted(self._state.counted.items())]
         if rows:
             self._merge(rows, None, SealedMerger(opened.mean))

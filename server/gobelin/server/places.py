@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, IPvAnyAddress
 
 from gobelin.server.roster import Roster
 from gobelin.server.roster_book import RosterBook
+from gobelin.server.sealed_roster import SealedSettings, require_places
 from gobelin.shared.errors import StateError
 from gobelin.shared.federation import federation_digest, parse_certificate, spki_pin
 from gobelin.shared.files import MANIFEST, find_json, numbered, read_json
@@ -63,6 +64,7 @@ class Front(Settings):
 
     name: FederationName
     network: NetworkSettings = NetworkSettings()
+    rounds: SealedSettings = SealedSettings()
     logs: LogSettings = LogSettings()
 
 
@@ -91,7 +93,9 @@ class Places:
         self.ledger = folder / "ledger"  # what anybody may check of the rounds
         self.archive = folder / "archive"  # contributions as they came, where they are kept
         self.release_key_file = self.tls / "release.key"  # EC, for tools that know no Ed25519
-        self.book = RosterBook(folder / "roster", self.federation_digest, self.aggregator_key)
+        self.book = RosterBook(
+            folder / "roster", self.federation_digest, self.aggregator_key, self.require_places
+        )
         self.roster_file = self.book.file
 
     def require(self) -> None:
@@ -138,6 +142,13 @@ class Places:
     def roster(self) -> Roster:
         """The roster as it is on disk now."""
         return self.book.roster()
+
+    def require_places(self, roster: Roster, member: str = "") -> None:
+        """Raise NoPlaceError where rounds are sealed and have no place for a roster, or a member.
+
+        Asked of the settings as they are now, as everything is that the roster's turn is taken for.
+        """
+        require_places(self.front().rounds, roster, member)
 
     def roster_head(self) -> str:
         """Digest of the last change of the roster, which a round's record names."""

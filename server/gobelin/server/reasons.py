@@ -69,6 +69,7 @@ class RefusalCode(Reason):
     MOMENTS_UNASKED = "moments_unasked", "the plan asks for no moments"
     COLLAPSE = "collapse", "the model answers all images alike, and its base did not"
     DROPPED_OUT = "dropped_out", "its masked delta did not come, so it is not in the sealed sum"
+    NO_PLACE = "no_place", "sealed rounds take one node a member, and no more than have a place"
     GARBLED = "garbled", "the sealed round's sum was none, so nobody's delta has moved anything"
     UNSEALED = "unsealed", "the plan asks for a delta to be masked, or for it not to be"
     QUALITY_FLOOR = "quality_floor", "it makes the consensus worse on the public probe"

@@ -12,9 +12,17 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from gobelin.protocols.enrolment import ADMIT, PURPOSE_RECORD, REVOKE, ROLE, RosterRecord
+from gobelin.protocols.enrolment import (
+    ADMIT,
+    CONTRIBUTOR,
+    PURPOSE_RECORD,
+    REVOKE,
+    ROLE,
+    RosterRecord,
+)
 from gobelin.server.roster import NodeEntry, Roster
 from gobelin.shared.errors import ConfigError
 from gobelin.shared.files import sync_folder, write_atomic
@@ -23,6 +31,7 @@ from gobelin.shared.roster_log import RosterLog, Signed, line_of, lines_of
 from gobelin.shared.signing import SigningKey
 
 LOCK_WAIT_S = 20.0  # for another process's change, which takes milliseconds
+Rule = Callable[[Roster, str], None]  # raises where a roster has no place for a member
 
 
 class RosterBook:
@@ -33,11 +42,13 @@ class RosterBook:
         folder: Path,
         federation_digest: Callable[[], str],
         aggregator_key: Callable[[], str],
+        require_places: Rule,
     ) -> None:
         self.file = folder / "log.jsonl"
         self._folder = folder
         self._digest = federation_digest
         self._key = aggregator_key
+        self._rule = require_places
         self._seen: tuple[tuple[int, int], RosterLog] | None = None
 
     def found(self) -> None:
@@ -77,10 +88,13 @@ class RosterBook:
         """Hold the log, as it is on disk now, to add to it."""
         with sole_owner(self._folder, LOCK_WAIT_S):
             log, end = self._read()
-            yield Change(self.file, log, end, SigningKey.load(key_file))
+            yield Change(self.file, log, end, SigningKey.load(key_file), self._rule)
 
     def become(self, roster: Roster, key_file: Path) -> None:
-        """Add what makes the roster this one."""
+        """Add what makes the roster this one.
+
+        Whoever takes over a federation gets its roster as it was, and mends it where it has to be.
+        """
         with self.change(key_file) as change:
             wanted = roster.by_id()
             now = {entry.id: entry for entry in map(entry_of, change.log.current.values())}
@@ -97,10 +111,13 @@ class RosterBook:
 class Change:
     """The log while it is held."""
 
-    def __init__(self, file: Path, log: RosterLog, end: int, key: SigningKey) -> None:
+    def __init__(
+        self, file: Path, log: RosterLog, end: int, key: SigningKey, require_places: Rule
+    ) -> None:
         self._file = file
         self._end = end  # of what is believed, bytes
         self._key = key
+        self._rule = require_places
         self.log = log
 
     @property
@@ -141,13 +158,34 @@ class Change:
         self._end += len(line)
 
     def admit(self, entry: NodeEntry, reason: str = "") -> Signed:
-        """Admit a node, or find that it is; raises ConfigError when name or key is taken."""
+        """Admit a node, or find that it is; raises what `admitted` does."""
+        return self.admitted(entry) or self.make(ADMIT, entry, reason)
+
+    def admitted(self, entry: NodeEntry) -> Signed | None:
+        """The last record of a node that is on the roster; None of one that may be admitted.
+
+        Raises ConfigError when name or key is taken, NoPlaceError.
+        """
         roster = self.roster
-        if roster.admit(entry) is roster:
-            found = self.log.last_of(entry.id)
-            if found is not None:
-                return found
-        return self.make(ADMIT, entry, reason)
+        grown = roster.admit(entry)
+        if grown is roster:
+            return self.log.last_of(entry.id)
+        self._require_place(grown, entry)
+        return None
+
+    def assign(self, name: str, role: str) -> None:
+        """Give a node a role, or find that it has it; raises ConfigError, NoPlaceError."""
+        entry = self.node(name)
+        if entry.role == role:
+            return
+        entry = replace(entry, role=role)
+        others = (node for node in self.roster.nodes if node.name != name)
+        self._require_place(Roster((*others, entry)), entry)
+        self.make(ROLE, entry)
+
+    def _require_place(self, roster: Roster, entry: NodeEntry) -> None:
+        if entry.role == CONTRIBUTOR:
+            self._rule(roster, entry.member)
 
     def node(self, name: str) -> NodeEntry:
         """The node of a name; raises ConfigError when there is none on the roster."""

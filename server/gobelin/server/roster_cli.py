@@ -153,9 +153,6 @@ def role(
     as_json: AsJsonLines = False,
 ) -> None:
     """Change what a node takes part in."""
-    from dataclasses import replace
-
-    from gobelin.protocols.enrolment import ROLE
     from gobelin.server.places import Places
     from gobelin.server.roster import require_role
 
@@ -163,9 +160,7 @@ def role(
     places = Places(home)
     places.require()
     with places.book.change(places.signing_key_file) as change:
-        entry = change.node(node)
-        if entry.role != role:
-            change.make(ROLE, replace(entry, role=role))
+        change.assign(node, role)
     print(json.dumps({"node": node, "role": role}) if as_json else f"Node {node!r} is {role}.")
 
 

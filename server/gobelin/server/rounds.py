@@ -32,7 +32,7 @@ from gobelin.server.rollcall import RollCall
 from gobelin.server.round_events import Convened
 from gobelin.server.round_state import Known
 from gobelin.server.seal import Sealer, Standing
-from gobelin.server.sealed_policy import require_places, require_sealable
+from gobelin.server.sealed_policy import require_sealable
 from gobelin.server.terms import terms_of
 from gobelin.shared.ledger.course import told
 from gobelin.shared.logs import bound
@@ -73,7 +73,7 @@ class RoundEngine:
         self._recipe = home.recipe()
         settings.require_fit(self._recipe)
         require_sealable(settings, self._recipe)
-        require_places(settings, home.roster())
+        home.require_places(home.roster())
         examiner = make_examiner(self._recipe, settings)
         ledger = RoundLedger(home, self._tell)
         self._rim = Rim(

@@ -32,7 +32,6 @@ from gobelin.server.home import AggregatorHome
 from gobelin.server.limits import SMALL, Limit, limit_of
 from gobelin.server.roster import NodeEntry
 from gobelin.server.sealed_files import Fixed, SealedFiles
-from gobelin.server.sealed_policy import require_places
 from gobelin.shared.codec import LOSSLESS
 from gobelin.shared.errors import GobelinError, SealingError
 from gobelin.shared.sealing import (
@@ -141,13 +140,11 @@ class Exchange:
         sleep: Callable[[float], None],
         tell: Callable[[str, Mapping[str, object]], None],
     ) -> Exchange:
-        """The one of an aggregator's open round; raises ConfigError where its roster has no place.
+        """The one of an aggregator's open round.
 
         A phase may take as long as a round's local steps: masked deltas are as large as others.
         """
-        settings = home.settings()
-        require_places(settings, home.roster())
-        rounds = settings.rounds
+        rounds = home.settings().rounds
         patience = Patience(rounds.sealed_offline_s, rounds.deadline_s, rounds.wait_for_members_s)
         key = SigningKey.load(home.signing_key_file)
         files = SealedFiles(home.journal / "sealed")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from gobelin.server.home import FederationSettings
-from gobelin.server.roster import Roster
 from gobelin.shared.codec import LOSSLESS
 from gobelin.shared.errors import ConfigError
 from gobelin.shared.recipe import Recipe
@@ -27,29 +26,6 @@ def require_sealable(settings: FederationSettings, recipe: Recipe) -> None:
             f"rounds.sealed_bound does not fit: {error}",
             "choose a power of two such as 0.5, 1.0 or 2.0, or lower rounds.sealed_members",
         ) from None
-
-
-def require_places(settings: FederationSettings, roster: Roster) -> None:
-    """Raise ConfigError where rounds are sealed and the roster has no place in their sums.
-
-    Members weigh the same in a sum, so each has one node: which of several will send is not known
-    when the first masks its delta.
-    """
-    if not settings.rounds.sealed:
-        return
-    owners = [node.member for node in roster.contributors]
-    twice = sorted({member for member in owners if owners.count(member) > 1})
-    if twice:
-        raise ConfigError(
-            f"sealed rounds take one node a member, {', '.join(twice)} has several",
-            "keep one of them on the roster",
-        )
-    most = settings.rounds.sealed_members
-    if len(owners) > most:
-        raise ConfigError(
-            f"sealed rounds have place for {most} nodes, the roster has {len(owners)}",
-            "raise rounds.sealed_members before the first round",
-        )
 
 
 def _forbidden(settings: FederationSettings, recipe: Recipe) -> list[tuple[bool, str, str]]:

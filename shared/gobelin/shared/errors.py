@@ -41,6 +41,12 @@ class ConfigError(GobelinError):
     lasting = True
 
 
+class NoPlaceError(ConfigError):
+    """Sealed rounds have no place for a node in their sums."""
+
+    code = "config.no_place"
+
+
 class StateError(GobelinError):
     """A home folder is missing, or not what the command expects."""
 

@@ -9,7 +9,7 @@ import torch
 
 from gobelin.server.home import AggregatorHome
 from gobelin.server.limits import limit_of
-from gobelin.server.sealed_policy import require_places, require_sealable
+from gobelin.server.sealed_policy import require_sealable
 from gobelin.shared.checkup import Found, fail, ok, warn
 from gobelin.shared.files import PRIVATE, bytes_in, open_to_others
 from gobelin.shared.installed import check_versions
@@ -32,7 +32,7 @@ def settings(home: AggregatorHome) -> Found:
     known, recipe = home.settings(), home.recipe()
     known.require_fit(recipe)
     require_sealable(known, recipe)
-    require_places(known, home.roster())
+    home.require_places(home.roster())
     for probe in (known.policy.probe, known.releases.probe):
         if probe is not None and not probe.exists():
             return fail("probe", f"{probe} does not exist", "bring it back, or unset the probe")
