@@ -17,7 +17,8 @@ from gobelin.shared.errors import InUseError, LedgerError, StateError
 from gobelin.shared.files import remove_folder
 from gobelin.shared.locks import sole_owner
 from tests.server.ledger.witness import NESTEROV, silent, verify
-from tests.server.world import Federation, Killed, Node, federation
+from tests.server.sealed_nodes import SealedNode, sealed_federation
+from tests.server.world import DEADLINE, Federation, Killed, Node, federation
 from tests.vanishing import vanishing
 
 KEPT = {"checkpoints": 4, "archives": 3, "releases": 2, "every": 6}
@@ -94,7 +95,7 @@ def test_what_is_not_set_stays_and_what_may_be_answered_late_too(
     fed.run()
     assert plan_pruning(fed.home, RetentionSettings(), 2).folders == ()
     least = RetentionSettings(checkpoints=1, releases=1)
-    found = plan_pruning(fed.home, least, max_staleness=2, weigh=True)
+    found = plan_pruning(fed.home, least, max_staleness=2, tell=True)
     left = set(fed.home.rounds.iterdir()) - set(found.folders) - {fed.home.rounds / ".lock"}
     assert sorted(path.name for path in left) == ["round-00004", "round-00005", "round-00006"]
     assert names(fed.home.releases, "release") == [1, 2, 3, 4, 5, 6]
@@ -187,6 +188,75 @@ def test_the_command_says_what_would_go_and_what_can_still_be_replayed(
     assert "removed 8 folders" in done.output
     assert "replays start at round 5" in done.output
     assert fed.home.sealed_rounds() == [4, 5, 6]
+
+
+def edit(fed: Federation, before: str, after: str) -> None:
+    text = fed.home.settings_file.read_text()
+    assert before in text
+    fed.home.settings_file.write_text(text.replace(before, after))
+
+
+def said_and_true(fed: Federation, **kept: int) -> tuple[int | None, int]:
+    """Where replays start by what is said before a pruning, and where they do after it."""
+    settings = RetentionSettings.model_validate(kept)
+    said = plan_pruning(fed.home, settings, max_staleness=2, tell=True).replayable
+    prune(fed.home, settings, max_staleness=2)
+    return said, verify(fed.home.folder, "--replay")["not_here"] + 1
+
+
+def test_replays_start_where_it_is_said_though_the_plan_of_a_late_answer_goes(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    south.answer = lambda plan, base: [
+        (2 * DEADLINE + 5, south.reply(plan, base)) for _ in range(plan.round == 1)
+    ]
+    fed = federation(tmp_path, north, south, rounds=4, min_members=1, archive=True)
+    fed.run()
+    assert [row["staleness"] for row in fed.home.facts(3)["contributions"]] == [0, 2]
+    assert said_and_true(fed, archives=3) == (2, 2)
+    assert said_and_true(fed, checkpoints=3, archives=2) == (4, 4)
+
+
+def test_replays_start_where_it_is_said_behind_a_rollback(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    fed = federation(tmp_path, north, south, rounds=3, archive=True)
+    fed.run()
+    edit(fed, "rounds = 3\n", "rounds = 6\n")
+    assert roll_back(fed.home, "2", "x", silent)["round"] == 4
+    fed.run()
+    assert said_and_true(fed, archives=4) == (3, 3)
+    assert said_and_true(fed, archives=2) == (5, 5)
+
+
+def test_replays_start_where_it_is_said_before_rounds_that_are_sealed(tmp_path: Path) -> None:
+    nodes = [SealedNode(name) for name in ("east", "north", "south")]
+    for node in nodes:
+        masked, open_ = node.announce, node.reply
+        node.answer = lambda plan, base, masked=masked, open_=open_: [
+            (0.5, masked(plan, base) if plan.sealed else open_(plan, base))
+        ]
+    fed = sealed_federation(tmp_path, nodes, sealed=False, archive=True)
+    fed.run()
+    edit(fed, "rounds = 2\n", "rounds = 4\n")
+    edit(fed, "archive = true", "archive = false")
+    edit(fed, "sealed = false", "sealed = true")
+    fed.run()
+    assert said_and_true(fed, archives=3) == (2, 2)
+    none = RetentionSettings(archives=2)  # what is left then is believed, not computed
+    assert plan_pruning(fed.home, none, 2, tell=True).replayable is None
+
+
+def test_of_an_archive_with_a_gap_no_replay_is_promised(
+    tmp_path: Path, north: Node, south: Node
+) -> None:
+    fed = federation(tmp_path, north, south, rounds=4, archive=True)
+    fed.run()
+    remove_folder(fed.home.archive / "round-00002")
+    assert plan_pruning(fed.home, RetentionSettings(), 2, tell=True).replayable is None
+    with pytest.raises(LedgerError, match=r"round 2.* is not in the archive"):
+        verify(fed.home.folder, "--replay")
+    assert said_and_true(fed, archives=2) == (3, 3)
 
 
 @pytest.mark.slow

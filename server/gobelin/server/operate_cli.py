@@ -97,7 +97,7 @@ def prune(
     place = AggregatorHome(home)
     settings = place.settings()
     asked = (place, settings.retention, settings.rounds.max_staleness)
-    found = plan_pruning(*asked, weigh=True)
+    found = plan_pruning(*asked, tell=True)
     if not dry_run:
         with sole_owner(home), sole_owner(place.rounds, wait_s=LINGER_S):
             remove(*asked)

@@ -186,7 +186,7 @@ class _Round:
         if reply is None:
             if (kept := archive.rounds()) and kept[0] > self._number:
                 raise _RemovedError(self._number)
-            raise LedgerError(f"{where} is not in the archive", "set rounds.archive = true")
+            raise LedgerError(f"{where} is not in the archive", _remedy(self._home))
         plan = self._plan
         if asked.round != self._number:
             with _reading(self._home.round_folder(asked.round), self._number):
@@ -195,6 +195,20 @@ class _Round:
         if isinstance(found, Refusal):
             raise LedgerError(f"{where} would be refused: {found.reason} ({found.found})", REMEDY)
         return found
+
+
+def _remedy(home: AggregatorHome) -> str:
+    """What mends that a contribution is not in the archive: of an empty one that is a setting."""
+    if Archive(home.archive).rounds():
+        return REMEDY
+    settings = home.settings()
+    if not settings.rounds.archive:
+        return "set rounds.archive = true in the aggregator's home: rounds from then on are kept"
+    if settings.retention.archives == 0:
+        return "raise retention.archives in the aggregator's home: rounds from then on are kept"
+    if not home.tls.exists():
+        return "export once more, with --replay"
+    return "restore archive/ from a backup, or seal a round first if rounds.archive was set just now"
 
 
 def _plan_of(number: int, facts: Mapping[str, Any]) -> RoundPlan:

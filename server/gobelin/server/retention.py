@@ -9,10 +9,12 @@ it can.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from gobelin.protocols.messages import RoundPlan
 from gobelin.server.archive import Archive
 from gobelin.server.home import RetentionSettings
 from gobelin.server.places import Places
@@ -26,7 +28,7 @@ class Pruning:
     """Folders that may go, and what is lost with them."""
 
     folders: tuple[Path, ...]
-    replayable: int | None  # the first round that can be replayed afterwards; None: none can
+    replayable: int | None = None  # the first round that can be replayed afterwards
     bytes: int = 0
 
     def facts(self) -> dict[str, object]:
@@ -36,12 +38,15 @@ class Pruning:
 
 
 def plan_pruning(
-    home: Places, settings: RetentionSettings, max_staleness: int, weigh: bool = False
+    home: Places, settings: RetentionSettings, max_staleness: int, tell: bool = False
 ) -> Pruning:
-    """What the settings let go of a home as it is now; `weigh` adds up its bytes."""
+    """What the settings let go of a home as it is now.
+
+    `tell` looks, too, how many bytes that is and where replays start: it reads every manifest.
+    """
     sealed = home.sealed_rounds()
     if not sealed:
-        return Pruning((), None)
+        return Pruning(())
     last = sealed[-1]
     gone: list[Path] = []
     kept = sealed
@@ -56,8 +61,9 @@ def plan_pruning(
         gone += [archive.folder(number) for number in archived if number <= oldest]
         archived = [number for number in archived if number > oldest]
     gone += _releases(home, settings)
-    size = sum(map(bytes_in, gone)) if weigh else 0
-    return Pruning(tuple(gone), _replayable(home, kept, archived), size)
+    if not tell:
+        return Pruning(tuple(gone))
+    return Pruning(tuple(gone), _replayable(home, kept, archived), sum(map(bytes_in, gone)))
 
 
 def prune(home: Places, settings: RetentionSettings, max_staleness: int) -> Pruning:
@@ -81,14 +87,28 @@ def _releases(home: Places, settings: RetentionSettings) -> list[Path]:
 
 
 def _replayable(home: Places, kept: Iterable[int], archived: Iterable[int]) -> int | None:
-    """The first round from which on checkpoints and archives are all there."""
+    """The first round that `gobelin verify --replay` reaches, None where it reaches none."""
     rounds, replies = sorted(kept), set(archived)
     first = None
     for number in reversed(rounds[1:]):  # the first kept is where a replay starts
-        if number not in replies and "rollback" not in (home.find_facts(number) or {}):
+        facts = home.find_facts(number) if number >= min(replies, default=number + 1) else None
+        if facts is None:
             break
-        first = number
+        if number in replies:
+            made_for = {number - row["staleness"] for row in facts.get("contributions", ())}
+            if not made_for.issubset(rounds):
+                break  # the plan of a late answer goes
+            first = number
+        elif "rollback" in facts:
+            first = number
+        elif not _is_masked(facts):
+            return None  # a gap is damage
     return first
+
+
+def _is_masked(facts: Mapping[str, Any]) -> bool:
+    """Whether of a round's deltas only the sum was known: a replay believes it, and goes on."""
+    return "plan" in facts and RoundPlan.from_bytes(facts["plan"].encode()).sealed
 
 
 def _number(folder: Path) -> int:

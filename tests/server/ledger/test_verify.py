@@ -72,8 +72,39 @@ def test_an_export_in_the_middle_of_a_seal_is_of_the_rounds_before(
 
 def test_without_an_archive_a_replay_says_what_is_missing(home: AggregatorHome) -> None:
     shutil.rmtree(home.archive / "round-00003")
-    with pytest.raises(LedgerError, match=r"round 3.*not in the archive"):
+    with pytest.raises(LedgerError, match=r"round 3.*not in the archive") as told:
         verify(home.folder, "--replay")
+    assert "ask for the archive of this round again" in told.value.remedy
+
+
+def test_what_mends_an_empty_archive_is_told_by_what_has_emptied_it(
+    home: AggregatorHome, tmp_path: Path
+) -> None:
+    export(home, tmp_path / "export")
+    shutil.rmtree(home.archive)
+    text = home.settings_file.read_text()
+    settings = {
+        "restore archive/ from a backup": text,
+        "raise retention.archives": text.replace("[retention]\n", "[retention]\narchives = 0\n"),
+        "set rounds.archive = true": text.replace("archive = true", "archive = false"),
+    }
+    for remedy, written in settings.items():
+        home.settings_file.write_text(written)
+        with pytest.raises(LedgerError, match=r"round 1.*not in the archive") as told:
+            verify(home.folder, "--replay")
+        assert remedy in told.value.remedy
+    with pytest.raises(LedgerError, match="not in the archive") as told:
+        verify(tmp_path / "export", "--replay")
+    assert told.value.remedy == "export once more, with --replay"
+
+
+def test_a_federation_that_archives_nothing_is_told_which_setting_says_so(tmp_path: Path) -> None:
+    nodes = [Node("a"), Node("b")]
+    fed = federation(tmp_path, *nodes, rounds=1, archive=True, retention={"archives": 0})
+    fed.run()
+    with pytest.raises(LedgerError, match=r"round 1.*not in the archive") as told:
+        verify(fed.home.folder, "--replay")
+    assert "raise retention.archives" in told.value.remedy
 
 
 def rewritten(home: AggregatorHome, number: int, change: Any) -> None:
