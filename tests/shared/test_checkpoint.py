@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -24,11 +25,12 @@ from gobelin.shared.checkpoint import (
     read_extra,
     write_checkpoint,
 )
-from gobelin.shared.errors import CheckpointError
+from gobelin.shared.errors import CheckpointError, MachineError
 from gobelin.shared.files import json_bytes
 from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import load_recipe
 from gobelin.shared.vector import ParameterSchema, ParameterVector
+from tests.failing_disk import failing_disk
 
 RECIPE = load_recipe("toy")
 FACTS = {"federation": "fed", "round": 3, "contributions": [{"member": "north", "images": 64}]}
@@ -262,3 +264,17 @@ def test_a_manifest_that_names_what_is_no_file_is_refused(folder: Path, trick: s
     edit(folder, lambda m: m["files"].update({trick: "0" * 64}))
     with pytest.raises(CheckpointError):
         read_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, MODEL])
+def test_a_disk_that_fails_for_now_is_not_taken_for_a_damaged_checkpoint(
+    folder: Path, name: str
+) -> None:
+    with (
+        failing_disk(folder / name, errno.EIO),
+        pytest.raises(MachineError, match="cannot be read"),
+    ):
+        read_checkpoint(folder)
+    with failing_disk(folder / name, errno.EACCES), pytest.raises(CheckpointError):
+        read_checkpoint(folder)
+    read_checkpoint(folder)

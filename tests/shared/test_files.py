@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gobelin.shared import files
-from gobelin.shared.errors import StateError
+from gobelin.shared.errors import MachineError, StateError
 from gobelin.shared.files import (
     PRIVATE,
     PUBLIC,
@@ -27,6 +28,7 @@ from gobelin.shared.files import (
     write_json,
 )
 from gobelin.shared.locks import sole_owner
+from tests.failing_disk import failing_disk
 from tests.vanishing import vanishing
 
 
@@ -367,3 +369,24 @@ def test_numbers_are_those_in_names_and_of_nothing_else(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert numbered(tmp_path, "round-") == [2, 10, 100000]
     assert numbered(tmp_path, after=".note") == [4, 5]
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EMFILE])
+def test_json_on_a_disk_that_fails_for_now_is_not_taken_for_damaged(
+    tmp_path: Path, error: int
+) -> None:
+    file = tmp_path / "facts.json"
+    write_json(file, {"a": 1})
+    for read in (read_json, find_json):
+        with failing_disk(file, error), pytest.raises(MachineError, match=r"facts\.json cannot be"):
+            read(file)
+    assert read_json(file) == {"a": 1}
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP])
+def test_json_that_may_not_be_read_wants_a_person(tmp_path: Path, error: int) -> None:
+    file = tmp_path / "facts.json"
+    write_json(file, {"a": 1})
+    for read in (read_json, find_json):
+        with failing_disk(file, error), pytest.raises(StateError, match="cannot be read"):
+            read(file)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from gobelin.shared.errors import ConfigError
+from gobelin.shared.errors import ConfigError, MachineError
 from gobelin.shared.recipe import Recipe, builtin_recipes, load_recipe
 from gobelin.shared.settings import (
     Settings,
@@ -16,6 +17,7 @@ from gobelin.shared.settings import (
     to_toml,
     write_settings,
 )
+from tests.failing_disk import failing_disk
 
 
 class Compute(Settings):
@@ -104,6 +106,13 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     for name in ("latin.toml", "folder.toml"):
         with pytest.raises(ConfigError, match="cannot be read"):
             read_settings(Node, tmp_path / name)
+
+
+def test_a_disk_that_fails_for_now_is_no_wrong_setting(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('member = "north"\n')
+    with failing_disk(file, errno.ESTALE), pytest.raises(MachineError, match="cannot be read"):
+        read_settings(Node, file)
 
 
 def test_settings_survive_their_file(tmp_path: Path) -> None:

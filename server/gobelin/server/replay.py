@@ -208,7 +208,9 @@ def _remedy(home: AggregatorHome) -> str:
         return "raise retention.archives in the aggregator's home: rounds from then on are kept"
     if not home.tls.exists():
         return "export once more, with --replay"
-    return "restore archive/ from a backup, or seal a round first if rounds.archive was set just now"
+    return (
+        "restore archive/ from a backup, or seal a round first if rounds.archive was set just now"
+    )
 
 
 def _plan_of(number: int, facts: Mapping[str, Any]) -> RoundPlan:

@@ -15,7 +15,7 @@ from typing import Any
 from gobelin.protocols.messages import METRIC_DISTORTION
 from gobelin.server.overview import RoundPoint
 from gobelin.server.places import Places
-from gobelin.shared.errors import StateError
+from gobelin.shared.errors import MachineError, StateError
 from gobelin.shared.files import MANIFEST, bytes_in
 from gobelin.shared.premium import premium_report
 
@@ -89,7 +89,7 @@ class SealedRounds:
             digest, facts = str(manifest["vector_digest"]), manifest["facts"]
             self.batch = int(manifest["recipe"]["objective"].get("reference_batch", 0))
             sealed = (folder / MANIFEST).stat().st_mtime
-        except (StateError, OSError, KeyError):  # retention has taken it, or it is damaged
+        except (StateError, MachineError, OSError, KeyError):  # retention has taken it, or damage
             return
         self.number = number
         rows = facts.get("contributions", ())

@@ -21,7 +21,7 @@ from torch import Tensor
 from gobelin.shared.errors import CheckpointError, DtypeError, MachineError, VectorError
 from gobelin.shared.files import MANIFEST as MANIFEST
 from gobelin.shared.files import file_digest as file_digest
-from gobelin.shared.files import folder_atomic, json_bytes, write_json
+from gobelin.shared.files import folder_atomic, json_bytes, readable, write_json
 from gobelin.shared.formats import Format, require_version
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.vector import ParameterSchema, ParameterVector
@@ -95,23 +95,31 @@ def fill_checkpoint(
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Read and verify a checkpoint folder; raises CheckpointError on any flipped bit."""
-    if not (folder / MANIFEST).is_file():
-        raise CheckpointError(f"{folder} is no checkpoint: it has no {MANIFEST}", REMEDY)
+    """Read and verify a checkpoint folder; raises CheckpointError on any flipped bit.
+
+    MachineError where its disk fails for now.
+    """
     try:
-        manifest = _read_manifest(folder / MANIFEST)
-        files = dict(manifest["files"])
-        for name, digest in files.items():
-            if Path(name).name != name or file_digest(folder / name) != digest:
-                raise CheckpointError(f"{folder / name} does not match its manifest", REMEDY)
-        recipe = Recipe.model_validate(manifest["recipe"])
-        vector = vector_at(folder / MODEL)
-        found = (recipe.digest, vector.schema.digest, vector.digest, vector.schema.size)
-        if found != tuple(manifest[k] for k in ("recipe_digest", *_OF_VECTOR)):
-            raise CheckpointError(f"{folder}: a digest is not the manifest's", REMEDY)
-        return Checkpoint(recipe, vector, dict(manifest["facts"]), _extra(folder, files))
+        with readable(folder):
+            return _verified(folder)
     except (OSError, KeyError, TypeError, ValueError, SafetensorError, VectorError) as error:
         raise CheckpointError(f"{folder} is damaged: {error!s:.200}", REMEDY) from None
+
+
+def _verified(folder: Path) -> Checkpoint:
+    if not (folder / MANIFEST).is_file():
+        raise CheckpointError(f"{folder} is no checkpoint: it has no {MANIFEST}", REMEDY)
+    manifest = _read_manifest(folder / MANIFEST)
+    files = dict(manifest["files"])
+    for name, digest in files.items():
+        if Path(name).name != name or file_digest(folder / name) != digest:
+            raise CheckpointError(f"{folder / name} does not match its manifest", REMEDY)
+    recipe = Recipe.model_validate(manifest["recipe"])
+    vector = vector_at(folder / MODEL)
+    found = (recipe.digest, vector.schema.digest, vector.digest, vector.schema.size)
+    if found != tuple(manifest[k] for k in ("recipe_digest", *_OF_VECTOR)):
+        raise CheckpointError(f"{folder}: a digest is not the manifest's", REMEDY)
+    return Checkpoint(recipe, vector, dict(manifest["facts"]), _extra(folder, files))
 
 
 def at_rest(

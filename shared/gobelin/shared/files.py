@@ -16,12 +16,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from gobelin.shared.errors import StateError
+from gobelin.shared.errors import MachineError, StateError
 from gobelin.shared.locks import change, hold, is_at, try_lock
 
 MANIFEST = "manifest.json"  # of a checkpoint, what says that it is whole
 PRIVATE = 0o600
 PUBLIC = 0o644
+# That there is no such file, or none this user may read: any other failure to read it may pass.
+_LASTING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
+_LASTING |= {errno.EACCES, errno.EPERM}
 _UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")  # as tempfile completes the prefixes below
 
 
@@ -91,17 +94,33 @@ def json_bytes(value: Mapping[str, Any]) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object written by `write_json`; raises StateError when it is damaged or gone."""
+    """Read a JSON object written by `write_json`.
+
+    Raises StateError when it is damaged or gone, MachineError when its disk fails for now.
+    """
     value = find_json(path)
     if value is None:
         raise StateError(f"{path} does not exist", "create it with the matching `init`")
     return value
 
 
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raise MachineError where a disk fails for now to read what lies there: it is not damaged."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.errno in _LASTING:
+            raise
+        reason = error.strerror or type(error).__name__
+        raise MachineError(f"{path} cannot be read: {reason}", "see to its disk") from None
+
+
 def find_json(path: Path) -> dict[str, Any] | None:
     """The same of a file that need not be there, or may go at any time: None without one."""
     try:
-        value = json.loads(path.read_bytes())
+        with readable(path):
+            value = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:

@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gobelin.shared.errors import ConfigError
-from gobelin.shared.files import write_atomic
+from gobelin.shared.files import readable, write_atomic
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -41,9 +41,10 @@ def parse_settings(kind: type[S], text: str, where: str) -> S:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The values in the TOML file at `path`, unchecked; raises ConfigError."""
+    """The values in the TOML file at `path`, unchecked; raises ConfigError, MachineError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with readable(path):
+            text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist", "create it with the matching `init`") from None
     except (OSError, UnicodeDecodeError) as error:
