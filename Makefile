@@ -68,8 +68,8 @@ lint: $(STAMP)
 
 # Benches of public packages, which the operator fetches: `make bench` leaves them out.
 PREPARED := bench-sensors bench-text_languages
-# These want another package's code: see each one's head.
-BESIDE := bench-planning_time bench-planning_success bench-sigreg bench-train_step
+# These want another package's code, or prepared data: see each one's head.
+BESIDE := bench-worked_examples bench-planning_time bench-planning_success bench-sigreg bench-train_step
 BENCHES := $(filter-out bench-tables $(PREPARED) $(BESIDE),$(patsubst bench/%.py,bench-%,$(shell grep -l __main__ bench/*.py)))
 
 bench: $(BENCHES)

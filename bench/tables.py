@@ -47,6 +47,7 @@ from bench.study_tables import (
     split_table,
 )
 from bench.trust_tables import admission_table, enrolment_table, fresh_table, hostile_table
+from bench.worked_examples import worked_examples_table
 from bench.world_tables import (
     expectation_table,
     federated_table,
@@ -108,6 +109,7 @@ def tables() -> dict[str, Callable[[Mapping[str, Any]], str]]:
         "train_step": train_step_table,
         "train_step_gpu": train_step_table,
         "fewshot": fewshot_table,
+        "worked_examples": worked_examples_table,
         "lora": lora_table,
         "forgetting": forgetting_table,
         "federated_worldmodel": federated_table,

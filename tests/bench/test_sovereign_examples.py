@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.worked_examples import found_by, worked_examples_table
 from gobelin.client.sovereign import load, read_package
 
 DATA = {
@@ -59,3 +60,17 @@ def test_a_table_has_mean_and_spread_over_seeds() -> None:
     table = table_of(found, ["accuracy", "over x", "points lost"])
     assert table.split("\n")[2] == "| a | 81.0 ± 1.4 | +3.0 ± 1.4 | – |"
     assert table_of(found[:1], ["accuracy"]).endswith("| a | 80.0 |")
+
+
+def test_what_examples_found_is_gathered_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "sovereign_language"
+    folder.mkdir(parents=True)
+    rows = [{"linear head": {"accuracy": 80.0, "over solo": 2.0}} for _ in range(2)]
+    (folder / "results.json").write_text(json.dumps({"seeds": [0, 1], "rows": rows}))
+    values = {"machine": "a machine", "examples": {"language": found_by("language", [7])}}
+    table = worked_examples_table(values)
+    assert "### Language, seeds [0, 1]" in table
+    assert "| linear head | 80.0 ± 0.0 | – | – | +2.0 ± 0.0 | – |" in table
