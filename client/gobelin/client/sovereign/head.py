@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gobelin.shared.errors import CheckpointError
 from gobelin.shared.evaluation.attentive import HEADS as QUERIES
 from gobelin.shared.evaluation.attentive import AttentiveHead as Reader
+from gobelin.shared.evaluation.frozen_probe import pooled
 from gobelin.shared.evaluation.probes import LinearHead as Probe
 
 REMEDY = "build the model again, or use another copy of it"
@@ -141,12 +142,6 @@ def make_head(kind: str, form: Mapping[str, Any], tensors: Mapping[str, Tensor])
             f"the {kind} head's weights are not of its form: {first:.120}", REMEDY
         ) from None
     return head.eval().requires_grad_(False)
-
-
-def pooled(tokens: Tensor) -> Tensor:
-    """The mean (B, D) of the tokens (B, N, D) that hold data: the others are zeros throughout."""
-    present = tokens.ne(0).any(dim=2, keepdim=True).to(tokens.dtype)
-    return (tokens * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)
 
 
 def _zeros(features: int, classes: int) -> nn.Linear:

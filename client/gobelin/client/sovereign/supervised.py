@@ -80,17 +80,3 @@ def logits_of(
             tokens = encoder.tokens(encoder.prepare(source.read(rows).to(device)))
             scores.append(head.logits(tokens.float()).cpu())
     return torch.cat(scores), labels
-
-
-TEMPERATURES = torch.logspace(-1, 1, 81)
-
-
-def calibrated(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[float, float]:
-    """The temperature that fits logits (N, K) to labels (N,) best, and the cross-entropy with it.
-
-    Temperature scaling (arXiv:1706.04599) on a grid: how sure a model is of itself says nothing of
-    which model is better, and is mended by one number.
-    """
-    losses = [float(F.cross_entropy(logits / t, labels, weights)) for t in TEMPERATURES]
-    best = min(range(len(losses)), key=losses.__getitem__)
-    return float(TEMPERATURES[best]), losses[best]

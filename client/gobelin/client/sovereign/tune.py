@@ -17,9 +17,10 @@ from gobelin.client.sovereign.lora import Lora
 from gobelin.client.sovereign.moves import Mover
 from gobelin.client.sovereign.settings import Moves, TuningSettings
 from gobelin.client.sovereign.stage import Plan, Progress, Standing, added_under, train_stage
-from gobelin.client.sovereign.supervised import Supervised, calibrated, logits_of
+from gobelin.client.sovereign.supervised import Supervised, logits_of
 from gobelin.client.sovereign.unfinished import Unfinished
 from gobelin.shared.data import Source
+from gobelin.shared.evaluation.calibration import calibrated
 from gobelin.shared.evaluation.probes import accuracy
 from gobelin.shared.model import Encoder
 from gobelin.shared.recipe import InnerRecipe

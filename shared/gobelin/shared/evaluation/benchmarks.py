@@ -20,6 +20,7 @@ from gobelin.shared.errors import DataError
 from gobelin.shared.evaluation.anomaly import NearestNeighbours
 from gobelin.shared.evaluation.corruptions import SEVERITIES
 from gobelin.shared.evaluation.embed import Embedding, draw, embed, require_labels
+from gobelin.shared.evaluation.frozen_probe import fit_probe
 from gobelin.shared.evaluation.intervals import (
     Balanced,
     Found,
@@ -29,7 +30,7 @@ from gobelin.shared.evaluation.intervals import (
     Share,
     Statistic,
 )
-from gobelin.shared.evaluation.probes import few_of, fit_head, require_labelled
+from gobelin.shared.evaluation.probes import few_of, require_labelled
 from gobelin.shared.evaluation.shift import Shift, shift_of
 from gobelin.shared.model import Encoder
 
@@ -43,8 +44,8 @@ Read = Callable[[Tensor], Tensor]  # tokens (B, N, D) → logits (B, K)
 
 @dataclass(frozen=True, eq=False)
 class Contender:
-    """A model that is measured. Without a head of its own it gets a linear probe on its tokens,
-    fitted on the benchmark's training labels."""
+    """A model that is measured. Without a head of its own it gets a linear probe of its tokens,
+    fitted on the benchmark's training labels as a build's head is (`frozen_probe`)."""
 
     name: str
     encoder: Encoder  # on the benchmark's device
@@ -143,8 +144,9 @@ class Classification:
             found[each] = []
             for number in range(draws):
                 few = few_of(known.labels, self.classes, each, number, self.seed)
-                head = fit_head(known.tokens[few], known.labels[few], self.classes)
-                hits = head.predict(unseen.tokens) == unseen.labels
+                part = Embedding(known.tokens[few], known.pooled[few], known.labels[few])
+                probe = fit_probe(part, self.classes, seed=self.seed)
+                hits = probe.predict(unseen) == unseen.labels
                 found[each].append(Share(hits.cpu().numpy()))
         return found
 
@@ -165,8 +167,7 @@ class Classification:
         if contender.head is not None:
             return contender.head
         known = embed(contender.encoder, self.train, self._known(), device=self.device)
-        probe = fit_head(known.tokens, known.labels, self.classes)
-        return lambda tokens: probe.logits(tokens.flatten(1))
+        return fit_probe(known, self.classes, seed=self.seed).logits
 
     def _logits(self, contender: Contender, source: Source) -> tuple[Tensor, Tensor]:
         logits, labels = _read(contender.encoder, self._head(contender), source, self.device)

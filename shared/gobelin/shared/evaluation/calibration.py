@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,6 +23,7 @@ from gobelin.shared.evaluation.intervals import (
 from gobelin.shared.evaluation.probes import require_labelled
 
 BINS = 15
+TEMPERATURES = torch.logspace(-1, 1, 81)
 
 
 @dataclass(frozen=True)
@@ -123,3 +125,14 @@ def reliability(confidence: Floats, right: Flags) -> tuple[Bin, ...]:
 def bin_of(confidence: Floats) -> Indices:
     """The number of the bin (low, high] that each confidence (N,) lies in."""
     return np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+
+
+def calibrated(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[float, float]:
+    """The temperature that fits logits (N, K) to labels (N,) best, and the cross-entropy with it.
+
+    Temperature scaling (arXiv:1706.04599) on a grid: how sure a model is of itself says nothing of
+    which model is better, and is mended by one number.
+    """
+    losses = [float(F.cross_entropy(logits / t, labels, weights)) for t in TEMPERATURES]
+    best = min(range(len(losses)), key=losses.__getitem__)
+    return float(TEMPERATURES[best]), losses[best]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gobelin.client.sovereign.frozen import FEW, better_kind
 from gobelin.shared.evaluation.embed import Embedding
+from gobelin.shared.evaluation.frozen_probe import FEW, better_kind, fit_probe
 
 TOKENS, DIM, CLASSES = 16, 8, 3
 
@@ -51,3 +51,12 @@ def test_the_choice_is_the_same_on_every_run() -> None:
     known = embedding(12, where=True)
     weights: Tensor = torch.tensor([1.0, 2.0, 0.5])
     assert len({better_kind(known, CLASSES, weights, seed=3) for _ in range(3)}) == 1
+
+
+@pytest.mark.parametrize("where", [True, False])
+def test_a_probe_reads_tokens_and_embedded_samples_alike(where: bool) -> None:
+    known = embedding(30, where=where)
+    probe = fit_probe(known, CLASSES)
+    logits = probe.logits(known.tokens.unflatten(1, (TOKENS, DIM)))
+    assert torch.equal(logits.argmax(dim=1), probe.predict(known))
+    assert float((probe.predict(known) == known.labels).float().mean()) > 0.9
