@@ -80,13 +80,13 @@ def test_curves_are_drawn_and_nothing_comes_from_elsewhere(browser: Any, url: st
     assert page.locator("figure.chart").count() == 4
     assert said == []
     assert all(address.startswith((url, "data:")) for address in asked)
-    page.wait_for_function("document.getElementById('link').textContent === 'live'")
+    page.wait_for_selector("#link:text-is('live')")
     page.close()
 
 
 def test_what_leaves_appears_without_a_reload(browser: Any, url: str, home: NodeHome) -> None:
     page, said, _ = opened(browser, url)
-    page.wait_for_function("document.getElementById('link').textContent === 'live'")
+    page.wait_for_selector("#link:text-is('live')")
     ledger = EgressLedger(home.egress_file)
     gone = Departure("contribution", round=13, codec="int4", digest="d", payload_bytes=DELTA)
     ledger.left(ledger.leaving(gone), DELTA + 6000, {"PushMessages": 1})

@@ -186,7 +186,7 @@ def test_a_silent_node_shows_without_anybody_asking(
             beat(home, {"library": 2.0, "museum": 2.0, "school": 90.0})
             page.wait_for_selector("#alerts li:has-text('school')", timeout=60_000)
             page.wait_for_selector("#nodes tr:has-text('school') >> text=silent")
-            page.wait_for_function("document.querySelector('#announced').textContent !== ''")
+            page.wait_for_selector("#announced:not(:empty)", state="attached")
             assert page.is_visible("#chart-loss table")  # what was opened stays open
         finally:
             beat(home, dict.fromkeys(NODES, 3.0))

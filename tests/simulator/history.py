@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gobelin.server.home import AggregatorHome, FederationSettings
+from gobelin.server.places import Front
 from gobelin.server.roster import Roster
 from gobelin.server.rounds import RoundEngine
 from gobelin.shared.checkpoint import write_checkpoint
@@ -63,6 +64,10 @@ class Home(AggregatorHome):
     def settings(self) -> FederationSettings:
         """Drawn from the seed."""
         return self._settings
+
+    def front(self) -> Front:
+        """What of the settings is read without tensors."""
+        return Front.model_validate(self._settings.model_dump())
 
     def signing_key(self) -> SigningKey:
         """The same in every history."""
