@@ -1,7 +1,8 @@
 """The worked examples of the sovereign build over seeds: what each came to, in one result file.
 
-An example that has not run is run with `--seeds`; what it needs it says itself. Its rows lie in
-runs/sovereign_NAME/results.json, and are taken from there.
+What an example has left in runs/sovereign_NAME/results.json is taken from there. It is run first
+where nothing is there, or what is there is of other seeds than `--seeds`; what it needs it says
+itself.
 
 Writes bench/results/worked_examples.json.
 """
@@ -17,26 +18,28 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import write_result
-from examples.sovereign import table_of
-from gobelin.shared.files import read_json
+from examples.sovereign import Rows, table_of
+from gobelin.shared.files import find_json, read_json
 
 EXAMPLES = ("clothing", "language", "sensors", "world")
 
 
-def found_by(name: str, seeds: Sequence[int]) -> dict[str, Any]:
-    """The seeds and rows of an example, which is run first where nothing is there."""
+def found_by(name: str, seeds: Sequence[int] | None) -> dict[str, Any]:
+    """The seeds and rows of an example; without `seeds`, of any, or of those it has by itself."""
     file = Path("runs") / f"sovereign_{name}" / "results.json"
-    if not file.exists():
-        chosen = [str(seed) for seed in seeds]
-        command = ["-m", f"examples.sovereign_{name}", "--out", str(file.parent), "--seeds"]
-        subprocess.run([sys.executable, *command, *chosen], check=True)
-    return read_json(file)
+    found = find_json(file)
+    if found is None or (seeds is not None and found["seeds"] != list(seeds)):
+        chosen = [] if seeds is None else ["--seeds", *map(str, seeds)]
+        command = ["-m", f"examples.sovereign_{name}", "--out", str(file.parent), *chosen]
+        subprocess.run([sys.executable, *command], check=True)
+        found = read_json(file)
+    return found
 
 
 def main() -> None:
     """Gather every example's rows."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", help="unset: those that are there")
     parser.add_argument("--examples", nargs="+", default=list(EXAMPLES), choices=EXAMPLES)
     options = parser.parse_args()
     found = {name: found_by(name, options.seeds) for name in options.examples}
@@ -52,10 +55,17 @@ def worked_examples_table(values: Mapping[str, Any]) -> str:
         "[the manual](sovereign.md#worked-examples) says.\n",
     ]
     for name, found in values["examples"].items():
-        columns = import_module(f"examples.sovereign_{name}").COLUMNS
+        example = import_module(f"examples.sovereign_{name}")
         heading = f"### {name.capitalize()}, seeds {found['seeds']}\n"
-        parts += [heading, f"{table_of(found['rows'], columns)}\n"]
+        rows = [rivals_first(each, example.METHODS) for each in found["rows"]]
+        parts += [heading, f"{table_of(rows, example.COLUMNS)}\n"]
     return "\n".join(parts)
+
+
+def rivals_first(rows: Rows, methods: Mapping[str, Any]) -> Rows:
+    """What a build is compared with, then the builds by their methods, in the example's order."""
+    rivals = [name for name in rows if name not in methods]
+    return {name: rows[name] for name in (*rivals, *methods) if name in rows}
 
 
 if __name__ == "__main__":

@@ -68,9 +68,32 @@ def test_what_examples_found_is_gathered_and_told(
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs" / "sovereign_language"
     folder.mkdir(parents=True)
-    rows = [{"linear head": {"accuracy": 80.0, "over solo": 2.0}} for _ in range(2)]
+    method, rival = {"accuracy": 80.0, "over solo": 2.0}, {"accuracy": 78.0}
+    rows = [{"linear head": method, "solo model + probe": rival} for _ in range(2)]
     (folder / "results.json").write_text(json.dumps({"seeds": [0, 1], "rows": rows}))
-    values = {"machine": "a machine", "examples": {"language": found_by("language", [7])}}
+    assert found_by("language", None) == found_by("language", [0, 1])
+    values = {"machine": "a machine", "examples": {"language": found_by("language", None)}}
     table = worked_examples_table(values)
     assert "### Language, seeds [0, 1]" in table
     assert "| linear head | 80.0 ± 0.0 | – | – | +2.0 ± 0.0 | – |" in table
+    assert table.index("solo model + probe") < table.index("linear head")
+
+
+def test_an_example_of_other_seeds_is_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "runs" / "sovereign_world" / "results.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"seeds": [0], "rows": [{}]}))
+    asked: list[list[str]] = []
+
+    def run(command: list[str], check: bool) -> None:
+        asked.append(command)
+        file.write_text(json.dumps({"seeds": [4], "rows": [{}]}))
+
+    monkeypatch.setattr("subprocess.run", run)
+    assert found_by("world", [4])["seeds"] == [4]
+    assert asked[0][-2:] == ["--seeds", "4"]
+    assert found_by("world", None)["seeds"] == [4]
+    assert len(asked) == 1

@@ -1,6 +1,7 @@
 """The errors an operator can meet: each says what was found, where, and how to mend it.
 
-Every class has a stable `code` (for logs and `--json`) and its own process exit code.
+Every class has a stable `code` (for logs and `--json`) and its own process exit code. All stand
+here, so that no two take the same one, and manual and service units are held against one list.
 """
 
 from __future__ import annotations

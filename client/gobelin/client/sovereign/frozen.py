@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from gobelin.client.sovereign.head import AttentiveHead, Head, LinearHead, PooledHead
 from gobelin.client.sovereign.labels import Balance, Task
 from gobelin.shared.evaluation.attentive import fit_attentive
 from gobelin.shared.evaluation.embed import Encoder, embed
-from gobelin.shared.evaluation.frozen_probe import better_kind
-from gobelin.shared.evaluation.probes import fit_head
+from gobelin.shared.evaluation.frozen_probe import fit_probe
 
 Kind = Literal["linear", "pooled", "attentive"]
 
@@ -32,19 +31,16 @@ def fit_frozen(
     weights = None if balance == "none" else task.weights("loss")
     if weights is not None:
         weights = weights.to(device)
-    if kind == "auto":
-        kind = better_kind(known, task.classes, weights, seed)
     dim = known.pooled.shape[1]
-    head: Any
+    head: Head
     if kind == "attentive":
         tokens = known.tokens.view(len(known.tokens), -1, dim)
         head = AttentiveHead.of(
             fit_attentive(tokens, known.labels, task.classes, seed=seed, weights=weights)
         )
-    elif kind == "pooled":
-        head = PooledHead.of(fit_head(known.pooled, known.labels, task.classes, weights=weights))
     else:
-        probe = fit_head(known.tokens, known.labels, task.classes, weights=weights)
-        head = LinearHead.of(probe, dim)
-    fitted: Head = head.to(device).eval()
-    return fitted
+        chosen = None if kind == "auto" else kind
+        probe = fit_probe(known, task.classes, weights, seed, chosen)
+        pooled = probe.kind == "pooled"
+        head = PooledHead.of(probe.head) if pooled else LinearHead.of(probe.head, dim)
+    return head.to(device).eval()

@@ -36,10 +36,17 @@ class FrozenProbe:
 
 
 def fit_probe(
-    known: Embedding, classes: int, weights: Tensor | None = None, seed: int = 0
+    known: Embedding,
+    classes: int,
+    weights: Tensor | None = None,
+    seed: int = 0,
+    kind: Kind | None = None,
 ) -> FrozenProbe:
-    """The probe that labelled samples fit; `weights` (K,) are of classes in the loss."""
-    kind = better_kind(known, classes, weights, seed)
+    """The probe that labelled samples fit; `weights` (K,) are of classes in the loss.
+
+    Without a `kind` it is the one that the labels choose.
+    """
+    kind = kind or better_kind(known, classes, weights, seed)
     return FrozenProbe(kind, fit_head(side_of(known, kind), known.labels, classes, weights=weights))
 
 
