@@ -1,13 +1,14 @@
 """A robot cell's world model: the same world, other dynamics, and few trajectories.
 
 Two rooms and a door, simulated exactly. Three members of the federation have each seen a part of
-the world; in the region's cell the motors are mounted askew: every push is turned by 40° and a
-third weaker. The cell has recorded 40 short episodes. How much of what happens within 8 steps does
-its model foresee, in the world's own units, and what has it forgotten of the old world?
+the world, as in `make demo-worldmodel`; in the region's cell the motors are mounted askew: every
+push is turned by 40° and a third weaker. The cell has recorded 40 short episodes. How much of what
+happens within 8 steps does its model foresee, in the world's own units, and what has it forgotten
+of the old world, where the same push does another thing?
 
     python -m examples.sovereign_world           # or: make sovereign-world
 
-Needs no data. Three minutes a seed, most of it for the consensus. Writes table.md, and the first
+Needs no data. Five minutes a seed, half of it for the consensus. Writes table.md, and the first
 seed's signed model with its report, under runs/sovereign_world. *Solo* is a model of the cell's
 own episodes alone, of as many steps as each member took.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from examples.demo_worldmodel import RECIPE, Plan
 from examples.sovereign import (
     BRIEF,
     CACHE,
@@ -42,18 +44,18 @@ from gobelin.shared.evaluation.world_benchmarks import Foreseeing
 from gobelin.shared.model import encoder_of
 from gobelin.shared.model.world_model import WorldModel
 from gobelin.shared.recipe import Recipe, load_recipe
+from gobelin.shared.schedule import Schedule
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.worlds import REGIONS, TwoRoom
 
-EPISODES, OWN, TEST, LENGTH = 400, 40, 300, 12  # of a member, of the cell, to test on; actions
-ROUNDS, WARMUP, LOCAL_STEPS = 160, 130, 10
+OWN, PUBLIC, TEST = 40, 400, 300  # episodes of the cell, of the old world for anyone, to test on
 HORIZON = 8  # steps foreseen
-KEPT = "all of it, rehearsing the old world"
+KEPT, REHEARSING = "predictor alone", "all of it, rehearsing the old world"
 METHODS = {
-    "predictor alone": {"moves": "predictor"},
+    KEPT: {"moves": "predictor"},
     "LoRA": {"moves": "lora"},
     "all of it": {"moves": "full"},
-    KEPT: {"moves": "full"},
+    REHEARSING: {"moves": "full"},
 }
 COLUMNS = ("foresight", "over consensus", "over scratch", "over solo", "points lost")
 
@@ -77,14 +79,14 @@ class Cell(TwoRoom):
 
 def run(run: Run) -> Rows:
     """One seed: what moves of the model, and what it is compared with."""
-    recipe = load_recipe("two_room")
+    recipe = load_recipe(RECIPE)
     data = recorded(run)
     consensus, solo = models(run, recipe, data)
     place = region_of(run, taken(consensus), solo, data)
     methods = {}
     for name, changes in METHODS.items():
         pretrain = FEW_STEPS if run.fast else {"steps": 300}
-        own = {"rehearsal": data / "general"} if name == KEPT else {}
+        own = {"rehearsal": data / "general"} if name == REHEARSING else {}
         methods[name] = {"method": "pretrain", "pretrain": {**changes, **pretrain, **own}}
     return place.compare(run, methods, keep=KEPT)
 
@@ -94,10 +96,10 @@ def recorded(run: Run) -> Path:
     folder = run.out / "data" / f"seed-{run.seed}"
     few = 30 if run.fast else None
     for name, box in REGIONS.items():
-        write(folder / name, TwoRoom(), few or EPISODES, run, name, box=box)
+        write(folder / name, TwoRoom(), few or Plan.episodes, run, name, box=box)
     write(folder / "own", Cell(), few or OWN, run, "own")
     write(folder / "test", Cell(), few or TEST, run, "test")
-    write(folder / "general", TwoRoom(), few or EPISODES, run, "general")
+    write(folder / "general", TwoRoom(), few or PUBLIC, run, "general")
     write(folder / "general-test", TwoRoom(), few or TEST, run, "general test")
     return folder
 
@@ -108,9 +110,9 @@ def write(
     """Episodes of a world as a member's node reads them."""
     seed = derive_seed(run.seed, "episodes", purpose)
     region = {"region": options["box"]} if "box" in options else {}
-    shown = world.episodes(count, LENGTH, seed, **region)  # type: ignore[arg-type]
+    shown = world.episodes(count, Plan.length, seed, **region)  # type: ignore[arg-type]
     pictures = world.render(shown.positions.reshape(-1, 2))
-    seen = pictures.reshape(count, LENGTH + 1, *pictures.shape[1:])
+    seen = pictures.reshape(count, Plan.length + 1, *pictures.shape[1:])
     write_episodes(folder / "episodes.npz", seen, shown.actions, shown.positions)
 
 
@@ -119,7 +121,8 @@ def models(run: Run, recipe: Recipe, data: Path) -> tuple[Path, Path]:
     opens = recipe.modality().open
     members = {name: opens(data / name) for name in REGIONS}
     folder = (run.out / "trained") if run.fast else CACHE / "examples" / "world"
-    rounds, warmup, steps = (2, 1, 2) if run.fast else (ROUNDS, WARMUP, LOCAL_STEPS)
+    whole = Plan.rounds, Plan.warmup_rounds, Plan.local_steps
+    rounds, warmup, steps = (2, 1, 2) if run.fast else whole
     consensus = trained(
         folder / f"seed-{run.seed}" / "consensus",
         recipe,
@@ -130,7 +133,7 @@ def models(run: Run, recipe: Recipe, data: Path) -> tuple[Path, Path]:
         warmup_rounds=warmup,
         cross_node=True,
     )
-    total = warmup + (rounds - warmup) * steps
+    total = Schedule(rounds, steps, warmup).total_steps
     alone = {"own": opens(data / "own")}
     return consensus, trained(
         folder / f"seed-{run.seed}" / "solo", recipe, alone, 1, total, run.seed
@@ -140,6 +143,7 @@ def models(run: Run, recipe: Recipe, data: Path) -> tuple[Path, Path]:
 def region_of(run: Run, consensus: Consensus, solo: Path, data: Path) -> Place:
     """The cell's episodes, and the old world as the consensus's own benchmark."""
     world = WorldModel(encoder_of(consensus.recipe, consensus.vector))
+    opens = consensus.recipe.modality().open
 
     def whole(name: str) -> EpisodeSource:
         return open_episodes(world, data / name)
@@ -148,7 +152,7 @@ def region_of(run: Run, consensus: Consensus, solo: Path, data: Path) -> Place:
     return Place(
         "cell",
         consensus,
-        Given(consensus.recipe.modality().open(data / "own")),
+        Given(opens(data / "own"), rehearsal=opens(data / "general")),
         Region("the cell's dynamics", whole("own"), whole("test")),
         EvaluationSettings.model_validate(settings),
         [Foreseeing("the old world", whole("general"), whole("general-test"), HORIZON)],

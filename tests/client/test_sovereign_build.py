@@ -208,6 +208,13 @@ def test_rehearsed_batches_hold_own_and_public_samples() -> None:
     assert len(rehearsed(own, None, 8, 0.25, seed=0)(0)) == 8
 
 
+@pytest.mark.parametrize("name", ["data", "rehearsal"])
+def test_samples_that_settings_name_have_to_be_given(name: str) -> None:
+    wanted = settings("pretrain", pretrain={"steps": 2, name: "elsewhere"})
+    with pytest.raises(BuildError, match=f"pretrain.{name} names elsewhere"):
+        make_model(consensus(), Given(labelled()), wanted)
+
+
 def test_an_anchor_keeps_the_model_near_the_release() -> None:
     base = consensus()
 

@@ -33,6 +33,7 @@ from gobelin.client.sovereign.tune import calibrate, score, tune
 from gobelin.client.sovereign.unfinished import Unfinished, unfinished_at
 from gobelin.client.workbench import pick_device
 from gobelin.shared.data import Source
+from gobelin.shared.errors import BuildError
 from gobelin.shared.model import encoder_of
 from gobelin.shared.vector import ParameterVector
 
@@ -121,6 +122,7 @@ def make_model(
     watch: Watch | None = None,
 ) -> SovereignModel:
     """The model of a build, not written yet; see `build`."""
+    _require_opened(settings, given)
     method = chosen_method(settings, given)
     device = pick_device(settings.compute)
     mover = Mover(consensus.recipe, consensus.vector, settings, device)
@@ -165,6 +167,18 @@ def make_model(
     )
     files: dict[str, bytes | Path] = {CARD: card_of(model).encode()}
     return replace(model, files=files | made.adapter)
+
+
+def _require_opened(settings: BuildSettings, given: Given) -> None:
+    """Raise BuildError where the settings, and so the lineage, name samples nobody has opened."""
+    named = {
+        "data": (settings.pretrain.data, given.unlabelled),
+        "rehearsal": (settings.pretrain.rehearsal, given.rehearsal),
+    }
+    for name, (path, source) in named.items():
+        if path is not None and source is None:
+            what = f"pretrain.{name} names {path}, and its samples were not given"
+            raise BuildError(what, f"open them into what is given, or leave pretrain.{name} out")
 
 
 def chosen_method(settings: BuildSettings, given: Given) -> Method:
