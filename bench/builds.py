@@ -1,7 +1,8 @@
 """Sovereign builds for studies: of one region, one start, a number of labels; and their price.
 
 The release is a study's consensus (`bench.releases`), taken unverified. The region's 6,000 images
-are labelled as far as `shots` a class go; nothing is fitted on its 5,000 test images. *General* is
+are labelled as far as `shots` a class go; nothing is fitted on its 5,000 test images. The region
+TEXTS is a language community instead (`bench.community`). *General* is
 the consensus's own benchmark: a linear probe on tokens, fitted on 2,000 public images and asked of
 5,000 others, as the members' images are.
 
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from bench import community
 from bench.measure import spread
 from bench.releases import federation, public, region
 from gobelin.client.sovereign import BuildSettings, Given, make_model
@@ -34,7 +36,7 @@ from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterVector
 
 RELEASE = "round-16"
-REGION = "turned"
+REGION, TEXTS = "turned", "texts"
 CLASSES = 10
 STEPS = 400
 
@@ -48,7 +50,7 @@ class Job:
     shots: int
     start: str = "consensus"
     head: str = "linear"
-    steps: int = STEPS  # of fine-tuning, at most
+    steps: int | None = STEPS  # of fine-tuning, at most; None: as many as a build takes by itself
     pretrain: int = 0  # steps on the region's unlabelled images before
     rehearse: bool = False  # the public images, in pre-training
     anchor: float = 0.0  # of pre-training
@@ -58,10 +60,7 @@ class Job:
 
 def run_job(job: Job) -> dict[str, float]:
     """Build, and measure on the region's test images."""
-    begun = start_of(job.seed, job.start)
-    mine = region(job.region, job.seed)
-    older = _benchmark(job.seed).labelled if job.rehearse else None
-    given = Given(few(mine.labelled, job.shots, job.seed), mine.test, mine.labelled, older)
+    begun, given = _opened(job)
     wanted: dict[str, Any] = {"release": "-", "data": "-", "out": "-", "unverified": True}
     wanted |= {"method": job.method, "seed": job.seed, "head": {"kind": job.head}}
     wanted["compute"] = {"device": "cpu"}
@@ -80,6 +79,17 @@ def run_job(job: Job) -> dict[str, float]:
         told["general"] = general(job.seed, model.recipe, model.vector)
         told["general_before"] = _general_of(job.seed, job.start)
     return told
+
+
+def _opened(job: Job) -> tuple[Consensus, Given]:
+    """What a job builds on, and the data."""
+    if job.region == TEXTS:
+        ours = community.region(job.seed, job.shots)
+        return community.start_of(job.seed, job.start), Given(ours.labelled, ours.test)
+    mine = region(job.region, job.seed)
+    older = _benchmark(job.seed).labelled if job.rehearse else None
+    labelled = few(mine.labelled, job.shots, job.seed)
+    return start_of(job.seed, job.start), Given(labelled, mine.test, mine.labelled, older)
 
 
 def start_of(seed: int, name: str) -> Consensus:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from gobelin.client.sovereign.lora import CONFIG, PREFIX, WEIGHTS, Lora, targets
 from gobelin.client.sovereign.moves import adapters
 from gobelin.client.sovereign.pretrain import rehearsed
 from gobelin.client.sovereign.settings import BuildSettings, LoraSettings, example
-from gobelin.client.sovereign.tune import steps_for
+from gobelin.client.sovereign.tune import Gain, gain, steps_for
 from gobelin.shared.data import MemorySource
 from gobelin.shared.errors import BuildError, DataError
 from gobelin.shared.model import build_jepa, encoder_of
@@ -88,17 +87,47 @@ def test_partial_moves_the_last_blocks_alone() -> None:
         make_model(base, Given(labelled()), settings("partial", blocks=4))
 
 
-def test_the_method_is_chosen_by_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_labels_all_of_the_model_moves_and_without_it_is_pretrained() -> None:
     unlabelled = MemorySource(labelled(40).read(torch.arange(40).numpy()))
     chosen = {
         "few": make_model(consensus(), Given(labelled(30)), settings("auto")),
         "none": make_model(consensus(), Given(unlabelled), settings("auto", pretrain={"steps": 2})),
     }
     methods = {name: model.lineage.method for name, model in chosen.items()}
-    assert methods == {"few": "linear", "none": "pretrain"}
-    monkeypatch.setattr(import_module("gobelin.client.sovereign.build"), "MANY", 30)
-    assert make_model(consensus(), Given(labelled(30)), settings("auto")).lineage.method == "full"
+    assert methods == {"few": "full", "none": "pretrain"}
     assert [steps_for(n, 32) for n in (10, 1000, 10**6)] == [200, 625, 2000]
+
+
+def test_a_gain_has_to_be_more_than_its_standard_error() -> None:
+    before = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    even = gain(before, before - torch.tensor([0.4, 0.5, 0.6, 0.5]))
+    assert (even.mean, even.clear) == (pytest.approx(0.5), True)
+    lucky = gain(before, before - torch.tensor([4.0, -1.0, -1.0, -1.0]))
+    assert (lucky.mean, lucky.clear) == (pytest.approx(0.25), False)
+    assert not gain(before[:1], before[:1] - 1).clear  # of one sample nothing is clear
+    assert not gain(before, before).clear
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_what_is_no_clear_gain_leaves_the_release_and_its_head(
+    method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base = consensus()
+    quick = {"steps": 40, "lr": 2e-2}
+    taken = make_model(base, Given(labelled(80)), settings(method, tuning=quick))
+    assert taken.lineage.evaluation["tune"]["taken"]
+    monkeypatch.setattr(Gain, "clear", False)
+    left = make_model(base, Given(labelled(80)), settings(method, tuning=quick))
+    alone = make_model(base, Given(labelled(80)), settings("linear"))
+    assert left.vector.digest == base.vector.digest
+    assert left.lineage.steps == 0
+    assert not any(name.startswith("adapter") for name in left.files)
+    samples = labelled(20, seed=3).read(torch.arange(20).numpy())
+    assert torch.equal(left.predict(samples), alone.predict(samples))
+    assert left.lineage.evaluation["accuracy"] == alone.lineage.evaluation["accuracy"]
+    assert (
+        "was not taken" in write_package(tmp_path / "ours", left, KEY).files["README.md"].decode()
+    )
 
 
 def test_what_is_worse_on_held_out_samples_is_never_taken() -> None:
@@ -227,7 +256,7 @@ def test_an_anchor_keeps_the_model_near_the_release() -> None:
 
 def test_adapters_are_exactly_low_rank_updates(tmp_path: Path) -> None:
     base = consensus()
-    quick = {"steps": 24, "lr": 2e-2}
+    quick = {"steps": 40, "lr": 2e-2}
     wanted = settings("lora", lora={"rank": 2, "alpha": 6.0}, tuning=quick)
     model = make_model(base, Given(labelled(80)), wanted)
     write_package(tmp_path / "ours", model, KEY)
@@ -269,6 +298,31 @@ def test_adapters_get_the_gradient_of_the_low_rank_product() -> None:
     assert torch.allclose(lora.a[name].grad, a.grad, rtol=1e-3, atol=1e-5)  # type: ignore[arg-type]
     assert torch.allclose(lora.b[name].grad, b.grad, rtol=1e-3, atol=1e-5)  # type: ignore[arg-type]
     assert encoder.trunk.blocks[0].mlp_in.weight.grad is None  # type: ignore[union-attr]
+
+
+def test_adapters_begin_as_what_the_first_gradient_is_largest_in() -> None:
+    base = consensus()
+    name = "trunk.blocks.0.mlp_in.weight"
+    lora = Lora(base.vector, [name], rank=2, alpha=4.0)
+    gradient = torch.randn(lora.b[name].shape[0], lora.a[name].shape[1])
+    lora.align(name, gradient)
+    a = lora.a[name].detach()
+    assert torch.allclose(a @ a.T, torch.eye(2), atol=1e-5)
+    kept = torch.linalg.matrix_norm(gradient @ a.T)
+    best = torch.linalg.svdvals(gradient)[:2].norm()
+    assert torch.allclose(kept, best, rtol=1e-4)  # no other rank 2 has more of it
+    assert torch.equal(lora.weight(name), base.vector.tensors()[name])  # nothing has moved yet
+
+
+def test_a_rank_above_a_weights_own_keeps_what_was_drawn() -> None:
+    base = consensus()
+    name = "trunk.blocks.0.mlp_in.weight"
+    out = base.vector.tensors()[name].shape[0]
+    lora = Lora(base.vector, [name], rank=out + 3, alpha=4.0)
+    drawn = lora.a[name].detach().clone()
+    inside = base.vector.tensors()[name].shape[1]
+    lora.align(name, torch.randn(out, inside))
+    assert torch.equal(lora.a[name][min(out, inside) :], drawn[min(out, inside) :])
 
 
 def test_a_stem_of_convolutions_is_adapted_alone_and_more_widely() -> None:

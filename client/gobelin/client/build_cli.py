@@ -105,6 +105,8 @@ def print_model(model: SovereignModel, as_json: bool) -> None:
     if "accuracy" in found:
         what = f"{found['samples']:,} {found['on']} samples told right"
         print(f"  {found['accuracy']:.1f} % of {what}, {len(model.class_names)} classes")
+    if not found.get("tune", {"taken": True})["taken"]:
+        print("  moving the model gained nothing clear on held-out labels: it is the release's")
     if "pretrain" in found:
         loss = found["pretrain"]
         print(f"  held-out loss {loss['loss_before']:.4g} before, {loss['loss']:.4g} after")

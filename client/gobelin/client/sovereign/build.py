@@ -7,6 +7,7 @@ durable while it goes on, and writes the package, whole or not at all.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +30,7 @@ from gobelin.client.sovereign.reporting import reported
 from gobelin.client.sovereign.settings import TUNED, BuildSettings, Method, Moves
 from gobelin.client.sovereign.stage import Progress, Standing
 from gobelin.client.sovereign.statement import state_data
-from gobelin.client.sovereign.tune import calibrate, score, tune
+from gobelin.client.sovereign.tune import calibrate, gain, held_losses, score, tune
 from gobelin.client.sovereign.unfinished import Unfinished, unfinished_at
 from gobelin.client.workbench import pick_device
 from gobelin.shared.data import Source
@@ -40,7 +41,6 @@ from gobelin.shared.vector import ParameterVector
 Watch = Callable[[Progress], None]
 
 JUDGING = ("evaluation", "gate")  # tables that change nothing of the model
-MANY = 1_000  # labels from which the whole model is worth moving
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,10 @@ class _Made:
         first = not self.steps
         self.adapter = {**lora.files()} if lora is not None and first else {}
         self.vector, self.steps = standing.best, self.steps + standing.best_step
+        self.tell(stage, standing)
+
+    def tell(self, stage: str, standing: Standing) -> None:
+        """What a stage came to, taken or not."""
         self.evaluation[stage] = {
             "steps": standing.step,
             "best_step": standing.best_step,
@@ -182,12 +186,13 @@ def _require_opened(settings: BuildSettings, given: Given) -> None:
 
 
 def chosen_method(settings: BuildSettings, given: Given) -> Method:
-    """The method, as it is said or by the number of labels; see docs/sovereign.md for why."""
+    """The method, as it is said or by what there is; see docs/sovereign.md for why.
+
+    With labels all of the model moves, and of that only is taken what is a clear gain.
+    """
     if settings.method != "auto":
         return settings.method
-    if given.data.labels is None:
-        return "pretrain"
-    return "linear" if len(given.data) < MANY else "full"
+    return "pretrain" if given.data.labels is None else "full"
 
 
 def _head(
@@ -198,7 +203,11 @@ def _head(
     unfinished: Unfinished | None,
     watch: Watch | None,
 ) -> Head:
-    """The head on the model as it is made so far, which it moves where the method says so."""
+    """The head on the model as it is made so far, which it moves where the method says so.
+
+    And where that is clearly better on held-out labels: of few labels the best of many looks is
+    better by chance.
+    """
     settings, device = mover.settings, mover.device
     kind = "attentive" if method == "attentive" else settings.head.kind
     encoder = encoder_of(mover.recipe, made.vector, mover.modality).to(device)
@@ -208,11 +217,17 @@ def _head(
     if method in TUNED:
         told["frozen"] = asdict(found)  # the same head on the model before it was moved
         moves = cast("Moves", method)
-        tuned = tune(mover, made.vector, task, head, moves, unfinished, watch)
-        made.take("tune", tuned.standing, tuned.lora)
-        head = tuned.head
-        encoder = encoder_of(mover.recipe, tuned.vector, mover.modality).to(device)
-        found = score(encoder, head, task.test, device)
+        tuned = tune(mover, made.vector, task, deepcopy(head), moves, unfinished, watch)
+        other = encoder_of(mover.recipe, tuned.vector, mover.modality).to(device)
+        asked = task, settings.labels.balance, device
+        gained = gain(held_losses(encoder, head, *asked), held_losses(other, tuned.head, *asked))
+        if gained.clear:
+            made.take("tune", tuned.standing, tuned.lora)
+            head, encoder = tuned.head, other
+            found = score(encoder, head, task.test, device)
+        else:
+            made.tell("tune", tuned.standing)
+        made.evaluation["tune"] |= {"gained": asdict(gained), "taken": gained.clear}
     made.temperature, _ = calibrate(encoder, head, task, settings.labels.balance, device)
     made.evaluation = {**made.evaluation, **told, **asdict(found)}
     return head.cpu()

@@ -68,7 +68,10 @@ def _figures(model: SovereignModel) -> list[str]:
     if "accuracy" in found:
         on = f"{found['samples']:,} {found['on']} samples"
         line = f"* Told right: {found['accuracy']:.1f} % of {on}, {found['balanced']:.1f} % as a "
-        return [line + "mean over classes.", *_compared(found)]
+        lines = [line + "mean over classes."]
+        if not found.get("tune", {"taken": True})["taken"]:
+            lines += ["* Fine-tuning gained nothing clear on held-out labels and was not taken."]
+        return [*lines, *_compared(found)]
     stage = found.get("pretrain")
     if stage:
         before, after = stage["loss_before"], stage["loss"]

@@ -2,8 +2,9 @@
 
 The model computes with W itself, and a gradient that reaches W is passed on to A and B, by the
 chain rule, as soon as it is there. So whatever way a module uses its weights is adapted, planning's
-own kernels included, and the vector holds the merged model at any time. On disk adapters have the
-format of the `peft` library, which loads them.
+own kernels included, and the vector holds the merged model at any time. A begins as what the first
+gradient asks to move most (LoRA-One, arXiv:2502.01235). On disk adapters have the format of the
+`peft` library, which loads them.
 """
 
 from __future__ import annotations
@@ -87,6 +88,15 @@ class Lora:
         base, a, b = self._base[name], self.a[name].flatten(1), self.b[name].flatten(1)
         return torch.addmm(base.flatten(1), b, a, alpha=self.scale).view_as(base)
 
+    @torch.no_grad()
+    def align(self, name: str, gradient: Tensor) -> None:
+        """Let A of a target, whose B is zero, read what its gradient (out, in, ...) is largest in.
+
+        Its rows become the leading right singular vectors; those beyond their number stay as drawn.
+        """
+        rows = torch.linalg.svd(gradient.flatten(1), full_matrices=False).Vh[: self.rank]
+        self.a[name].flatten(1)[: len(rows)] = rows
+
     def merged(self, base: ParameterVector) -> ParameterVector:
         """The base with every update in it."""
         tensors = base.tensors() | {name: self.weight(name).cpu() for name in self.targets}
@@ -130,6 +140,7 @@ class LowRank(Wrapped):
         self.lora, self._modality = lora, modality
         self._handles: list[Any] = []
         self._weights: dict[str, nn.Parameter] = {}
+        self._aligned: set[str] = set()
 
     def added(self) -> dict[str, nn.Parameter]:
         """The adapters, beside what the inner objective trains."""
@@ -160,6 +171,10 @@ class LowRank(Wrapped):
         """dL/dA = (α / r) Bᵀ G, dL/dB = (α / r) G Aᵀ, of a weight's gradient G."""
         gradient = weight.grad
         assert gradient is not None
+        if name not in self._aligned and gradient.isfinite().all():
+            if not self.lora.b[name].any():  # else it was aligned before it was interrupted
+                self.lora.align(name, gradient)
+            self._aligned.add(name)
         a, b, flat = self.lora.a[name], self.lora.b[name], gradient.flatten(1)
         a.grad = (self.lora.scale * (b.flatten(1).T @ flat)).view_as(a)
         b.grad = (self.lora.scale * (flat @ a.flatten(1).T)).view_as(b)

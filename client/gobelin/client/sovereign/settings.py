@@ -94,7 +94,7 @@ class BuildSettings(Settings):
     test: Path | None = None
     region: str = "region"  # your name, in the lineage
     # linear and attentive fit a head on the frozen release, lora, partial and full move it,
-    # pretrain needs no labels; auto: by how many labels there are
+    # pretrain needs no labels; auto: full with labels, pretrain without
     method: Method = "auto"
     modality: str | None = None  # of the data, where the recipe has several
     seed: int = 0  # of what is held out, the order of samples and the head's first weights

@@ -5,11 +5,14 @@ LP-FT, arXiv:2202.10054: a head that knows nothing yet pulls good features apart
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from gobelin.client.sovereign.head import Head
 from gobelin.client.sovereign.labels import Balance, LabelledStream, Task
@@ -92,6 +95,36 @@ def calibrate(
     """The temperature that fits the held-out labels best, and the loss with it."""
     logits, truth = logits_of(encoder, head, task.held, device)
     return calibrated(logits, truth, task.weights("none" if balance == "none" else "loss"))
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What one model has over another on the same held-out samples, in nats a sample."""
+
+    mean: float
+    error: float  # standard error of the mean, of paired differences
+
+    @property
+    def clear(self) -> bool:
+        """Whether it is more than chance may give: the one-standard-error rule of Breiman et al.,
+        Classification and Regression Trees (1984), 3.4.3. Of one sample nothing is clear."""
+        return self.mean > self.error
+
+
+def gain(before: Tensor, after: Tensor) -> Gain:
+    """The gain from losses (H,) before to those after."""
+    gained = before - after
+    error = gained.std() / math.sqrt(len(gained)) if len(gained) > 1 else torch.tensor(math.inf)
+    return Gain(float(gained.mean()), float(error))
+
+
+def held_losses(encoder: Encoder, head: Head, task: Task, balance: Balance, device: str) -> Tensor:
+    """The loss (H,) of each held-out sample at the temperature that fits them best."""
+    logits, truth = logits_of(encoder, head, task.held, device)
+    weights = task.weights("none" if balance == "none" else "loss")
+    temperature, _ = calibrated(logits, truth, weights)
+    losses = F.cross_entropy(logits / temperature, truth, weights, reduction="none")
+    return losses if weights is None else losses / weights[truth].mean()
 
 
 @dataclass(frozen=True)
