@@ -125,9 +125,9 @@ def test_what_is_no_clear_gain_leaves_the_release_and_its_head(
     samples = labelled(20, seed=3).read(torch.arange(20).numpy())
     assert torch.equal(left.predict(samples), alone.predict(samples))
     assert left.lineage.evaluation["accuracy"] == alone.lineage.evaluation["accuracy"]
-    assert (
-        "was not taken" in write_package(tmp_path / "ours", left, KEY).files["README.md"].decode()
-    )
+    card = write_package(tmp_path / "ours", left, KEY).files["README.md"]
+    assert isinstance(card, Path)
+    assert "was not taken" in card.read_text()
 
 
 def test_what_is_worse_on_held_out_samples_is_never_taken() -> None:
