@@ -2,9 +2,10 @@
 
 Real inertial sensors at 50 Hz (seglearn's watch set), standing for a plant's. Seven subjects are
 the federation's members; three others are the plant, which has nobody's labels: only two-second
-windows of normal operation. Of the seven exercises one is drawn by seed to be the fault: neither
-federation nor plant has it before it happens. Windows are scored by their distance to the nearest
-normal ones in a model's features.
+windows of normal operation, the first half of what it has recorded. Of the later half every other
+window is given one of three made-up faults, which nobody has before they happen: a mount that came
+loose, a channel that stands still, a machine at half speed. Windows are scored by their distance to
+the nearest normal ones in a model's features.
 
     python -m examples.sovereign_sensors         # or: make sovereign-sensors
 
@@ -17,9 +18,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bench.rocket import KERNELS, random_kernels, transform
-from bench.sensors import anomaly_auroc, joined, labels_of, whole, without
+from bench.sensors import anomaly_auroc, joined, labels_of, whole
 from examples.sovereign import (
     BRIEF,
     CACHE,
@@ -43,6 +45,8 @@ from gobelin.shared.seeds import derive_seed
 
 PLANT, TESTED = 3, 2  # subjects of the plant; of the members, those the exercises are told of
 ROUNDS, LOCAL_STEPS = 6, 30
+LOOSE = np.deg2rad(45.0)  # by which a loose mount has turned
+STUCK = 4  # the channel that stands still
 NORMAL, FAULT = "normal", "fault"
 KEPT = "pre-train on own windows"
 METHODS: dict[str, dict[str, object]] = {
@@ -87,9 +91,8 @@ def region_of(run: Run, recipe: Recipe) -> Place:
     names = list(subjects)
     machines = [subjects[name] for name in names[:PLANT]]
     classes = int(labels_of(joined(machines)).max()) + 1
-    fault = derive_seed(run.seed, "fault") % classes
-    members = {name: without(subjects[name], fault) for name in names[PLANT:]}
-    normal, test = divided(machines, fault)
+    members = {name: subjects[name] for name in names[PLANT:]}
+    normal, test = divided(machines)
     base = (run.out / "trained") if run.fast else CACHE / "examples" / "sensors"
     base = base / f"seed-{run.seed}"
     rounds, steps = (1, 2) if run.fast else (ROUNDS, LOCAL_STEPS)
@@ -115,20 +118,44 @@ def region_of(run: Run, recipe: Recipe) -> Place:
     )
 
 
-def divided(machines: list[MemorySource], fault: int) -> tuple[MemorySource, MemorySource]:
+def divided(machines: list[MemorySource]) -> tuple[MemorySource, MemorySource]:
     """Normal windows, the first half of each machine's in each exercise, without labels; and the
-    test: the other halves, which are later, and the fault."""
-    normal, asked, odd = [], [], []
+    test: the other halves, which are later, every other window of them with a fault."""
+    normal, later = [], []
     for machine in machines:
         labels = labels_of(machine).numpy()
         for label in np.unique(labels):
             own = np.flatnonzero(labels == label)
-            half = 0 if label == fault else len(own) // 2
-            normal.append(machine.read(own[:half]))
-            asked.append(machine.read(own[half:]))
-            odd += [int(label == fault)] * (len(own) - half)
-    test = MemorySource(torch.cat(asked), torch.tensor(odd), (NORMAL, FAULT))
+            normal.append(machine.read(own[: len(own) // 2]))
+            later.append(machine.read(own[len(own) // 2 :]))
+    fine, broken = torch.cat(later)[0::2], torch.cat(later)[1::2]
+    odd = torch.cat([fault(broken[i :: len(FAULTS)]) for i, fault in enumerate(FAULTS)])
+    kinds = torch.cat([torch.zeros(len(fine)), torch.ones(len(odd))]).long()
+    test = MemorySource(torch.cat([fine, odd]), kinds, (NORMAL, FAULT))
     return MemorySource(torch.cat(normal)), test
+
+
+def loose(windows: Tensor) -> Tensor:
+    """Windows (N, T, 6) of a mount that has turned about its third axis by LOOSE."""
+    cosine, sine = float(np.cos(LOOSE)), float(np.sin(LOOSE))
+    turn = torch.tensor([[cosine, sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])
+    return torch.cat([part @ turn for part in torch.split(windows, 3, dim=2)], dim=2)
+
+
+def stuck(windows: Tensor) -> Tensor:
+    """Windows (N, T, 6) in which a channel stays at what it first said."""
+    found = windows.clone()
+    found[:, :, STUCK] = windows[:, :1, STUCK]
+    return found
+
+
+def slow(windows: Tensor) -> Tensor:
+    """The middle half of windows (N, T, 6), in twice the time."""
+    steps = windows.shape[1]
+    return windows[:, torch.arange(steps) // 2 + steps // 4]
+
+
+FAULTS = (loose, stuck, slow)
 
 
 def opened(recipe: Recipe, folder: object) -> MemorySource:

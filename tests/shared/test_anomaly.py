@@ -23,6 +23,13 @@ def test_mahalanobis_counts_in_standard_deviations_of_each_direction() -> None:
     assert found.score(away).tolist() == pytest.approx([3, 3, 3, 0], abs=0.1)
 
 
+def test_whitened_normal_samples_spread_alike_in_all_directions() -> None:
+    turned = normal(20_000) @ torch.tensor([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
+    white = Mahalanobis.of(turned, shrinkage=0.0).whiten(turned)
+    assert torch.allclose(torch.cov(white.T), torch.eye(3, dtype=white.dtype), atol=1e-6)
+    assert torch.allclose(white.mean(dim=0), torch.zeros(3, dtype=white.dtype), atol=1e-6)
+
+
 def test_the_nearest_neighbours_of_a_line_are_known() -> None:
     line = torch.arange(10.0)[:, None]
     scores = NearestNeighbours(line, k=2).score(torch.tensor([[4.0], [12.0]]))

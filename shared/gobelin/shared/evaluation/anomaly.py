@@ -35,12 +35,15 @@ class Mahalanobis:
         ridge = shrinkage * scale * torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
         return cls(mean, torch.linalg.cholesky(covariance + ridge))
 
+    def whiten(self, embeddings: Tensor) -> Tensor:
+        """Embeddings (M, D) in coordinates in which normal ones spread alike in all directions."""
+        away = (_like(embeddings, len(self.mean)).double() - self.mean).T
+        solved: Tensor = torch.linalg.solve_triangular(self.root, away, upper=False)
+        return solved.T
+
     def score(self, embeddings: Tensor) -> Tensor:
         """Anomaly scores (M,) of embeddings (M, D)."""
-        away = (_like(embeddings, len(self.mean)).double() - self.mean).T
-        solved = torch.linalg.solve_triangular(self.root, away, upper=False)
-        distances: Tensor = solved.square().sum(dim=0).sqrt()
-        return distances
+        return self.whiten(embeddings).square().sum(dim=1).sqrt()
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gobelin.shared.data import Source, Subset
 from gobelin.shared.errors import DataError
-from gobelin.shared.evaluation.anomaly import NearestNeighbours
+from gobelin.shared.evaluation.anomaly import Mahalanobis, NearestNeighbours
 from gobelin.shared.evaluation.corruptions import SEVERITIES
 from gobelin.shared.evaluation.embed import Embedding, draw, embed, require_labels
 from gobelin.shared.evaluation.frozen_probe import fit_probe
@@ -37,6 +37,9 @@ from gobelin.shared.model import Encoder
 LABELS = 20_000  # labelled samples a probe is fitted on at most
 SAMPLES = 10_000  # test samples at most
 NEIGHBOURS = 5
+SHRINKAGE = (
+    0.05  # of whitening: few normal samples say little of the directions they spread least in
+)
 CHUNK = 1024  # samples a head reads at once
 
 Read = Callable[[Tensor], Tensor]  # tokens (B, N, D) → logits (B, K)
@@ -181,7 +184,7 @@ class Classification:
 @dataclass(frozen=True, eq=False)
 class Anomaly:
     """Which samples are unlike the normal ones, by the distance to the nearest of those in a
-    contender's standardised features; no head is asked."""
+    contender's whitened features; no head is asked."""
 
     name: str
     normal: Source  # labels are not looked at
@@ -201,9 +204,9 @@ class Anomaly:
         part = Subset(self.test, draw(self.test, self.samples, self.seed, "test samples"))
         known = pooled(contender.encoder, self.normal, chosen, self.device)
         asked = embed(contender.encoder, part, device=self.device)
-        mean, deviation = known.mean(dim=0), known.std(dim=0) + 1e-8
-        near = NearestNeighbours((known - mean) / deviation, min(NEIGHBOURS, len(known)))
-        scores = near.score((asked.pooled - mean) / deviation).double().cpu().numpy()
+        space = Mahalanobis.of(known, SHRINKAGE)
+        near = NearestNeighbours(space.whiten(known).float(), min(NEIGHBOURS, len(known)))
+        scores = near.score(space.whiten(asked.pooled)).double().cpu().numpy()
         odd = torch.isin(asked.labels.cpu(), torch.tensor(self.anomalous)).numpy()
         if odd.all() or not odd.any():
             what = f"{int(odd.sum())} of {len(odd)} test samples are anomalous"
