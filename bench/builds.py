@@ -65,6 +65,8 @@ def run_job(job: Job) -> dict[str, float]:
     wanted |= {"method": job.method, "seed": job.seed, "head": {"kind": job.head}}
     wanted["compute"] = {"device": "cpu"}
     wanted["tuning"] = {"steps": job.steps}
+    if job.start == "scratch":
+        wanted["tuning"]["least_gain"] = 0.0  # there is no release to keep
     if job.pretrain:
         wanted["pretrain"] = {"steps": job.pretrain, "anchor": job.anchor}
     settings = BuildSettings.model_validate(wanted)

@@ -16,7 +16,7 @@ from gobelin.client.sovereign.lora import CONFIG, PREFIX, WEIGHTS, Lora, targets
 from gobelin.client.sovereign.moves import adapters
 from gobelin.client.sovereign.pretrain import rehearsed
 from gobelin.client.sovereign.settings import BuildSettings, LoraSettings, example
-from gobelin.client.sovereign.tune import Gain, gain, steps_for
+from gobelin.client.sovereign.tune import gain, steps_for
 from gobelin.shared.data import MemorySource
 from gobelin.shared.errors import BuildError, DataError
 from gobelin.shared.model import build_jepa, encoder_of
@@ -101,23 +101,23 @@ def test_with_labels_all_of_the_model_moves_and_without_it_is_pretrained() -> No
 def test_a_gain_has_to_be_more_than_its_standard_error() -> None:
     before = torch.tensor([1.0, 2.0, 3.0, 4.0])
     even = gain(before, before - torch.tensor([0.4, 0.5, 0.6, 0.5]))
-    assert (even.mean, even.clear) == (pytest.approx(0.5), True)
+    assert (even.mean, even.exceeds(1.0)) == (pytest.approx(0.5), True)
     lucky = gain(before, before - torch.tensor([4.0, -1.0, -1.0, -1.0]))
-    assert (lucky.mean, lucky.clear) == (pytest.approx(0.25), False)
-    assert not gain(before[:1], before[:1] - 1).clear  # of one sample nothing is clear
-    assert not gain(before, before).clear
+    assert (lucky.mean, lucky.exceeds(1.0)) == (pytest.approx(0.25), False)
+    assert lucky.exceeds(0.0)
+    alone = gain(before[:1], before[:1] - 1)
+    assert (alone.error, alone.exceeds(1.0), alone.exceeds(0.0)) == (None, False, True)
+    assert not gain(before, before).exceeds(0.0)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_what_is_no_clear_gain_leaves_the_release_and_its_head(
-    method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_is_no_clear_gain_leaves_the_release_and_its_head(method: str, tmp_path: Path) -> None:
     base = consensus()
     quick = {"steps": 40, "lr": 2e-2}
     taken = make_model(base, Given(labelled(80)), settings(method, tuning=quick))
     assert taken.lineage.evaluation["tune"]["taken"]
-    monkeypatch.setattr(Gain, "clear", False)
-    left = make_model(base, Given(labelled(80)), settings(method, tuning=quick))
+    unclear = {**quick, "least_gain": 100.0}
+    left = make_model(base, Given(labelled(80)), settings(method, tuning=unclear))
     alone = make_model(base, Given(labelled(80)), settings("linear"))
     assert left.vector.digest == base.vector.digest
     assert left.lineage.steps == 0

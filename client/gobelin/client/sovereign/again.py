@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def repeater(consensus: Consensus, given: Given, settings: BuildSettings) -> Again:
     """Builds as `settings` say, never on the test set, and writes nothing.
 
-    With few labels the rest of the data stay what they were to pre-train on: only labels are few.
+    From random weights any gain is taken: there is no release to keep. With few labels the rest of the data stay what they were to pre-train on: only labels are few.
     """
     from gobelin.client.sovereign.build import make_model  # late: a build reports by this module
 
@@ -37,6 +37,8 @@ def repeater(consensus: Consensus, given: Given, settings: BuildSettings) -> Aga
             consensus, vector=ParameterVector.of(build_jepa(consensus.recipe, seed))
         ),
     }
+    eager = settings.tuning.model_copy(update={"least_gain": 0.0})
+    asked = {"sovereign": settings, "scratch": settings.model_copy(update={"tuning": eager})}
     pretrains = settings.pretrain.steps is not None
 
     def again(role: str, chosen: Indices | None) -> SovereignModel:
@@ -44,7 +46,7 @@ def repeater(consensus: Consensus, given: Given, settings: BuildSettings) -> Aga
         if chosen is not None:
             whole = given.unlabelled or (given.data if pretrains else None)
             some = replace(some, data=Subset(given.data, chosen), unlabelled=whole)
-        return make_model(starts[role], some, settings)
+        return make_model(starts[role], some, asked[role])
 
     return again
 

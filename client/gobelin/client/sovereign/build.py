@@ -221,13 +221,14 @@ def _head(
         other = encoder_of(mover.recipe, tuned.vector, mover.modality).to(device)
         asked = task, settings.labels.balance, device
         gained = gain(held_losses(encoder, head, *asked), held_losses(other, tuned.head, *asked))
-        if gained.clear:
+        taken = gained.exceeds(settings.tuning.least_gain)
+        if taken:
             made.take("tune", tuned.standing, tuned.lora)
             head, encoder = tuned.head, other
             found = score(encoder, head, task.test, device)
         else:
             made.tell("tune", tuned.standing)
-        made.evaluation["tune"] |= {"gained": asdict(gained), "taken": gained.clear}
+        made.evaluation["tune"] |= {"gained": asdict(gained), "taken": taken}
     made.temperature, _ = calibrate(encoder, head, task, settings.labels.balance, device)
     made.evaluation = {**made.evaluation, **told, **asdict(found)}
     return head.cpu()

@@ -102,20 +102,23 @@ class Gain:
     """What one model has over another on the same held-out samples, in nats a sample."""
 
     mean: float
-    error: float  # standard error of the mean, of paired differences
+    error: float | None  # standard error of the mean, of paired differences; None of one sample
 
-    @property
-    def clear(self) -> bool:
-        """Whether it is more than chance may give: the one-standard-error rule of Breiman et al.,
-        Classification and Regression Trees (1984), 3.4.3. Of one sample nothing is clear."""
-        return self.mean > self.error
+    def exceeds(self, least: float) -> bool:
+        """Whether it is more than so many of its standard errors; of one sample nobody knows.
+
+        One is the rule of Breiman et al., Classification and Regression Trees (1984), 3.4.3.
+        """
+        if not least:
+            return self.mean > 0
+        return self.error is not None and self.mean > least * self.error
 
 
 def gain(before: Tensor, after: Tensor) -> Gain:
     """The gain from losses (H,) before to those after."""
     gained = before - after
-    error = gained.std() / math.sqrt(len(gained)) if len(gained) > 1 else torch.tensor(math.inf)
-    return Gain(float(gained.mean()), float(error))
+    error = float(gained.std()) / math.sqrt(len(gained)) if len(gained) > 1 else None
+    return Gain(float(gained.mean()), error)
 
 
 def held_losses(encoder: Encoder, head: Head, task: Task, balance: Balance, device: str) -> Tensor:
