@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def repeater(consensus: Consensus, given: Given, settings: BuildSettings) -> Again:
     """Builds as `settings` say, never on the test set, and writes nothing.
 
-    From random weights any gain is taken: there is no release to keep. With few labels the rest of the data stay what they were to pre-train on: only labels are few.
+    From random weights any gain is taken: there is no release to keep. With few labels the rest of
+    the data stay what they were to pre-train on: only labels are few.
     """
     from gobelin.client.sovereign.build import make_model  # late: a build reports by this module
 
