@@ -22,7 +22,7 @@ METHODS = ("lora", "full")
 def main() -> None:
     """Run both methods for every seed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--shots", type=int, default=100)
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
