@@ -18,6 +18,8 @@ def fewshot_table(values: Mapping[str, Any]) -> str:
         "scratch.linear": "random weights, a head on them",
         "scratch.lora": "from scratch, LoRA",
         "scratch.full": "from scratch, all of the net",
+        "consensus.pretrained": "consensus, pre-trained on own texts, a head",
+        "scratch.pretrained": "random weights, pre-trained on own texts, a head",
         "gain_over_scratch": "`auto` over the best from scratch, points",
         "gain_over_solo": "`auto` over the solo model, points",
     }
@@ -32,8 +34,9 @@ def fewshot_table(values: Mapping[str, Any]) -> str:
         f"`make bench-fewshot`: {_setting(values)}; and a community of twelve languages that no "
         f"member has, on a consensus of {values['text_steps']} steps. Percent of the region's "
         "5,000 test pictures told right, and of pieces of 192 bytes whose language is. What is "
-        f"trained from scratch starts at the head that fits the random net. Goal: {values['goal']}."
-        "\n"
+        "trained from scratch starts at the head that fits the random net; own texts are those of "
+        f"all earlier articles, without labels, for {values['pretrain']} steps. Goal: "
+        f"{values['goal']}.\n"
     )
     return "\n".join([heading, table(["model", *columns.values()], rows)])
 

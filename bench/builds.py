@@ -87,7 +87,8 @@ def _opened(job: Job) -> tuple[Consensus, Given]:
     """What a job builds on, and the data."""
     if job.region == TEXTS:
         ours = community.region(job.seed, job.shots)
-        return community.start_of(job.seed, job.start), Given(ours.labelled, ours.test)
+        more = community.unlabelled(job.seed) if job.pretrain else None
+        return community.start_of(job.seed, job.start), Given(ours.labelled, ours.test, more)
     mine = region(job.region, job.seed)
     older = _benchmark(job.seed).labelled if job.rehearse else None
     labelled = few(mine.labelled, job.shots, job.seed)

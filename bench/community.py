@@ -7,6 +7,7 @@ ones. *Solo* is the model of the African member alone, of as many steps.
 
     begun = start_of(seed, "consensus")  # or "solo", "scratch": trained and kept, 4 core-minutes
     ours = region(seed, shots=10)        # .labelled and .test
+    more = unlabelled(seed)              # all windows of its earlier articles
 """
 
 from __future__ import annotations
@@ -55,6 +56,13 @@ def region(seed: int, shots: int) -> Labelled:
     return Labelled(
         told_apart(recipe, few, ours, whole=False), told_apart(recipe, later, ours, whole=True)
     )
+
+
+def unlabelled(seed: int) -> MemorySource:
+    """All windows of the community's earlier articles."""
+    regions, ours = _languages(seed)
+    own = [s for s in regions[COMMUNITY] if s.language in ours and s.article < LATER]
+    return MemorySource(as_windows(load_recipe(RECIPE), own, whole=True))
 
 
 @functools.lru_cache(maxsize=4)

@@ -22,7 +22,14 @@ def test_the_consensus_is_compared_with_the_best_from_scratch_of_every_seed() ->
     assert found["gain_over_scratch"]["mean"] == (5 + 20) / 2
     assert found["gain_over_solo"]["mean"] == (-1 + 30) / 2
     told = {f"{column}.{key}": v for column in ("10", "texts.10") for key, v in found.items()}
-    about = {"shots": [10], "text_shots": [10], "text_steps": 600, "seeds": [0, 1], "goal": "-"}
+    about = {
+        "shots": [10],
+        "text_shots": [10],
+        "text_steps": 600,
+        "pretrain": 400,
+        "seeds": [0, 1],
+        "goal": "-",
+    }
     table = fewshot_table({**told, **about, "release": "-", "machine": "a machine"})
     assert "| `auto` over the best from scratch, points | +12.5 ± 10.6 | +12.5 ± 10.6 |" in table
 
