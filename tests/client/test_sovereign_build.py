@@ -16,7 +16,7 @@ from gobelin.client.sovereign.lora import CONFIG, PREFIX, WEIGHTS, Lora, targets
 from gobelin.client.sovereign.moves import adapters
 from gobelin.client.sovereign.pretrain import rehearsed
 from gobelin.client.sovereign.settings import BuildSettings, LoraSettings, example
-from gobelin.client.sovereign.tune import gain, steps_for
+from gobelin.client.sovereign.tune import gain_of, steps_for
 from gobelin.shared.data import MemorySource
 from gobelin.shared.errors import BuildError, DataError
 from gobelin.shared.model import build_jepa, encoder_of
@@ -100,14 +100,14 @@ def test_with_labels_all_of_the_model_moves_and_without_it_is_pretrained() -> No
 
 def test_a_gain_has_to_be_more_than_its_standard_error() -> None:
     before = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    even = gain(before, before - torch.tensor([0.4, 0.5, 0.6, 0.5]))
+    even = gain_of(before, before - torch.tensor([0.4, 0.5, 0.6, 0.5]))
     assert (even.mean, even.exceeds(1.0)) == (pytest.approx(0.5), True)
-    lucky = gain(before, before - torch.tensor([4.0, -1.0, -1.0, -1.0]))
+    lucky = gain_of(before, before - torch.tensor([4.0, -1.0, -1.0, -1.0]))
     assert (lucky.mean, lucky.exceeds(1.0)) == (pytest.approx(0.25), False)
     assert lucky.exceeds(0.0)
-    alone = gain(before[:1], before[:1] - 1)
+    alone = gain_of(before[:1], before[:1] - 1)
     assert (alone.error, alone.exceeds(1.0), alone.exceeds(0.0)) == (None, False, True)
-    assert not gain(before, before).exceeds(0.0)
+    assert not gain_of(before, before).exceeds(0.0)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

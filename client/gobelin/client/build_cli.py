@@ -106,7 +106,7 @@ def print_model(model: SovereignModel, as_json: bool) -> None:
         what = f"{found['samples']:,} {found['on']} samples told right"
         print(f"  {found['accuracy']:.1f} % of {what}, {len(model.class_names)} classes")
     if not found.get("tune", {"taken": True})["taken"]:
-        print("  moving the model gained nothing clear on held-out labels: it is the release's")
+        print("  fine-tuning gained nothing clear on held-out labels and was not taken")
     if "pretrain" in found:
         loss = found["pretrain"]
         print(f"  held-out loss {loss['loss_before']:.4g} before, {loss['loss']:.4g} after")

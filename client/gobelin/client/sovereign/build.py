@@ -7,7 +7,6 @@ durable while it goes on, and writes the package, whole or not at all.
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +29,7 @@ from gobelin.client.sovereign.reporting import reported
 from gobelin.client.sovereign.settings import TUNED, BuildSettings, Method, Moves
 from gobelin.client.sovereign.stage import Progress, Standing
 from gobelin.client.sovereign.statement import state_data
-from gobelin.client.sovereign.tune import calibrate, gain, held_losses, score, tune
+from gobelin.client.sovereign.tune import calibrate, score, tune
 from gobelin.client.sovereign.unfinished import Unfinished, unfinished_at
 from gobelin.client.workbench import pick_device
 from gobelin.shared.data import Source
@@ -217,18 +216,16 @@ def _head(
     if method in TUNED:
         told["frozen"] = asdict(found)  # the same head on the model before it was moved
         moves = cast("Moves", method)
-        tuned = tune(mover, made.vector, task, deepcopy(head), moves, unfinished, watch)
-        other = encoder_of(mover.recipe, tuned.vector, mover.modality).to(device)
-        asked = task, settings.labels.balance, device
-        gained = gain(held_losses(encoder, head, *asked), held_losses(other, tuned.head, *asked))
-        taken = gained.exceeds(settings.tuning.least_gain)
+        tuned = tune(mover, made.vector, task, head, moves, unfinished, watch)
+        taken = tuned.gain.exceeds(settings.tuning.least_gain)
         if taken:
             made.take("tune", tuned.standing, tuned.lora)
-            head, encoder = tuned.head, other
+            head = tuned.head
+            encoder = encoder_of(mover.recipe, tuned.vector, mover.modality).to(device)
             found = score(encoder, head, task.test, device)
         else:
             made.tell("tune", tuned.standing)
-        made.evaluation["tune"] |= {"gained": asdict(gained), "taken": taken}
+        made.evaluation["tune"] |= {"gained": asdict(tuned.gain), "taken": taken}
     made.temperature, _ = calibrate(encoder, head, task, settings.labels.balance, device)
     made.evaluation = {**made.evaluation, **told, **asdict(found)}
     return head.cpu()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from gobelin.client.sovereign.unfinished import Unfinished
 from gobelin.shared.data import Source
 from gobelin.shared.evaluation.calibration import calibrated
 from gobelin.shared.evaluation.probes import accuracy
-from gobelin.shared.model import Encoder
+from gobelin.shared.model import Encoder, encoder_of
 from gobelin.shared.recipe import InnerRecipe
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterVector
@@ -38,6 +39,30 @@ RATE = 1e-3  # of all others
 
 
 @dataclass(frozen=True)
+class Gain:
+    """What one model has over another on the same held-out samples, in nats a sample."""
+
+    mean: float
+    error: float | None  # standard error of the mean, of paired differences; None of one sample
+
+    def exceeds(self, least: float) -> bool:
+        """Whether it is more than so many of its standard errors; of one sample nobody knows.
+
+        One is the rule of Breiman et al., Classification and Regression Trees (1984), 3.4.3.
+        """
+        if not least:
+            return self.mean > 0
+        return self.error is not None and self.mean > least * self.error
+
+
+def gain_of(before: Tensor, after: Tensor) -> Gain:
+    """The gain from losses (H,) before to those after."""
+    gained = before - after
+    error = float(gained.std()) / math.sqrt(len(gained)) if len(gained) > 1 else None
+    return Gain(float(gained.mean()), error)
+
+
+@dataclass(frozen=True)
 class Tuned:
     """What fine-tuning came to: the best model and its head, merged adapters and the run."""
 
@@ -45,6 +70,7 @@ class Tuned:
     head: Head
     lora: Lora | None
     standing: Standing
+    gain: Gain  # over where it started
 
 
 def tune(
@@ -56,8 +82,14 @@ def tune(
     unfinished: Unfinished | None = None,
     watch: Callable[[Progress], None] | None = None,
 ) -> Tuned:
-    """Move `start` and a head that fits it, on the task's labels."""
+    """Move `start` and a copy of a head that fits it, on the task's labels."""
     settings, labels, seed = mover.settings.tuning, mover.settings.labels, mover.settings.seed
+
+    def losses(vector: ParameterVector) -> Tensor:
+        encoder = encoder_of(mover.recipe, vector, mover.modality).to(mover.device)
+        return held_losses(encoder, head, task, labels.balance, mover.device)
+
+    before, head = losses(start), deepcopy(head)
     balanced = labels.balance == "sampling"
     weights = task.weights(labels.balance)
     objective = Supervised(
@@ -81,7 +113,9 @@ def tune(
     head.load_state_dict(best | dict(head.named_buffers()))
     if lora is not None:
         lora.load(added_under(standing, "lora.", mover.device))
-    return Tuned(standing.best, head.eval().requires_grad_(False), lora, standing)
+    head.eval().requires_grad_(False)
+    gained = gain_of(before, losses(standing.best))
+    return Tuned(standing.best, head, lora, standing, gained)
 
 
 def steps_for(labels: int, batch_size: int) -> int:
@@ -95,30 +129,6 @@ def calibrate(
     """The temperature that fits the held-out labels best, and the loss with it."""
     logits, truth = logits_of(encoder, head, task.held, device)
     return calibrated(logits, truth, task.weights("none" if balance == "none" else "loss"))
-
-
-@dataclass(frozen=True)
-class Gain:
-    """What one model has over another on the same held-out samples, in nats a sample."""
-
-    mean: float
-    error: float | None  # standard error of the mean, of paired differences; None of one sample
-
-    def exceeds(self, least: float) -> bool:
-        """Whether it is more than so many of its standard errors; of one sample nobody knows.
-
-        One is the rule of Breiman et al., Classification and Regression Trees (1984), 3.4.3.
-        """
-        if not least:
-            return self.mean > 0
-        return self.error is not None and self.mean > least * self.error
-
-
-def gain(before: Tensor, after: Tensor) -> Gain:
-    """The gain from losses (H,) before to those after."""
-    gained = before - after
-    error = float(gained.std()) / math.sqrt(len(gained)) if len(gained) > 1 else None
-    return Gain(float(gained.mean()), error)
 
 
 def held_losses(encoder: Encoder, head: Head, task: Task, balance: Balance, device: str) -> Tensor:

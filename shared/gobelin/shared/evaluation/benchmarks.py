@@ -37,9 +37,7 @@ from gobelin.shared.model import Encoder
 LABELS = 20_000  # labelled samples a probe is fitted on at most
 SAMPLES = 10_000  # test samples at most
 NEIGHBOURS = 5
-SHRINKAGE = (
-    0.05  # of whitening: few normal samples say little of the directions they spread least in
-)
+SHRINKAGE = 0.05  # of whitening: normal samples may be few for where they hardly spread
 CHUNK = 1024  # samples a head reads at once
 
 Read = Callable[[Tensor], Tensor]  # tokens (B, N, D) → logits (B, K)
