@@ -66,7 +66,7 @@ def region_of(run: Run) -> Place:
     return Place(
         SCANNER,
         taken(consensus),
-        Given(train, unlabelled=own),
+        Given(train, test, unlabelled=own),
         Region("clothes, turned", train, test),
         EvaluationSettings.model_validate(
             {**BRIEF, "solo": solo, "shifted_samples": 20 if run.fast else 200, "severities": (3,)}

@@ -120,7 +120,7 @@ def region_of(
     return Place(
         COMMUNITY,
         taken(consensus),
-        Given(train, unlabelled=texts),
+        Given(train, test, unlabelled=texts),
         Region("which of our languages", train, test),
         settings_for(run, alone),
         [

@@ -17,7 +17,7 @@ from gobelin.shared.recipe import Recipe, load_recipe
 from gobelin.shared.vector import ParameterVector
 
 NAMES = ("high", "low")
-QUICK = {"steps": 12, "every": 4, "batch_size": 8, "lr": 5e-3}
+QUICK = {"steps": 12, "every": 4, "batch_size": 8, "lr": 5e-3, "least_gain": 0.0}
 
 
 def halves(count: int, seed: int = 0, share: float = 0.5) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gobelin.client.sovereign import Given, make_model, read_package, write_package
+from gobelin.client.sovereign.frozen import fit_frozen
+from gobelin.client.sovereign.labels import open_task
 from gobelin.client.sovereign.lora import CONFIG, PREFIX, WEIGHTS, Lora, targets_of
 from gobelin.client.sovereign.moves import adapters
 from gobelin.client.sovereign.pretrain import rehearsed
@@ -108,6 +110,20 @@ def test_a_gain_has_to_be_more_than_its_standard_error() -> None:
     alone = gain_of(before[:1], before[:1] - 1)
     assert (alone.error, alone.exceeds(1.0), alone.exceeds(0.0)) == (None, False, True)
     assert not gain_of(before, before).exceeds(0.0)
+
+
+def test_where_a_test_set_measures_a_head_learns_what_was_held_out_too() -> None:
+    data, test, wanted = labelled(80), labelled(40, seed=1), settings("linear")
+    given = Given(data, test)
+    task = open_task(data, test, budget=100, held_out=0.2, seed=wanted.seed)
+    assert (len(task.train), len(task.held), len(task.complete.train)) == (64, 16, 80)
+    base = consensus()
+    encoder = encoder_of(base.recipe, base.vector)
+    for opened, known in ((given, task.complete), (Given(data), task)):
+        made = make_model(base, opened, wanted).head
+        assert made is not None
+        again = fit_frozen(encoder, known, made.kind, "loss", wanted.seed, "cpu")  # type: ignore[arg-type]
+        assert torch.equal(made.linear.weight, again.linear.weight)  # type: ignore[union-attr,arg-type]
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

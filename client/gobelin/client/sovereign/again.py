@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def repeater(consensus: Consensus, given: Given, settings: BuildSettings) -> Again:
-    """Builds as `settings` say, never on the test set, and writes nothing.
+    """Builds as `settings` say, and writes nothing.
 
     From random weights any gain is taken: there is no release to keep. With few labels the rest of
     the data stay what they were to pre-train on: only labels are few.
@@ -43,7 +43,7 @@ def repeater(consensus: Consensus, given: Given, settings: BuildSettings) -> Aga
     pretrains = settings.pretrain.steps is not None
 
     def again(role: str, chosen: Indices | None) -> SovereignModel:
-        some = replace(given, test=None)
+        some = given
         if chosen is not None:
             whole = given.unlabelled or (given.data if pretrains else None)
             some = replace(some, data=Subset(given.data, chosen), unlabelled=whole)

@@ -17,7 +17,7 @@ import torch
 from gobelin.client.sovereign.card import FILE as CARD
 from gobelin.client.sovereign.card import card_of
 from gobelin.client.sovereign.consensus import Consensus, take_release
-from gobelin.client.sovereign.frozen import fit_frozen
+from gobelin.client.sovereign.frozen import Kind, fit_frozen
 from gobelin.client.sovereign.head import Head
 from gobelin.client.sovereign.labels import Task, open_task
 from gobelin.client.sovereign.lineage import DataStatement, Lineage, region_key
@@ -205,13 +205,15 @@ def _head(
     """The head on the model as it is made so far, which it moves where the method says so.
 
     And where that is clearly better on held-out labels: of few labels the best of many looks is
-    better by chance.
+    better by chance. A head on the model as it was is fitted on what was held out, too, in the end,
+    where a test set measures.
     """
     settings, device = mover.settings, mover.device
     kind = "attentive" if method == "attentive" else settings.head.kind
     encoder = encoder_of(mover.recipe, made.vector, mover.modality).to(device)
     head = fit_frozen(encoder, task, kind, settings.labels.balance, settings.seed, device)
     told: dict[str, Any] = {"on": "test" if task.tested else "held out"}
+    taken = False
     found = score(encoder, head, task.test, device)
     if method in TUNED:
         told["frozen"] = asdict(found)  # the same head on the model before it was moved
@@ -227,6 +229,12 @@ def _head(
             made.tell("tune", tuned.standing)
         made.evaluation["tune"] |= {"gained": asdict(tuned.gain), "taken": taken}
     made.temperature, _ = calibrate(encoder, head, task, settings.labels.balance, device)
+    if task.tested and not taken:
+        chosen = cast("Kind", head.kind)
+        head = fit_frozen(
+            encoder, task.complete, chosen, settings.labels.balance, settings.seed, device
+        )
+        found = score(encoder, head, task.test, device)
     made.evaluation = {**made.evaluation, **told, **asdict(found)}
     return head.cpu()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +26,7 @@ class Task:
 
     train: Source[Any]
     held: Source[Any]
+    labelled: Source[Any]  # both
     test: Source[Any]  # the held-out part where nothing else is given
     names: tuple[str, ...]  # of the classes
     tested: bool  # whether `test` is a set of its own
@@ -34,6 +35,11 @@ class Task:
     def classes(self) -> int:
         """K."""
         return len(self.names)
+
+    @property
+    def complete(self) -> Task:
+        """With nothing held out, for what nothing stops, where a test set measures."""
+        return replace(self, train=self.labelled) if self.tested else self
 
     @property
     def counts(self) -> Tensor:
@@ -75,7 +81,8 @@ def open_task(
         require_labels(test)
         test = under_names(test, names, "the test samples")
     inner = Subset(data, held)
-    return Task(Subset(data, kept), inner, test or inner, names, test is not None)
+    labelled = Subset(data, np.sort(chosen))
+    return Task(Subset(data, kept), inner, labelled, test or inner, names, test is not None)
 
 
 def _hold_out(labels: Tensor, chosen: Indices, share: float, seed: int) -> tuple[Indices, Indices]:

@@ -168,7 +168,7 @@ class Rebaser:
         build, device = self._build, self.old.device
         kind = cast("Kind", cast(Head, at.model.head).kind)
         encoder = at.model.encoder
-        head = fit_frozen(encoder, task, kind, build.labels.balance, build.seed, device)
+        head = fit_frozen(encoder, task.complete, kind, build.labels.balance, build.seed, device)
         made = self._made(at.model.vector, head.cpu(), 0, {})
         stage = self._stage("recovered", made, start, moves="head")
         if (stage.loss or 0) < (at.loss or 0):
@@ -187,7 +187,8 @@ class Rebaser:
 
     @cached_property
     def task(self) -> Task | None:
-        """The labels as the build has split them: what it held out, it has never seen."""
+        """The labels as the build has split them. What it held out has not moved the model; where a
+        test set measured a head alone, that has seen it, before and after the rebase alike."""
         if self.given is None or self.given.data.labels is None or self.old.head is None:
             return None
         labels, seed = self._build.labels, self._build.seed

@@ -52,7 +52,7 @@ class TuningSettings(Settings):
     batch_size: Annotated[int, Field(ge=2)] = 32  # samples a step
     # Standard errors that the gain in held-out loss has to exceed for the model moved to be taken:
     # of few labels the best look is better by chance. 0 takes any gain.
-    least_gain: Annotated[float, Field(ge=0)] = 1.0
+    least_gain: Annotated[float, Field(ge=0)] = 2.0
     lr: Rate | None = None  # unset: 1e-2 for lora, 1e-3 else
     weight_decay: Annotated[float, Field(ge=0)] = 0.01  # AdamW's
     warmup: Fraction = 0.1  # share of the steps in which the rate rises

@@ -46,10 +46,7 @@ class Gain:
     error: float | None  # standard error of the mean, of paired differences; None of one sample
 
     def exceeds(self, least: float) -> bool:
-        """Whether it is more than so many of its standard errors; of one sample nobody knows.
-
-        One is the rule of Breiman et al., Classification and Regression Trees (1984), 3.4.3.
-        """
+        """Whether it is more than so many of its standard errors; of one sample nobody knows."""
         if not least:
             return self.mean > 0
         return self.error is not None and self.mean > least * self.error
