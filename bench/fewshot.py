@@ -7,6 +7,8 @@ weights. What `from scratch` is, is the best of what was built there of labels. 
 figure is that of AUTO, the method that a build takes by itself, which nobody chose by test samples.
 Beside them, of texts, a head on what was first pre-trained on the community's own unlabelled ones.
 
+Seeds 0 to 4 are those by which the product chose when a build is taken; the table is of others.
+
 Writes bench/results/fewshot.json; its headlines are the images', those of texts begin with `texts`.
 """
 
@@ -35,7 +37,7 @@ SCRATCH = [name for name, (start, _) in ROWS.items() if start == "scratch"]
 def main() -> None:
     """Run every build of every seed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[5, 6, 7, 8, 9])
     parser.add_argument("--shots", type=int, nargs="+", default=[10, 100, 600], help="of images")
     parser.add_argument("--text-shots", type=int, nargs="*", default=[10])
     parser.add_argument("--workers", type=int, default=1)
