@@ -141,7 +141,7 @@ def test_a_release_is_evaluated_and_built_on_by_modality(
     settings = tmp_path / "build.toml"
     settings.write_text('modality = "image"')
     done = CliRunner().invoke(sovereign_app, [*build, "--json", str(settings)])
-    assert json.loads(done.stdout)["task"] == "classification"
+    assert json.loads(done.stdout.splitlines()[-1])["task"] == "classification"
     model = load(tmp_path / "ours")
     assert model.modality == "image"
     images = recipe.modality("image").open(test).read(torch.arange(5).numpy())
