@@ -22,11 +22,14 @@ def fewshot_table(values: Mapping[str, Any]) -> str:
         "scratch.pretrained": "random weights, pre-trained on own texts, a head",
         "gain_over_scratch": "`auto` over the best from scratch, points",
         "gain_over_solo": "`auto` over the solo model, points",
+        "pretrained_over_scratch": "consensus pre-trained over the best from scratch, points",
+        "pretrained_over_solo": "consensus pre-trained over the solo model, points",
+        "pretrained_over_own": "consensus pre-trained over random weights pre-trained, points",
     }
     columns = {f"{n}": f"pictures, {n} a class" for n in values["shots"]}
     columns |= {f"texts.{n}": f"texts, {n} a language" for n in values["text_shots"]}
     rows = [
-        [title, *(figure(values.get(f"{n}.{name}"), 1, "gain" in name) for n in columns)]
+        [title, *(figure(values.get(f"{n}.{name}"), 1, "over" in name) for n in columns)]
         for name, title in titles.items()
     ]
     heading = (

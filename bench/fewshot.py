@@ -90,17 +90,17 @@ def summary(right: Mapping[tuple[int, str], float], seeds: Sequence[int]) -> dic
     names = dict.fromkeys(name for _, name in right)
     values = {name: over_seeds(right[seed, name] for seed in seeds) for name in names}
 
-    def lead(over: Sequence[str]) -> dict[str, float]:
+    def lead(over: Sequence[str], ours: str = f"consensus.{AUTO}") -> dict[str, float]:
         return over_seeds(
-            right[seed, f"consensus.{AUTO}"] - max(right[seed, name] for name in over)
-            for seed in seeds
+            right[seed, ours] - max(right[seed, name] for name in over) for seed in seeds
         )
 
-    return {
-        **values,
-        "gain_over_scratch": lead(SCRATCH),
-        "gain_over_solo": lead(["solo.linear"]),
-    }
+    leads = {"gain_over_scratch": lead(SCRATCH), "gain_over_solo": lead(["solo.linear"])}
+    if ours := set(PRETRAINED) & set(names):
+        alone = [name for name in ours if PRETRAINED[name] == "scratch"]
+        for rival, over in (("scratch", SCRATCH), ("solo", ["solo.linear"]), ("own", alone)):
+            leads[f"pretrained_over_{rival}"] = lead(over, "consensus.pretrained")
+    return values | leads
 
 
 if __name__ == "__main__":
