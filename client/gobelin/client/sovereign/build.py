@@ -34,11 +34,13 @@ from gobelin.client.sovereign.unfinished import Unfinished, unfinished_at
 from gobelin.client.workbench import pick_device
 from gobelin.shared.data import Source
 from gobelin.shared.errors import BuildError
+from gobelin.shared.evaluation.frozen_probe import FEW
 from gobelin.shared.model import encoder_of
 from gobelin.shared.vector import ParameterVector
 
 Watch = Callable[[Progress], None]
 
+CLEAR = 1.645  # standard errors: one-sided 5 %
 JUDGING = ("evaluation", "gate")  # tables that change nothing of the model
 
 
@@ -219,7 +221,7 @@ def _head(
         told["frozen"] = asdict(found)  # the same head on the model before it was moved
         moves = cast("Moves", method)
         tuned = tune(mover, made.vector, task, head, moves, unfinished, watch)
-        taken = tuned.gain.exceeds(settings.tuning.least_gain)
+        taken = tuned.gain.exceeds(_least_gain(settings, task))
         if taken:
             made.take("tune", tuned.standing, tuned.lora)
             head = tuned.head
@@ -237,6 +239,13 @@ def _head(
         found = score(encoder, head, task.test, device)
     made.evaluation = {**made.evaluation, **told, **asdict(found)}
     return head.cpu()
+
+
+def _least_gain(settings: BuildSettings, task: Task) -> float:
+    """Standard errors of the gain below which nothing is taken."""
+    if settings.tuning.least_gain is not None:
+        return settings.tuning.least_gain
+    return CLEAR if len(task.labelled) < FEW else 0.0
 
 
 def _plan(settings: BuildSettings, consensus: Consensus, given: Given) -> dict[str, Any]:

@@ -51,9 +51,9 @@ class TuningSettings(Settings):
     patience: Positive = 15
     batch_size: Annotated[int, Field(ge=2)] = 32  # samples a step
     # Standard errors that the gain in held-out loss has to exceed for the model moved to be taken:
-    # of few labels the best look is better by chance. Of 20 normal gains that are none 19 are not
-    # taken by 1.645; by 0 any gain is.
-    least_gain: Annotated[float, Field(ge=0)] = 1.645
+    # of few labels the best look is better by chance. By 0 any gain is. Unset: 1.645 (one-sided
+    # 5 %) below 1,000 labels, 0 from there on.
+    least_gain: Annotated[float, Field(ge=0)] | None = None
     lr: Rate | None = None  # unset: 1e-2 for lora, 1e-3 else
     weight_decay: Annotated[float, Field(ge=0)] = 0.01  # AdamW's
     warmup: Fraction = 0.1  # share of the steps in which the rate rises
