@@ -20,18 +20,17 @@ import numpy as np
 
 from bench import community
 from bench.measure import spread
-from bench.releases import federation, public, region
+from bench.releases import RECIPE, federation, public, region
 from gobelin.client.sovereign import BuildSettings, Given, make_model
-from gobelin.client.sovereign.consensus import Consensus
+from gobelin.client.sovereign.consensus import Consensus, untrained
 from gobelin.client.sovereign.lineage import Origin
 from gobelin.client.sovereign.moves import adapters
 from gobelin.client.sovereign.settings import LoraSettings
-from gobelin.shared.checkpoint import Checkpoint
 from gobelin.shared.data import MemorySource, Subset
 from gobelin.shared.evaluation.embed import embed
 from gobelin.shared.evaluation.probes import linear_probe
-from gobelin.shared.model import build_jepa, encoder_of
-from gobelin.shared.recipe import Recipe
+from gobelin.shared.model import encoder_of
+from gobelin.shared.recipe import Recipe, load_recipe
 from gobelin.shared.seeds import derive_seed
 from gobelin.shared.vector import ParameterVector
 
@@ -69,6 +68,7 @@ def run_job(job: Job) -> dict[str, float]:
         wanted["tuning"]["least_gain"] = 0.0  # there is no release to keep
     if job.pretrain:
         wanted["pretrain"] = {"steps": job.pretrain, "anchor": job.anchor}
+        wanted["pretrain"] |= {"rehearsal": "-"} if job.rehearse else {}
     settings = BuildSettings.model_validate(wanted)
     model = make_model(begun, given, settings)
     found = model.lineage.evaluation
@@ -86,9 +86,7 @@ def run_job(job: Job) -> dict[str, float]:
 def _opened(job: Job) -> tuple[Consensus, Given]:
     """What a job builds on, and the data."""
     if job.region == TEXTS:
-        ours = community.region(job.seed, job.shots)
-        more = community.unlabelled(job.seed) if job.pretrain else None
-        return community.start_of(job.seed, job.start), Given(ours.labelled, ours.test, more)
+        return community.start_of(job.seed, job.start), community.given(job.seed, job.shots)
     mine = region(job.region, job.seed)
     older = _benchmark(job.seed).labelled if job.rehearse else None
     labelled = few(mine.labelled, job.shots, job.seed)
@@ -97,13 +95,11 @@ def _opened(job: Job) -> tuple[Consensus, Given]:
 
 def start_of(seed: int, name: str) -> Consensus:
     """What a build starts from: the consensus, one member's own model, or random weights."""
-    known: Checkpoint = federation(seed, names=("solo" if name == "solo" else RELEASE,)).popitem()[
-        1
-    ]
-    vector = known.vector
     if name == "scratch":
-        vector = ParameterVector.of(build_jepa(known.recipe, derive_seed(seed, "from scratch")))
-    return Consensus(known.recipe, vector, Origin(vector_digest=vector.digest))
+        return untrained(load_recipe(RECIPE), seed)
+    wanted = "solo" if name == "solo" else RELEASE
+    known = federation(seed, names=(wanted,))[wanted]
+    return Consensus(known.recipe, known.vector, Origin(vector_digest=known.vector.digest))
 
 
 def few(source: MemorySource, shots: int, seed: int) -> Subset[Any]:

@@ -22,15 +22,17 @@ from examples.sovereign import Rows, table_of
 from gobelin.shared.files import find_json, read_json
 
 EXAMPLES = ("clothing", "language", "sensors", "world")
+SEEDS = range(5)
 
 
 def found_by(name: str, seeds: Sequence[int] | None) -> dict[str, Any]:
-    """The seeds and rows of an example; without `seeds`, of any, or of those it has by itself."""
+    """The seeds and rows of an example; without `seeds`, of any that are there, else of SEEDS."""
     file = Path("runs") / f"sovereign_{name}" / "results.json"
     found = find_json(file)
     if found is None or (seeds is not None and found["seeds"] != list(seeds)):
-        chosen = [] if seeds is None else ["--seeds", *map(str, seeds)]
-        command = ["-m", f"examples.sovereign_{name}", "--out", str(file.parent), *chosen]
+        chosen = [str(seed) for seed in (SEEDS if seeds is None else seeds)]
+        command = ["-m", f"examples.sovereign_{name}", "--out", str(file.parent), "--seeds"]
+        command += chosen
         subprocess.run([sys.executable, *command], check=True)
         found = read_json(file)
     return found

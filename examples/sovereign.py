@@ -96,7 +96,7 @@ class Place:
         """Every method's build beside the same from scratch, consensus and solo model, each asked
         once; the first seed's build by the method `keep` is reported on, signed and written."""
         asked = {name: self._settings(run, changes) for name, changes in methods.items()}
-        models = {n: make_model(self.consensus, self._given(s), s) for n, s in asked.items()}
+        models = {n: make_model(self.consensus, self.given, s) for n, s in asked.items()}
         any_model = next(iter(models.values()))
         task = task_of(any_model, self.region, self.evaluation)
         rivals = {"consensus": self._frozen("consensus", self.consensus)}
@@ -105,8 +105,7 @@ class Place:
         values = {name: headline(task, rival) for name, rival in rivals.items()}
         rows = {title_of(name, task.kind): values[name] for name in rivals}
         for name, model in models.items():
-            given = self._given(asked[name])
-            again = repeater(self.consensus, given, asked[name])("scratch", None)
+            again = repeater(self.consensus, self.given, asked[name])("scratch", None)
             own = headline(task, contender_of(name, model))
             first = next(iter(own))
             scratch = headline(task, contender_of("scratch", again))
@@ -122,10 +121,6 @@ class Place:
         told = {**given, "seed": run.seed, "compute": {"device": "cpu"}, **changes}
         return BuildSettings.model_validate(told)
 
-    def _given(self, settings: BuildSettings) -> Given:
-        """What a build is given: samples to rehearse only where its settings name them."""
-        return self.given if settings.pretrain.rehearsal else replace(self.given, rehearsal=None)
-
     def _frozen(self, role: str, of: Consensus) -> Contender:
         return frozen_of(role, of.recipe, of.vector, None, "cpu")
 
@@ -138,7 +133,7 @@ class Place:
         return max(next(iter(x.values())) - next(iter(y.values())) for x, y in pairs)
 
     def _write(self, run: Run, model: SovereignModel, settings: BuildSettings) -> None:
-        again = repeater(self.consensus, self._given(settings), settings)
+        again = repeater(self.consensus, self.given, settings)
         report = assess(
             model,
             self.consensus,

@@ -53,6 +53,7 @@ SHOTS = 10  # labelled articles a language
 ROUNDS, LOCAL_STEPS = 6, 30
 KEPT = "pre-train on own texts, linear head"
 METHODS = label_methods(KEPT)
+Regions = dict[str, list[Section]]  # of the world, by name
 COLUMNS = ("accuracy", "over consensus", "over scratch", "over solo", "points lost")
 HOW = "gobelin data prepare udhr --split-by region --out .cache/udhr"
 
@@ -69,9 +70,7 @@ def run(run: Run) -> Rows:
     return {**rows, **place.compare(run, run.shortened(METHODS), keep=KEPT)}
 
 
-def draw_languages(
-    regions: dict[str, list[Section]], run: Run
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def draw_languages(regions: Regions, run: Run) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The community's languages, and those of the others that are told apart; each of one region,
     and all but complete."""
     drawn: dict[str, list[str]] = {}
@@ -91,27 +90,14 @@ def draw_languages(
 def region_of(
     run: Run,
     recipe: Recipe,
-    regions: dict[str, list[Section]],
+    regions: Regions,
     ours: tuple[str, ...],
     known: tuple[str, ...],
 ) -> Place:
     """The community's texts, the consensus, and what the consensus was for."""
-    own = [s for s in regions[COMMUNITY] if s.language in ours]
-    few = [s for s in own if s.article <= SHOTS and s.article > 0]
-    texts = MemorySource(as_windows(recipe, [s for s in own if s.article < LATER], whole=True))
-    train = told_apart(recipe, few, ours, whole=False)
-    test = told_apart(recipe, [s for s in own if s.article >= LATER], ours, whole=True)
+    train, test, texts = own_texts(recipe, regions, ours, SHOTS)
     general = [s for each in regions.values() for s in each if s.language in known]
-    members = {
-        name: MemorySource(
-            as_windows(
-                recipe,
-                [s for s in sections if s.article < LATER and s.language not in ours],
-                whole=True,
-            )
-        )
-        for name, sections in regions.items()
-    }
+    members = members_texts(recipe, regions, ours)
     folder = (run.out / "trained") if run.fast else CACHE / "examples" / "language"
     folder = folder / f"seed-{run.seed}"
     rounds, steps = (1, 2) if run.fast else (ROUNDS, LOCAL_STEPS)
@@ -133,6 +119,37 @@ def region_of(
             )
         ],
     )
+
+
+def own_texts(
+    recipe: Recipe, regions: Regions, ours: tuple[str, ...], shots: int
+) -> tuple[MemorySource, MemorySource, MemorySource]:
+    """The first windows of articles 1 … `shots` of the community's languages and all windows of
+    later articles, both labelled; and all windows of earlier articles, without labels."""
+    own = [s for s in regions[COMMUNITY] if s.language in ours]
+    few = [s for s in own if 0 < s.article <= shots]
+    later = [s for s in own if s.article >= LATER]
+    return (
+        told_apart(recipe, few, ours, whole=False),
+        told_apart(recipe, later, ours, whole=True),
+        earlier(recipe, own),
+    )
+
+
+def members_texts(
+    recipe: Recipe, regions: Regions, ours: tuple[str, ...]
+) -> dict[str, MemorySource]:
+    """What each region of the world trains on: its texts but for the community's languages."""
+    return {
+        name: earlier(recipe, [s for s in sections if s.language not in ours])
+        for name, sections in regions.items()
+    }
+
+
+def earlier(recipe: Recipe, sections: list[Section]) -> MemorySource:
+    """All windows of the articles that may be trained on."""
+    seen = [s for s in sections if s.article < LATER]
+    return MemorySource(as_windows(recipe, seen, whole=True))
 
 
 def settings_for(run: Run, solo: Path) -> EvaluationSettings:

@@ -41,9 +41,8 @@ def test_the_method_compared_is_the_one_a_build_takes_by_itself() -> None:
 
 @pytest.mark.skipif(not Path(".cache/udhr").is_dir(), reason="needs .cache/udhr")
 def test_no_member_has_the_communitys_languages() -> None:
-    regions, ours = community._languages(seed=0)
+    regions, ours = community.languages(seed=0)
     assert len(ours) == 12
     elsewhere = {s.language for n, each in regions.items() if n != "africa" for s in each}
     assert not elsewhere & set(ours)
-    few = community.region(seed=0, shots=3)
-    assert few.labelled.class_names == ours
+    assert community.given(seed=0, shots=3).data.class_names == ours

@@ -105,7 +105,7 @@ def print_model(model: SovereignModel, as_json: bool) -> None:
     if "accuracy" in found:
         what = f"{found['samples']:,} {found['on']} samples told right"
         print(f"  {found['accuracy']:.1f} % of {what}, {len(model.class_names)} classes")
-    if not found.get("tune", {"taken": True})["taken"]:
+    if not found.get("tune", {}).get("taken", True):
         print("  fine-tuning gained nothing clear on held-out labels and was not taken")
     if "pretrain" in found:
         loss = found["pretrain"]

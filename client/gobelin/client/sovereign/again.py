@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gobelin.client.sovereign.assessment import Again
-from gobelin.client.sovereign.consensus import Consensus
+from gobelin.client.sovereign.consensus import Consensus, untrained
 from gobelin.client.sovereign.package import SovereignModel
 from gobelin.client.sovereign.settings import BuildSettings
 from gobelin.shared.data import Subset
 from gobelin.shared.errors import ConfigError
 from gobelin.shared.evaluation.intervals import Indices
-from gobelin.shared.model import build_jepa
-from gobelin.shared.seeds import derive_seed
 from gobelin.shared.settings import check_settings
-from gobelin.shared.vector import ParameterVector
 
 if TYPE_CHECKING:
     from gobelin.client.sovereign.build import Given
@@ -31,13 +28,7 @@ def repeater(consensus: Consensus, given: Given, settings: BuildSettings) -> Aga
     """
     from gobelin.client.sovereign.build import make_model  # late: a build reports by this module
 
-    seed = derive_seed(settings.seed, "from scratch")
-    starts = {
-        "sovereign": consensus,
-        "scratch": replace(
-            consensus, vector=ParameterVector.of(build_jepa(consensus.recipe, seed))
-        ),
-    }
+    starts = {"sovereign": consensus, "scratch": untrained(consensus.recipe, settings.seed)}
     eager = settings.tuning.model_copy(update={"least_gain": 0.0})
     asked = {"sovereign": settings, "scratch": settings.model_copy(update={"tuning": eager})}
     pretrains = settings.pretrain.steps is not None

@@ -26,10 +26,10 @@ from gobelin.client.sovereign.moves import Mover
 from gobelin.client.sovereign.package import SovereignModel, require_free, write_package
 from gobelin.client.sovereign.pretrain import STEPS, pretrain
 from gobelin.client.sovereign.reporting import reported
-from gobelin.client.sovereign.settings import TUNED, BuildSettings, Method, Moves
+from gobelin.client.sovereign.settings import TUNED, BuildSettings, Method, Moves, PretrainSettings
 from gobelin.client.sovereign.stage import Progress, Standing
 from gobelin.client.sovereign.statement import state_data
-from gobelin.client.sovereign.tune import calibrate, score, tune
+from gobelin.client.sovereign.tune import Tuned, calibrate, score, tune
 from gobelin.client.sovereign.unfinished import Unfinished, unfinished_at
 from gobelin.client.workbench import pick_device
 from gobelin.shared.data import Source
@@ -59,6 +59,31 @@ class Given:
         named = {"data": self.data, "pre-training": self.unlabelled, "rehearsal": self.rehearsal}
         return {name: state_data(name, s) for name, s in named.items() if s is not None}
 
+    def used(self, settings: PretrainSettings, steps: int) -> Given:
+        """What of it a build uses that pre-trains for `steps`: the lineage states nothing else.
+
+        Samples are rehearsed where the settings name some. Raises BuildError where they name what
+        was not given, or what nothing would look at.
+        """
+        named = {
+            "data": (settings.data, self.unlabelled),
+            "rehearsal": (settings.rehearsal, self.rehearsal),
+        }
+        for name, (path, source) in named.items():
+            if path is None:
+                continue
+            if not steps:
+                what = f"pretrain.{name} names {path}, and nothing is pre-trained"
+                raise BuildError(what, f"say pretrain.steps, or leave pretrain.{name} out")
+            if source is None:
+                what = f"pretrain.{name} names {path}, and its samples were not given"
+                raise BuildError(what, f"open them into what is given, or leave {name} out")
+        unlabelled = self.unlabelled if steps else None
+        rehearsal = self.rehearsal if settings.rehearsal else None
+        if unlabelled is self.unlabelled and rehearsal is self.rehearsal:
+            return self  # its digests are known
+        return replace(self, unlabelled=unlabelled, rehearsal=rehearsal)
+
 
 @dataclass
 class _Made:
@@ -76,6 +101,17 @@ class _Made:
         self.adapter = {**lora.files()} if lora is not None and first else {}
         self.vector, self.steps = standing.best, self.steps + standing.best_step
         self.tell(stage, standing)
+
+    def weigh(self, tuned: Tuned, least: float) -> bool:
+        """Fine-tuning is done; returns whether it is taken, as what is clearly better is: of few
+        labels the best of many looks is better by chance."""
+        taken = tuned.gain.exceeds(least)
+        if taken:
+            self.take("tune", tuned.standing, tuned.lora)
+        else:
+            self.tell("tune", tuned.standing)
+        self.evaluation["tune"] |= {"gained": asdict(tuned.gain), "taken": taken}
+        return taken
 
     def tell(self, stage: str, standing: Standing) -> None:
         """What a stage came to, taken or not."""
@@ -127,8 +163,9 @@ def make_model(
     watch: Watch | None = None,
 ) -> SovereignModel:
     """The model of a build, not written yet; see `build`."""
-    _require_opened(settings, given)
     method = chosen_method(settings, given)
+    steps = settings.pretrain.steps or (STEPS if method == "pretrain" else 0)
+    given = given.used(settings.pretrain, steps)
     device = pick_device(settings.compute)
     mover = Mover(consensus.recipe, consensus.vector, settings, device)
     task = None
@@ -143,7 +180,6 @@ def make_model(
             seed=settings.seed,
         )
     made = _Made(consensus.vector)
-    steps = settings.pretrain.steps or (STEPS if method == "pretrain" else 0)
     if steps:
         data = given.unlabelled or given.data
         standing, lora = pretrain(
@@ -174,18 +210,6 @@ def make_model(
     return replace(model, files=files | made.adapter)
 
 
-def _require_opened(settings: BuildSettings, given: Given) -> None:
-    """Raise BuildError where the settings, and so the lineage, name samples nobody has opened."""
-    named = {
-        "data": (settings.pretrain.data, given.unlabelled),
-        "rehearsal": (settings.pretrain.rehearsal, given.rehearsal),
-    }
-    for name, (path, source) in named.items():
-        if path is not None and source is None:
-            what = f"pretrain.{name} names {path}, and its samples were not given"
-            raise BuildError(what, f"open them into what is given, or leave pretrain.{name} out")
-
-
 def chosen_method(settings: BuildSettings, given: Given) -> Method:
     """The method, as it is said or by what there is; see docs/sovereign.md for why.
 
@@ -206,38 +230,30 @@ def _head(
 ) -> Head:
     """The head on the model as it is made so far, which it moves where the method says so.
 
-    And where that is clearly better on held-out labels: of few labels the best of many looks is
-    better by chance. A head on the model as it was is fitted on what was held out, too, in the end,
-    where a test set measures.
+    A head on a model that nothing has moved by labels is fitted on what was held out, too, in the
+    end, where a test set measures. Its temperature is that of the head before: labels that a head
+    has learnt say nothing of how sure it may be.
     """
     settings, device = mover.settings, mover.device
+    balance, seed = settings.labels.balance, settings.seed
     kind = "attentive" if method == "attentive" else settings.head.kind
     encoder = encoder_of(mover.recipe, made.vector, mover.modality).to(device)
-    head = fit_frozen(encoder, task, kind, settings.labels.balance, settings.seed, device)
-    told: dict[str, Any] = {"on": "test" if task.tested else "held out"}
+    head = fit_frozen(encoder, task, kind, balance, seed, device)
+    made.evaluation["on"] = "test" if task.tested else "held out"
     taken = False
-    found = score(encoder, head, task.test, device)
     if method in TUNED:
-        told["frozen"] = asdict(found)  # the same head on the model before it was moved
+        # the same head on the model before it was moved
+        made.evaluation["frozen"] = asdict(score(encoder, head, task.test, device))
         moves = cast("Moves", method)
         tuned = tune(mover, made.vector, task, head, moves, unfinished, watch)
-        taken = tuned.gain.exceeds(_least_gain(settings, task))
-        if taken:
-            made.take("tune", tuned.standing, tuned.lora)
-            head = tuned.head
-            encoder = encoder_of(mover.recipe, tuned.vector, mover.modality).to(device)
-            found = score(encoder, head, task.test, device)
-        else:
-            made.tell("tune", tuned.standing)
-        made.evaluation["tune"] |= {"gained": asdict(tuned.gain), "taken": taken}
-    made.temperature, _ = calibrate(encoder, head, task, settings.labels.balance, device)
+        taken = made.weigh(tuned, _least_gain(settings, task))
+        head = tuned.head if taken else head
+        encoder = encoder_of(mover.recipe, made.vector, mover.modality).to(device)
+    made.temperature, _ = calibrate(encoder, head, task, balance, device)
     if task.tested and not taken:
         chosen = cast("Kind", head.kind)
-        head = fit_frozen(
-            encoder, task.complete, chosen, settings.labels.balance, settings.seed, device
-        )
-        found = score(encoder, head, task.test, device)
-    made.evaluation = {**made.evaluation, **told, **asdict(found)}
+        head = fit_frozen(encoder, task.complete, chosen, balance, seed, device)
+    made.evaluation |= asdict(score(encoder, head, task.test, device))
     return head.cpu()
 
 

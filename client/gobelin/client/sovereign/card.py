@@ -69,7 +69,7 @@ def _figures(model: SovereignModel) -> list[str]:
         on = f"{found['samples']:,} {found['on']} samples"
         line = f"* Told right: {found['accuracy']:.1f} % of {on}, {found['balanced']:.1f} % as a "
         lines = [line + "mean over classes."]
-        if not found.get("tune", {"taken": True})["taken"]:
+        if not found.get("tune", {}).get("taken", True):
             lines += ["* Fine-tuning gained nothing clear on held-out labels and was not taken."]
         return [*lines, *_compared(found)]
     stage = found.get("pretrain")

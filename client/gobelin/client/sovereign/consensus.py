@@ -8,8 +8,10 @@ from pathlib import Path
 from gobelin.client.sovereign.lineage import Origin
 from gobelin.shared.checkpoint import read_checkpoint
 from gobelin.shared.errors import UnverifiedError
+from gobelin.shared.model import build_jepa
 from gobelin.shared.recipe import Recipe
 from gobelin.shared.release import verify_release
+from gobelin.shared.seeds import derive_seed
 from gobelin.shared.signing import find_signing_key
 from gobelin.shared.vector import ParameterVector
 
@@ -51,6 +53,12 @@ def take_release(
         verified_by=public,
     )
     return Consensus(release.checkpoint.recipe, release.checkpoint.vector, origin)
+
+
+def untrained(recipe: Recipe, seed: int) -> Consensus:
+    """Random weights in a consensus's place: what a build from scratch starts from."""
+    vector = ParameterVector.of(build_jepa(recipe, derive_seed(seed, "from scratch")))
+    return Consensus(recipe, vector, Origin(vector_digest=vector.digest))
 
 
 def aggregator_key(home: Path | None, key: Path | None) -> str:

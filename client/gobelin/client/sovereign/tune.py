@@ -124,17 +124,21 @@ def calibrate(
     encoder: Encoder, head: Head, task: Task, balance: Balance, device: str
 ) -> tuple[float, float]:
     """The temperature that fits the held-out labels best, and the loss with it."""
-    logits, truth = logits_of(encoder, head, task.held, device)
-    return calibrated(logits, truth, task.weights("none" if balance == "none" else "loss"))
+    return calibrated(*logits_of(encoder, head, task.held, device), _weights(task, balance))
 
 
 def held_losses(encoder: Encoder, head: Head, task: Task, balance: Balance, device: str) -> Tensor:
     """The loss (H,) of each held-out sample at the temperature that fits them best."""
     logits, truth = logits_of(encoder, head, task.held, device)
-    weights = task.weights("none" if balance == "none" else "loss")
+    weights = _weights(task, balance)
     temperature, _ = calibrated(logits, truth, weights)
     losses = F.cross_entropy(logits / temperature, truth, weights, reduction="none")
     return losses if weights is None else losses / weights[truth].mean()
+
+
+def _weights(task: Task, balance: Balance) -> Tensor | None:
+    """Of each class in a loss that is looked at: here weights stand for balanced batches, too."""
+    return task.weights("none" if balance == "none" else "loss")
 
 
 @dataclass(frozen=True)
